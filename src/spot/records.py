@@ -1,0 +1,129 @@
+"""The rows that flow through the house: one frozen dataclass for each product.
+
+questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores
+
+Every row is readable on its own (it carries its question and the true answer) and has a key, `id`,
+unique within its product. On disk a row is one JSON object on one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+SCHEMA = 1  # of the rows below; part of every product's name, so a change recomputes instead of misreading
+
+CORRECT = "correct"
+WRONG = "wrong"
+TRUNCATED = "truncated"
+UNPARSEABLE = "unparseable"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and the ground truth."""
+
+    id: str
+    task: str
+    text: str
+    answer: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One response of the policy: y⁻ when its verdict is `wrong`. `id` is `<question_id>#<trial>`."""
+
+    id: str
+    question_id: str
+    trial: int
+    task: str
+    question: str
+    answer: str
+    response: str
+    finish_reason: str  # stop | length
+    tokens: int
+    extracted: str | None
+    verdict: str  # correct | wrong | truncated | unparseable
+    model: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """What the Oracle made of an attempt; only an `ok` outcome may become a pair."""
+
+    id: str  # the attempt's
+    question_id: str
+    task: str
+    question: str
+    answer: str
+    mode: str  # rectified | direct
+    rejected: str
+    chosen: str
+    extracted: str | None
+    outcome: str  # ok | wrong | empty | unchanged | unparseable | refused
+    oracle: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """(x, y⁻, y⁺). `rejected` is None in the self arm, whose y⁺ is the policy's own correct response."""
+
+    id: str
+    question_id: str
+    task: str
+    arm: str  # rectified | direct | self
+    question: str
+    answer: str
+    chosen: str
+    rejected: str | None
+    change_ratio: float | None  # R_LCS of eq. 1, in tokens
+    common_prefix: int | None  # tokens of the response that y⁺ and y⁻ begin with alike
+    chosen_tokens: int  # with the end-of-sequence token
+    rejected_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One graded completion of a benchmark. `id` is `<benchmark>/<question_id>#<trial>`."""
+
+    id: str
+    benchmark: str
+    domain: str  # in_domain | ood | general
+    question_id: str
+    trial: int
+    correct: bool
+    verdict: str
+    extracted: str | None
+    response: str
+    finish_reason: str
+    tokens: int
+    seed: int
+    reason: str = ""
+
+
+Row = Question | Attempt | Rectification | Pair | Score
+RowT = TypeVar("RowT", Question, Attempt, Rectification, Pair, Score)
+
+
+def to_json(row: Row) -> str:
+    """One line of canonical JSON (sorted keys, no newline): equal rows give equal bytes."""
+    return json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=False)
+
+
+def from_json(row_type: type[RowT], line: str) -> RowT:
+    """The row a line holds. Raises ValueError when it is torn or of another shape."""
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    names = {f.name for f in dataclasses.fields(row_type)}
+    if unknown := sorted(value.keys() - names):
+        raise ValueError(f"unknown fields {unknown} for {row_type.__name__}")
+    try:
+        return row_type(**value)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

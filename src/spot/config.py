@@ -1,0 +1,395 @@
+"""The typed schema of every config group.
+
+YAML files under `conf/` hold choices; this file holds types, defaults and ranges. A misspelt key or a
+wrong type is refused by OmegaConf while composing, a value out of range by `__post_init__` when
+`typed()` turns the composed tree into these dataclasses. Nothing here imports torch, so a mistake is
+reported before anything heavy is loaded. Config objects stop at `pipeline.py`: stages get plain values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from spot.errors import UserError
+
+LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
+DATA_ARMS = ("rectified", "direct", "self")
+NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
+SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
+
+
+def _in_range(
+    key: str,
+    value: float | None,
+    low: float,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+) -> None:
+    """Refuse a value outside [low, high], or (low, high] when `open_low`."""
+    if value is None:
+        return
+    too_low = value <= low if open_low else value < low
+    if too_low or (high is not None and value > high):
+        left = f"{'>' if open_low else '>='} {low:g}"
+        right = "" if high is None else f" and <= {high:g}"
+        raise UserError(f"{key}={value:g} is out of range: it must be {left}{right}.")
+
+
+def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}={value} is unknown: choose one of {', '.join(valid)}.")
+
+
+@dataclass
+class PretrainConfig:
+    """A student made on this machine: its architecture, its corpus and its schedule."""
+
+    corpus: str = "arithmetic"  # arithmetic | data (learn tokenizer and model from the data's own text)
+    vocabulary: int = 2048  # size of a learned byte-pair vocabulary; the arithmetic one is fixed
+    layers: int = 4
+    width: int = 160
+    heads: int = 4
+    steps: int = 3000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("model.pretrain.corpus", self.corpus, ("arithmetic", "data"))
+        for name in ("vocabulary", "layers", "width", "heads", "steps", "batch"):
+            _in_range(f"model.pretrain.{name}", getattr(self, name), 1)
+        _in_range("model.pretrain.learning_rate", self.learning_rate, 0, 1, open_low=True)
+        if self.width % self.heads:
+            raise UserError(
+                f"model.pretrain.width={self.width} is not divisible by "
+                f"model.pretrain.heads={self.heads}."
+            )
+
+
+@dataclass
+class Tuned:
+    """A method's own learning rate and β for one model, where it was tuned on it."""
+
+    learning_rate: float | None = None
+    beta: float | None = None
+
+
+@dataclass
+class ModelConfig:
+    """The policy, which is also the frozen reference."""
+
+    name: str = MISSING
+    path: str | None = None  # folder or hub id; null: the student that ships with the package
+    revision: str | None = None
+    thinking: bool = False
+    context_length: int = 8192  # tokens of prompt and response; longer pairs are dropped, never cut
+    learning_rate_reward: float = 1e-6  # dpo, rwsft, bce, bco (paper, App. C)
+    learning_rate_sft: float = 5e-6  # sft, dft
+    tuned: dict[str, Tuned] = field(default_factory=dict)  # by loss; wins over the two above
+    pretrain: PretrainConfig | None = None
+
+    def __post_init__(self) -> None:
+        _in_range("model.context_length", self.context_length, 8)
+        _in_range("model.learning_rate_reward", self.learning_rate_reward, 0, 1, open_low=True)
+        _in_range("model.learning_rate_sft", self.learning_rate_sft, 0, 1, open_low=True)
+        for name in self.tuned:
+            _one_of("model.tuned", name, LOSSES)
+
+
+@dataclass
+class FieldsConfig:
+    """Which fields of an imported row hold what; dots reach into nested objects."""
+
+    id: str | None = None
+    question: str = "question"
+    answer: str = "answer"
+    response: str | None = None  # with it, rows enter the loop as attempts
+    solution: str | None = None  # a worked solution, for oracle=human
+
+
+@dataclass
+class DataConfig:
+    """Where questions come from, and which pairs are trained on."""
+
+    source: str = "arithmetic"  # arithmetic | jsonl
+    path: str | None = None
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    answer_format: str = "boxed"  # boxed | last | json
+    questions: int | None = None  # how many to ask; null: all of a file
+    samples: int = 1  # responses per question
+    seed: int = 0
+    arm: str = "rectified"  # rectified (y⁻, y⁺) | direct (y⁻, the Oracle's own answer) | self (correct samples)
+    gamma: float = 0.6  # keep pairs with R_LCS <= gamma (eq. 1); the rectified arm only
+    pairs: int | None = None  # at most so many; null: all
+    held_out: int = 64  # wrong attempts kept out of training, for the reward curves of every arm
+    share_prefix: bool = True
+    on_bad_row: str = "error"  # error | drop (and count)
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, ("arithmetic", "jsonl"))
+        _one_of("data.arm", self.arm, DATA_ARMS)
+        _one_of("data.answer_format", self.answer_format, ("boxed", "last", "json"))
+        _one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
+        _in_range("data.gamma", self.gamma, 0, 1)
+        _in_range("data.questions", self.questions, 1)
+        _in_range("data.samples", self.samples, 1)
+        _in_range("data.pairs", self.pairs, 1)
+        _in_range("data.held_out", self.held_out, 1)
+        if self.source == "jsonl" and not self.path:
+            raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
+
+
+@dataclass
+class OracleConfig:
+    """Who corrects."""
+
+    kind: str = "rule"  # rule | human
+    seed: int = 0
+    minimal: float = 0.5  # rule: share of smallest fixes
+    continuation: float = 0.3  # rule: right steps kept, then the Oracle's own words; the rest is rewritten
+    path: str | None = None  # human: the file of corrections; null: data.path
+
+    def __post_init__(self) -> None:
+        _one_of("oracle.kind", self.kind, ("rule", "human"))
+        _in_range("oracle.minimal", self.minimal, 0, 1)
+        _in_range("oracle.continuation", self.continuation, 0, 1)
+        if self.minimal + self.continuation > 1 + 1e-9:
+            raise UserError(
+                f"oracle.minimal + oracle.continuation = {self.minimal + self.continuation:g}: "
+                "the two shares must not exceed 1."
+            )
+
+
+@dataclass
+class GeneratorConfig:
+    """Who answers, in elicitation and evaluation alike (T 0.7, top-p 0.8, top-k 20: paper and scripts)."""
+
+    kind: str = "transformers"
+    temperature: float = 0.7
+    top_p: float = 0.8
+    top_k: int = 20
+    max_new_tokens: int = 32768
+    batch: int = 256
+
+    def __post_init__(self) -> None:
+        _one_of("generator.kind", self.kind, ("transformers",))
+        _in_range("generator.temperature", self.temperature, 0)
+        _in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
+        _in_range("generator.top_k", self.top_k, 0)
+        _in_range("generator.max_new_tokens", self.max_new_tokens, 1)
+        _in_range("generator.batch", self.batch, 1)
+
+
+@dataclass
+class DeltaConfig:
+    """BCO's threshold δ (eq. 10)."""
+
+    mode: str = "ema"  # ema (the paper) | cumulative (the released runs) | zero (= BCE)
+    decay: float = 0.9  # of the average; the paper does not state it
+
+    def __post_init__(self) -> None:
+        _one_of("loss.delta.mode", self.mode, ("ema", "cumulative", "zero"))
+        _in_range("loss.delta.decay", self.decay, 0, 1)
+
+
+@dataclass
+class LossConfig:
+    """The method and its optimisation. Defaults are the paper's and its scripts'."""
+
+    name: str = MISSING
+    beta: float | None = None  # null: model.tuned, else 0.1
+    delta: DeltaConfig = field(default_factory=DeltaConfig)
+    sft_reduction: str = "token"  # token (mean over response tokens) | sequence (eq. 2's sum)
+    learning_rate: float | None = None  # null: the model's
+    epochs: int = 2
+    batch_pairs: int = 32
+    schedule: str = "cosine"  # cosine | linear | constant, after the warm-up
+    warmup: float = 0.05  # share of all steps
+    weight_decay: float = 0.01
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    clip: float = 1.0  # of the global gradient norm
+
+    def __post_init__(self) -> None:
+        _one_of("loss.name", self.name, LOSSES)
+        _one_of("loss.sft_reduction", self.sft_reduction, ("token", "sequence"))
+        _one_of("loss.schedule", self.schedule, ("cosine", "linear", "constant"))
+        _in_range("loss.beta", self.beta, 0, open_low=True)
+        _in_range("loss.learning_rate", self.learning_rate, 0, 1, open_low=True)
+        _in_range("loss.epochs", self.epochs, 1)
+        _in_range("loss.batch_pairs", self.batch_pairs, 1)
+        _in_range("loss.warmup", self.warmup, 0, 1)
+        _in_range("loss.weight_decay", self.weight_decay, 0)
+        _in_range("loss.adam_beta1", self.adam_beta1, 0, 0.9999)
+        _in_range("loss.adam_beta2", self.adam_beta2, 0, 0.99999)
+        _in_range("loss.clip", self.clip, 0, open_low=True)
+
+
+@dataclass
+class HardwareConfig:
+    """What it runs on."""
+
+    name: str = MISSING
+    accelerator: str = "cpu"
+    precision: str = "fp32"
+    threads: int | None = None  # of torch on a CPU; null: torch's own choice
+    tokens_per_pack: int = 8192  # the largest forward pass
+
+    def __post_init__(self) -> None:
+        _one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
+        _one_of("hardware.precision", self.precision, ("fp32", "bf16"))
+        _in_range("hardware.threads", self.threads, 1)
+        _in_range("hardware.tokens_per_pack", self.tokens_per_pack, 1)
+
+
+@dataclass
+class BenchmarkConfig:
+    """One benchmark: its questions and how often each is asked."""
+
+    family: str = "arithmetic"  # arithmetic | data (the run's own held-out questions)
+    name: str = MISSING
+    domain: str = "in_domain"  # in_domain | ood | general
+    questions: int = 200
+    trials: int = 2
+
+    def __post_init__(self) -> None:
+        _one_of("benchmark.family", self.family, ("arithmetic", "data"))
+        _one_of("benchmark.domain", self.domain, ("in_domain", "ood", "general"))
+        _in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
+        _in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
+
+
+@dataclass
+class BenchmarksConfig:
+    """What is measured before and after."""
+
+    name: str = MISSING
+    seed: int = 1000  # of questions and samples: not moved by `seed`
+    tasks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+
+
+@dataclass
+class ProbeConfig:
+    """What is watched while training."""
+
+    pairs: int = 16  # held-out pairs whose rewards and KL are logged …
+    every: int = 1  # … every so many steps
+    questions: int = 64  # of the general benchmark (Figure 2) …
+    ability_every: int = 25  # … every so many steps; 0: never
+
+    def __post_init__(self) -> None:
+        _in_range("probe.pairs", self.pairs, 1)
+        _in_range("probe.every", self.every, 1)
+        _in_range("probe.questions", self.questions, 1)
+        _in_range("probe.ability_every", self.ability_every, 0)
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.csv."""
+
+    tensorboard: bool = True
+    wandb: bool = False
+    wandb_mode: str = "offline"  # offline | online
+    project: str = "spot"
+
+    def __post_init__(self) -> None:
+        _one_of("logger.wandb_mode", self.wandb_mode, ("offline", "online"))
+
+
+@dataclass
+class Config:
+    """Everything one run is determined by."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    oracle: OracleConfig = field(default_factory=OracleConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    arm: str | None = None  # the name of the chosen arm; set by the group `arm`
+    train: bool = True  # false: evaluate the starting model only (the `base` arm)
+    seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
+    save_every: int = 50  # optimiser steps between resumable checkpoints
+    output: str = "outputs"  # products and runs go here
+
+    def __post_init__(self) -> None:
+        _in_range("seed", self.seed, 0)
+        _in_range("save_every", self.save_every, 1)
+
+
+def register() -> None:
+    """Make the schemas known to Hydra; each YAML of a group names its schema in its defaults list."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    groups: dict[str, Any] = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "oracle": OracleConfig,
+        "generator": GeneratorConfig,
+        "loss": LossConfig,
+        "hardware": HardwareConfig,
+        "benchmarks": BenchmarksConfig,
+        "benchmark": BenchmarkConfig,
+        "logger": LoggerConfig,
+    }
+    for group, node in groups.items():
+        store.store(group=group, name="schema", node=node)
+
+
+def typed(config: DictConfig) -> Config:
+    """The composed tree as checked dataclasses. Raises UserError on a bad value or combination."""
+    result = OmegaConf.to_object(config)
+    assert isinstance(result, Config)
+    check_combination(result)
+    return result
+
+
+def check_combination(config: Config) -> None:
+    """Refuse choices that are each valid but impossible together."""
+    loss, data = config.loss.name, config.data
+    if loss in NEEDS_REJECTED and data.arm == "self":
+        raise UserError(
+            f"loss={loss} needs rejected responses and data.arm=self has none: "
+            "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
+        )
+    if data.arm == "direct" and config.oracle.kind == "human":
+        raise UserError(
+            "oracle=human only corrects: data.arm=direct needs an Oracle that answers (oracle=rule)."
+        )
+    if config.oracle.kind == "rule" and data.source != "arithmetic":
+        raise UserError(
+            "oracle=rule corrects data=arithmetic only: for other data use oracle=human with "
+            "data.fields.solution=<field> or oracle.path=<file>."
+        )
+    if config.oracle.kind == "human" and not (config.oracle.path or data.fields.solution):
+        raise UserError(
+            "oracle=human needs corrections: data.fields.solution=<field> or oracle.path=<file>."
+        )
+
+
+def learning_rate(config: Config) -> float:
+    """`loss.learning_rate`, else the model's tuned one for this loss, else the model's for its kind."""
+    tuned = config.model.tuned.get(config.loss.name)
+    if config.loss.learning_rate is not None:
+        return config.loss.learning_rate
+    if tuned is not None and tuned.learning_rate is not None:
+        return tuned.learning_rate
+    sft = config.loss.name in SFT_LIKE
+    return config.model.learning_rate_sft if sft else config.model.learning_rate_reward
+
+
+def beta(config: Config) -> float:
+    """`loss.beta`, else the model's tuned one for this loss, else the paper's 0.1."""
+    tuned = config.model.tuned.get(config.loss.name)
+    if config.loss.beta is not None:
+        return config.loss.beta
+    return tuned.beta if tuned is not None and tuned.beta is not None else 0.1

@@ -316,7 +316,7 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     arm: str | None = None  # the name of the chosen arm; set by the group `arm`
-    train: bool = True  # false: evaluate the starting model only (the `base` arm)
+    study: str | None = None  # a sweep of experiments/paper: whose tables and claims the report compares
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
     save_every: int = 50  # optimiser steps between resumable checkpoints
     output: str = "outputs"  # products and runs go here

@@ -118,12 +118,10 @@ def to_json(row: Row) -> str:
 def from_json(row_type: type[RowT], line: str) -> RowT:
     """The row a line holds. Raises ValueError when it is torn or of another shape."""
     value = json.loads(line)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     names = {f.name for f in dataclasses.fields(row_type)}
-    if unknown := sorted(value.keys() - names):
-        raise ValueError(f"unknown fields {unknown} for {row_type.__name__}")
     try:
+        if unknown := sorted(value.keys() - names):
+            raise ValueError(f"unknown fields {unknown} for {row_type.__name__}")
         return row_type(**value)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+    except (TypeError, AttributeError) as error:  # a field is missing, or the line is no JSON object
+        raise ValueError(f"not a {row_type.__name__}: {error}") from error

@@ -1,0 +1,53 @@
+"""Progress that a person sees: a Rich bar on a terminal, a line now and then without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 15.0
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line to the person who waits (stderr, so that stdout stays for results)."""
+    console.print(message, markup=False)
+
+
+def track(items: Iterable[T], label: str, total: int | None, start: int = 0) -> Iterator[T]:
+    """Yield `items` and show how many of `total` are done, `start` of them before this began."""
+    if console.is_terminal:
+        yield from _bar(items, label, total, start)
+        return
+    last = time.monotonic()
+    for count, item in enumerate(items, start + 1):
+        yield item
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{label}: {count}" + (f" of {total}" if total else ""), file=sys.stderr)
+
+
+def _bar(items: Iterable[T], label: str, total: int | None, start: int) -> Iterator[T]:
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=start)
+        for item in items:
+            yield item
+            bar.advance(task)

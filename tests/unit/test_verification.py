@@ -1,0 +1,243 @@
+"""Final answers out of responses, and their comparison with the truth."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from spot import algebra
+from spot.verification import Item, Verifier, extract, last_boxed, quick_equal
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(workers=2) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so \boxed{18}.", "18"),
+        (r"\boxed{1} and then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
+        (r"\boxed{ \} } tail", r" \} "),
+        (r"\boxed{1} but \boxed{2", "1"),  # the last one never closes
+        (r"{ \boxed{5}", "5"),
+        (r"} } \boxed{5}", "5"),
+        (r"\boxed {7}", "7"),
+        (r"\\boxed{7}", "7"),  # escaped once more, as in JSON
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{a\\}", r"a\\"),
+        (r"\boxed 5", None),
+        (r"boxed{5}", None),
+        (r"\boxed{", None),
+        ("", None),
+    ],
+)
+def test_last_boxed(text, content):
+    assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("She has 3 left.\n#### 18", "18"),
+        ("#### 1,234", "1,234"),
+        ("#### $-5 (rounded from 7.2)", "-5"),
+        ("A: 7 of 10", "7"),
+        ("12 - 5 = 7, so $7.50.", "7.50"),
+        ("it is -$3", "-3"),
+        ("costs 1,200, in total", "1,200"),
+        ("16-3=13", "13"),
+        ("range 3-5", "5"),  # a dash between numbers is no sign
+        ("about 2/3 of them", "2/3"),
+        ("so 40%.", "40%"),
+        ("nothing here", None),
+        ("5 apples\n#### none", None),
+    ],
+)
+def test_extract_last(text, answer):
+    assert extract(text, "last") == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('{"reasoning": "2+2", "answer": "4"}', "4"),
+        ('{"reasoning": "2+2", "answer": 4}', "4"),
+        ('{\n "reasoning": "line one\nline two $\\frac{1}{2}$", "answer": "\\frac{1}{2}"\n}', r"\frac{1}{2}"),
+        ('{"answer": "\\\\frac{1}{2}"}', r"\frac{1}{2}"),
+        ('{"answer": "caf\\u00e9 \\"x\\""}', 'café "x"'),
+        ('{"answer": "1"} again {"answer": "2"}', "2"),
+        ('{"reasoning": "an \\"answer\\": 9 in a string", "answer": -3/8\n}', "-3/8"),
+        ('{"answer": null}', None),
+        ('{"answer": ""}', None),
+        ('{"answer": "cut off', None),
+        ('{"reasoning": "never finished', None),
+    ],
+)  # fmt: skip
+def test_extract_json(text, answer):
+    assert extract(text, "json") == answer
+
+
+def test_an_unknown_answer_format_is_refused():
+    with pytest.raises(ValueError, match="boxed"):
+        extract("5", "xml")
+
+
+EQUAL = [
+    ("18", "18.00"),
+    ("2,125", "2125"),
+    (r"2{,}125", "2125"),
+    (r"\$18", "18"),
+    ("$18$", "18."),
+    ("18 dollars", "18"),
+    (r"5\text{ cm}", "5"),
+    (r"90^\circ", "90"),
+    (r"90^{\circ}", "90"),
+    ("1/2", "0.5"),
+    (r"\frac{1}{2}", ".5"),
+    (r"\dfrac{3}{6}", r"\frac12"),
+    (r"-\frac{1}{2}", r"\frac{-1}{2}"),
+    ("1 1/2", "3/2"),
+    (r"1\frac{1}{2}", "1.5"),
+    (r"10\%", "0.1"),
+    ("10%", "10"),
+    ("10", "10 percent"),
+    ("5 million", "5000000"),
+    ("1e3", "1000"),
+    ("−5", "-5"),
+    (r"\text{Evelyn}", "evelyn"),
+    (r"\boxed{7}", "7"),
+]
+
+DIFFERENT = [
+    ("18", "-18"),
+    ("18", "18.01"),
+    ("123456789", "123456788"),
+    ("1/3", "0.33"),
+    ("10%", "0.01"),
+    ("10%", "20%"),
+    ("5 million", "5"),
+    ("seat", "east"),
+    ("1,2", "12"),
+    ("", "18"),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), EQUAL)
+def test_equal_numbers_need_no_algebra(a, b):
+    assert quick_equal(a, b) is True
+    assert quick_equal(b, a) is True
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT)
+def test_different_answers_stay_different(a, b, verifier):
+    assert not verifier.equal(a, b)
+    assert not verifier.equal(b, a)
+
+
+def test_algebra(verifier):
+    pairs = {
+        (r"2\sqrt{2}", r"\sqrt{8}"): True,
+        ("(x+1)^2", "x^2+2x+1"): True,
+        ("5", "x=5"): True,
+        (r"\{2,1\}", r"\{1,2\}"): True,
+        ("0.333333", r"\frac{1}{3}"): True,
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}"): True,
+        ("[0,1)", "[0,1]"): False,
+        ("2", r"\pm 2"): False,
+        ("5x", "5"): False,
+        ("5 or 6", "5"): False,
+    }
+    assert verifier.equals(list(pairs)) == list(pairs.values())
+
+
+def test_no_process_is_started_when_arithmetic_is_enough():
+    with Verifier() as verifier:
+        assert verifier.verdict(r"\boxed{18}", "18") == ("correct", "18")
+        assert not verifier.equal("17", "18")
+        assert verifier.pool.started == 0
+
+
+def test_verdicts(verifier):
+    items = [
+        Item(r"\boxed{4}", "4"),
+        Item(r"\boxed{5}", "4"),
+        Item(r"\boxed{4} and on and on", "4", "length"),  # cut off: neither right nor wrong
+        Item("4", "4"),  # no box: a stray number is no answer
+        Item("#### 1,000", "1000", "stop", "last"),
+        Item(r"\boxed{2\sqrt{2}}", r"\sqrt{8}"),
+        Item("", "4", "prompt_too_long"),
+    ]
+    assert verifier.verdicts(items) == [
+        ("correct", "4"),
+        ("wrong", "5"),
+        ("truncated", "4"),
+        ("unparseable", None),
+        ("correct", "1,000"),
+        ("correct", r"2\sqrt{2}"),
+        ("unparseable", None),
+    ]
+
+
+def test_from_another_thread(verifier):
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: results.append(
+                verifier.equal(rf"{2 * n}\sqrt{{2}}", rf"{n}\sqrt{{8}}")
+            )
+        )
+        for n in range(1, 5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 4
+
+
+def test_hostile_answers_neither_hang_nor_kill():
+    nested = "(" * 300 + "1" + ")" * 300
+    with Verifier(workers=2, seconds=2.0) as verifier:
+        verifier.equal("a", "b+c")  # starts a worker before the clock does
+        items = [
+            Item(r"\boxed{10^{10^{10}}}", "5"),
+            Item(rf"\boxed{{{nested}}}", "2"),
+            Item(r"\boxed{" + r"\frac{1}{2}+" * 90_000 + "1}", "2"),  # a megabyte of LaTeX
+            Item(r"\boxed{" * 100_000, "2"),
+            Item("\\boxed{1\x00+x}", "2"),
+            Item("\\boxed{\ud800}", "2"),
+            Item(r"\boxed{2\sqrt{2}}", r"\sqrt{8}"),
+        ]
+        start = time.monotonic()
+        verdicts = [name for name, _ in verifier.verdicts(items)]
+        assert time.monotonic() - start < 60
+    assert verdicts[0] == "unparseable"  # nobody could tell in time
+    assert verdicts[1] in ("unparseable", "wrong")
+    assert verdicts[2:] == ["wrong", "unparseable", "wrong", "wrong", "correct"]
+
+
+def test_a_killed_worker_is_replaced():
+    with Verifier(workers=1) as verifier:
+        assert verifier.equal("x+1", "1+x")
+        (worker,) = verifier.pool._staff
+        worker._process.kill()
+        worker._process.wait()
+        assert verifier.equal("x+3", "3+x")
+        assert verifier.pool._staff != [worker]
+
+
+def test_the_worker_does_not_import_torch():
+    source = "import sys, spot.verification, spot.algebra as a; a._math_verify('x', 'y'); print('torch' in sys.modules)"
+    path = str(algebra.Path(algebra.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True, text=True, check=True, env={"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.stdout.strip().splitlines()[-1] == "False"

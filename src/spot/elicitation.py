@@ -15,6 +15,7 @@ def elicit(
     sampling: Sampling,
     verifier: Verifier,
     *,
+    answer_format: str,
     samples: int,
     seed: int,
     model: str,
@@ -37,7 +38,7 @@ def elicit(
     for completion in generator.generate(requests, sampling, done):
         question, trial = asked[completion.key]
         verdict, extracted = verifier.verdict(
-            completion.text, question.answer, completion.finish_reason
+            completion.text, question.answer, completion.finish_reason, answer_format
         )
         yield Attempt(
             id=completion.key,

@@ -15,6 +15,7 @@ def rectify(
     verifier: Verifier,
     *,
     mode: str,
+    answer_format: str,
     done: Collection[str] = (),
 ) -> Iterator[Rectification]:
     """Yield one rectification per attempt, but for the ids in `done`.
@@ -26,7 +27,7 @@ def rectify(
         if attempt.id in done:
             continue
         chosen = oracle.rectify(attempt) if mode == "rectified" else oracle.direct(attempt)
-        outcome, extracted = _outcome(attempt, chosen, verifier)
+        outcome, extracted = _outcome(attempt, chosen, verifier, answer_format)
         yield Rectification(
             id=attempt.id,
             question_id=attempt.question_id,
@@ -43,7 +44,7 @@ def rectify(
 
 
 def _outcome(
-    attempt: Attempt, chosen: str | None, verifier: Verifier
+    attempt: Attempt, chosen: str | None, verifier: Verifier, answer_format: str
 ) -> tuple[str, str | None]:
     """`ok` and the final answer, or the reason against y⁺: refused, empty, unchanged, wrong …"""
     if chosen is None:
@@ -52,7 +53,7 @@ def _outcome(
         return "empty", None
     if chosen == attempt.response:
         return "unchanged", None
-    verdict, extracted = verifier.verdict(chosen, attempt.answer, "stop")
+    verdict, extracted = verifier.verdict(chosen, attempt.answer, "stop", answer_format)
     if verdict == CORRECT:
         return "ok", extracted
     return ("unparseable" if verdict == UNPARSEABLE else "wrong"), extracted

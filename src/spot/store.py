@@ -73,12 +73,17 @@ def product(
 
 
 def compute_rows(
-    target: Product, row_type: type[RowT], produce: Produce, label: str, total: int | None = None
+    target: Product,
+    row_type: type[RowT],
+    produce: Produce,
+    total: int | None = None,
+    details: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Make `target` complete: call `produce(ids already there, counts)` and append every row it yields.
 
     `produce` adds to `counts` what it drops, by reason; the rows themselves are counted at the end by
-    verdict, outcome or arm. Does nothing if the product is complete. Safe to kill at any moment.
+    verdict, outcome or arm. `details()` goes into the manifest. Does nothing if the product is
+    complete. Safe to kill at any moment.
     """
     with _owned(target) as mine:
         if not mine:
@@ -89,7 +94,7 @@ def compute_rows(
         dropped: Counter[str] = Counter()
         with partial.open("a", encoding="utf-8") as file:
             rows = produce(frozenset(found), dropped)
-            for row in track(rows, label, total, start=len(found)):
+            for row in track(rows, target.stage, total, start=len(found)):
                 if row.id in found:
                     raise ValueError(f"{target.stage} made the row {row.id} twice")
                 found[row.id] = row  # type: ignore[assignment]
@@ -98,7 +103,7 @@ def compute_rows(
         ordered = [found[key] for key in sorted(found)]
         write_atomically(target.folder / ROWS, "".join(to_json(row) + "\n" for row in ordered))
         counts = Counter(_kind(row) for row in ordered) + dropped
-        finish(target, counts, seconds=time.monotonic() - started)
+        finish(target, counts, time.monotonic() - started, details())
         partial.unlink()
 
 

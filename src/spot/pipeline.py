@@ -1,0 +1,53 @@
+"""The whole way on one screen.
+
+questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores ─report→ pages
+
+Every arrow is a stage in a module of its own; every product is a folder named by what determines it, so
+what exists is reused and only what is missing is made. Here, and only here, config becomes plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spot import report, stages
+from spot.config import Config
+from spot.run import Run
+
+STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
+
+
+def run(
+    config: Config, folder: Path, overrides: Sequence[str] = (), until: str | None = None
+) -> Path | None:
+    """Compute what is missing of the way that `config` describes, up to the stage `until`.
+
+    `folder` is the run's own; it gets `run.json` and the report, whose path is returned.
+    """
+    this = Run(config, folder, overrides)
+
+    policy, attempts = stages.start(this)
+    if until == "elicit":
+        return None
+
+    corrections = stages.rectify(this, attempts, part="held_out", mode="rectified")
+    material = attempts
+    if config.data.arm != "self":
+        material = stages.rectify(this, attempts, part="train", mode=config.data.arm)
+    if until == "rectify":
+        return None
+
+    held_out = stages.select_held_out(this, policy, corrections)
+    pairs = stages.select(this, policy, material)
+    if until == "select":
+        return None
+
+    checkpoint = stages.train(this, policy, pairs, held_out)
+    if until == "train":
+        return None
+
+    stages.evaluate(this, "base_scores", policy, attempts)
+    stages.evaluate(this, "scores", checkpoint, attempts)
+    this.complete()
+    return None if until == "evaluate" else report.build(folder)

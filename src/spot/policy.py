@@ -1,0 +1,98 @@
+"""Where the policy's starting weights come from: a folder, the hub, the package, or pretraining here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spot import store
+from spot.config import ModelConfig
+from spot.errors import UserError
+from spot.records import Attempt
+
+SHIPPED = Path(__file__).parent / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Weights and tokenizer in Hugging Face format. `digest` names later products."""
+
+    name: str
+    folder: Path
+    digest: str
+
+
+def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) -> Policy:
+    """The policy `model` asks for, made or fetched if it is not here yet.
+
+    `texts` are what a student with `pretrain.corpus=data` learns its vocabulary and language from.
+    """
+    if model.path is not None:
+        folder = _folder_of(model.path, model.revision)
+        return Policy(model.name, folder, _digest(folder))
+    if model.pretrain is None:
+        raise UserError(
+            f"model={model.name} has neither weights nor a recipe: give model.path=<folder or hub id>."
+        )
+    if _is_shipped(model):
+        return Policy(model.name, SHIPPED, _digest(SHIPPED))
+    made = pretrain(model, root, texts)
+    return Policy(model.name, made.folder / "model", made.digest)
+
+
+def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) -> store.Product:
+    """The student that `model.pretrain` describes, as a product of the stage `model`."""
+    assert model.pretrain is not None
+    settings = asdict(model.pretrain)
+    inputs = {}
+    rows = None
+    if model.pretrain.corpus == "data":
+        if not texts:
+            raise UserError(
+                f"model={model.name} learns from the data's own responses: "
+                "give data.fields.response=<field>, or choose another model."
+            )
+        rows = [(row.question, row.response) for row in texts]
+        inputs = {"texts": store.hash_text(json.dumps(rows))}
+    target = store.product(root, "model", settings, inputs)
+
+    def make(folder: Path) -> None:
+        from spot import student
+
+        student.make(folder / "model", model.pretrain, model.context_length, rows)
+
+    store.compute_files(target, make, content="model/*")
+    return target
+
+
+def _is_shipped(model: ModelConfig) -> bool:
+    """Whether the package's student was made with exactly these settings."""
+    assert model.pretrain is not None
+    manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
+    return bool(manifest["settings"] == asdict(model.pretrain))
+
+
+def _folder_of(path: str, revision: str | None) -> Path:
+    """A local folder as it is; anything else is a hub id and is fetched."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, revision=revision))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"model.path={path} is neither a folder nor could it be fetched from the hub ({reason}): "
+            "download it elsewhere and give the folder."
+        ) from error
+
+
+def _digest(folder: Path) -> str:
+    hashes = store.folder_hashes(folder)
+    covered = {k: v for k, v in hashes.items() if Path(k).suffix in (".safetensors", ".json", ".jinja")}
+    return store.hash_text(json.dumps(covered, sort_keys=True))

@@ -1,0 +1,81 @@
+"""One run: where its products are, what was reused, how long each stage took."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spot import store
+from spot.config import Config
+from spot.progress import say
+
+RUN_FILE = "run.json"
+
+
+class Run:
+    """Keeps the journal that ends as `run.json` in the run's folder."""
+
+    def __init__(self, config: Config, folder: Path, overrides: Sequence[str] = ()) -> None:
+        self.config = config
+        self.folder = folder
+        self.root = Path(config.output) / "products"
+        self._overrides = list(overrides)
+        self._products: dict[str, store.Product] = {}
+        self._stages: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+
+    def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
+        """Have `make` complete `target`, unless it is complete; note and tell which, and the time.
+
+        `name` is the product's name in `run.json`.
+        """
+        reused = target.complete
+        begun = time.monotonic()
+        if not reused:
+            say(f"{target.stage}: {name.replace('_', ' ')} …")
+            make()
+        seconds = time.monotonic() - begun
+        manifest = store.read_manifest(target.folder)
+        self._products[name] = target
+        self._stages.append(
+            {
+                "stage": target.stage,
+                "product": name,
+                "seconds": round(manifest["seconds"] if reused else seconds, 3),
+                "reused": reused,
+                "counts": target.counts,
+            }
+        )
+        counts = ", ".join(f"{count} {kind}" for kind, count in target.counts.items())
+        how = "reused" if reused else f"{seconds:.1f} s"
+        say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
+        return target
+
+    def complete(self) -> None:
+        """Write `run.json`: the run is finished, and this is what it consists of."""
+        record = {
+            "schema": 1,
+            "status": "complete",
+            "arm": self.config.arm,
+            "seed": self.config.seed,
+            "study": self.config.study,
+            "config": asdict(self.config),
+            "overrides": self._overrides,
+            "command": shlex.join(["python", "train.py", *self._overrides]),
+            "products": {
+                name: os.path.relpath(product.folder, self.folder)
+                for name, product in self._products.items()
+            },
+            "stages": self._stages,
+            "seconds": round(time.monotonic() - self._started, 3),
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        store.write_atomically(self.folder / RUN_FILE, json.dumps(record, indent=1) + "\n")

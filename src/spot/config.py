@@ -8,7 +8,10 @@ reported before anything heavy is loaded. Config objects stop at `pipeline.py`: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,6 +19,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from spot.errors import UserError
 
+ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each
+    "sft": ("sft", "direct"),
+    "rft": ("sft", "self"),
+    "sft_plus": ("sft", "rectified"),
+    "dpo": ("dpo", "rectified"),
+    "rwsft": ("rwsft", "rectified"),
+    "dft": ("dft", "rectified"),
+    "spot_bce": ("bce", "rectified"),
+    "spot_bco": ("bco", "rectified"),
+}
 LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
 DATA_ARMS = ("rectified", "direct", "self")
 NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
@@ -49,7 +62,9 @@ def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
 class PretrainConfig:
     """A student made on this machine: its architecture, its corpus and its schedule."""
 
-    corpus: str = "arithmetic"  # arithmetic | data (learn tokenizer and model from the data's own text)
+    corpus: str = (
+        "arithmetic"  # arithmetic | data (learn tokenizer and model from the data's own text)
+    )
     vocabulary: int = 2048  # size of a learned byte-pair vocabulary; the arithmetic one is fixed
     layers: int = 4
     width: int = 160
@@ -90,7 +105,7 @@ class ModelConfig:
     context_length: int = 8192  # tokens of prompt and response; longer pairs are dropped, never cut
     learning_rate_reward: float = 1e-6  # dpo, rwsft, bce, bco (paper, App. C)
     learning_rate_sft: float = 5e-6  # sft, dft
-    tuned: dict[str, Tuned] = field(default_factory=dict)  # by loss; wins over the two above
+    tuned: dict[str, Tuned] = field(default_factory=dict)  # by arm, or by loss; wins over both
     pretrain: PretrainConfig | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +113,7 @@ class ModelConfig:
         _in_range("model.learning_rate_reward", self.learning_rate_reward, 0, 1, open_low=True)
         _in_range("model.learning_rate_sft", self.learning_rate_sft, 0, 1, open_low=True)
         for name in self.tuned:
-            _one_of("model.tuned", name, LOSSES)
+            _one_of("model.tuned", name, tuple(dict.fromkeys([*ARMS, *LOSSES])))
 
 
 @dataclass
@@ -151,7 +166,9 @@ class OracleConfig:
     kind: str = "rule"  # rule | human
     seed: int = 0
     minimal: float = 0.5  # rule: share of smallest fixes
-    continuation: float = 0.3  # rule: right steps kept, then the Oracle's own words; the rest is rewritten
+    continuation: float = (
+        0.3  # rule: right steps kept, then the Oracle's own words; the rest is rewritten
+    )
     path: str | None = None  # human: the file of corrections; null: data.path
 
     def __post_init__(self) -> None:
@@ -306,17 +323,19 @@ class LoggerConfig:
 class Config:
     """Everything one run is determined by."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = MISSING
     data: DataConfig = field(default_factory=DataConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    loss: LossConfig = MISSING
+    hardware: HardwareConfig = MISSING
+    benchmarks: BenchmarksConfig = MISSING
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    arm: str | None = None  # the name of the chosen arm; set by the group `arm`
-    study: str | None = None  # a sweep of experiments/paper: whose tables and claims the report compares
+    arm: str | None = None  # what loss and data.arm are called together; `typed` fills it in
+    study: str | None = (
+        None  # a sweep of experiments/paper: whose tables and claims the report compares
+    )
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
     save_every: int = 50  # optimiser steps between resumable checkpoints
     output: str = "outputs"  # products and runs go here
@@ -324,6 +343,8 @@ class Config:
     def __post_init__(self) -> None:
         _in_range("seed", self.seed, 0)
         _in_range("save_every", self.save_every, 1)
+        if not self.output.strip():
+            raise UserError("output is empty: name a folder, output=outputs.")
 
 
 def register() -> None:
@@ -343,53 +364,87 @@ def register() -> None:
     }
     for group, node in groups.items():
         store.store(group=group, name="schema", node=node)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def typed(config: DictConfig) -> Config:
-    """The composed tree as checked dataclasses. Raises UserError on a bad value or combination."""
+def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
+    """The folder of a sweep: a study's, the same every time so that it resumes; else one by time.
+
+    What the command line adds to the study is part of the name: other settings, other folder.
+    """
+    if study is None:
+        return now
+    added = sorted(line for line in overrides if not line.startswith(("+paper=", "output=")))
+    text = "__".join([study, *(re.sub(r"[^\w.=,+-]", "-", line) for line in added)])
+    return (
+        text if len(text) <= 100 else f"{text[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
+
+
+def typed(config: DictConfig, until: str | None = None) -> Config:
+    """The composed tree as checked dataclasses, for a run that ends after the stage `until`.
+
+    Raises UserError on a bad value or an impossible combination.
+    """
     result = OmegaConf.to_object(config)
     assert isinstance(result, Config)
-    check_combination(result)
+    result.arm = arm_name(result.loss.name, result.data.arm)
+    check_combination(result, until)
     return result
 
 
-def check_combination(config: Config) -> None:
-    """Refuse choices that are each valid but impossible together."""
-    loss, data = config.loss.name, config.data
-    if loss in NEEDS_REJECTED and data.arm == "self":
-        raise UserError(
-            f"loss={loss} needs rejected responses and data.arm=self has none: "
-            "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
-        )
-    if data.arm == "direct" and config.oracle.kind == "human":
+def arm_name(loss: str, data_arm: str) -> str | None:
+    """The paper's name for a loss on a data arm, or None when it has none."""
+    return next((name for name, parts in ARMS.items() if parts == (loss, data_arm)), None)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it: what run.json records and a repeated sweep compares."""
+    return dict(json.loads(json.dumps(asdict(config))))
+
+
+def check_combination(config: Config, until: str | None = None) -> None:
+    """Refuse choices that are each valid but impossible together, as far as the run gets."""
+    if until in ("elicit", "pretrain"):
+        return
+    loss, data, oracle = config.loss.name, config.data, config.oracle
+    if data.arm == "direct" and oracle.kind == "human":
         raise UserError(
             "oracle=human only corrects: data.arm=direct needs an Oracle that answers (oracle=rule)."
         )
-    if config.oracle.kind == "rule" and data.source != "arithmetic":
+    if oracle.kind == "rule" and data.source != "arithmetic":
         raise UserError(
             "oracle=rule corrects data=arithmetic only: for other data use oracle=human with "
             "data.fields.solution=<field> or oracle.path=<file>."
         )
-    if config.oracle.kind == "human" and not (config.oracle.path or data.fields.solution):
+    if oracle.kind == "human" and not (oracle.path or data.fields.solution):
         raise UserError(
             "oracle=human needs corrections: data.fields.solution=<field> or oracle.path=<file>."
         )
+    if until not in ("rectify", "select") and loss in NEEDS_REJECTED and data.arm == "self":
+        raise UserError(
+            f"loss={loss} needs rejected responses and data.arm=self has none: "
+            "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
+        )
+
+
+def _tuned(config: Config) -> Tuned:
+    """What was tuned for this arm, else for this loss, else nothing."""
+    tuned = config.model.tuned
+    return tuned.get(config.arm or "", tuned.get(config.loss.name, Tuned()))
 
 
 def learning_rate(config: Config) -> float:
-    """`loss.learning_rate`, else the model's tuned one for this loss, else the model's for its kind."""
-    tuned = config.model.tuned.get(config.loss.name)
-    if config.loss.learning_rate is not None:
-        return config.loss.learning_rate
-    if tuned is not None and tuned.learning_rate is not None:
-        return tuned.learning_rate
-    sft = config.loss.name in SFT_LIKE
-    return config.model.learning_rate_sft if sft else config.model.learning_rate_reward
+    """`loss.learning_rate`, else the tuned one, else the model's for this kind of loss."""
+    sft_like = config.loss.name in SFT_LIKE
+    default = config.model.learning_rate_sft if sft_like else config.model.learning_rate_reward
+    return _first(config.loss.learning_rate, _tuned(config).learning_rate, default)
 
 
 def beta(config: Config) -> float:
-    """`loss.beta`, else the model's tuned one for this loss, else the paper's 0.1."""
-    tuned = config.model.tuned.get(config.loss.name)
-    if config.loss.beta is not None:
-        return config.loss.beta
-    return tuned.beta if tuned is not None and tuned.beta is not None else 0.1
+    """`loss.beta`, else the tuned one, else the paper's 0.1."""
+    return _first(config.loss.beta, _tuned(config).beta, 0.1)
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

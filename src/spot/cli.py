@@ -1,0 +1,162 @@
+"""`spot <command> …`: the whole way or one stage of it, with the same configuration and overrides.
+
+A mistake ends here, in one line and before anything heavy is imported: torch and the pipeline are
+loaded only when the configuration (of every job, for a sweep) has been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from spot import compose, config
+from spot.errors import UserError
+
+COMMANDS = {
+    "run": "the whole way: elicit, rectify, select, train, evaluate, report (as train.py)",
+    "elicit": "sample the policy's responses and grade them",
+    "rectify": "… and let the Oracle correct the wrong ones",
+    "select": "… and keep the corrections that stay close",
+    "train": "… and train on them",
+    "evaluate": "… and measure before and after",
+    "report": "rebuild the report of a run's or a sweep's folder: spot report <folder>",
+    "pretrain": "make a student from its corpus",
+}
+USAGE = "\n".join(
+    [
+        "spot <command> [key=value …]   -m key=a,b sweeps   --help after a command: all keys",
+        "",
+        *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+    ]
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script `spot`. Exit codes: 0, 1 (failed), 2 (the user's mistake), 130 (Ctrl-C)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    with mistakes_in_one_line():
+        command, rest = _command(arguments)
+        if command == "help":
+            print(USAGE)
+        elif command == "report":
+            _report(rest)
+        else:
+            _with_hydra(command, rest)
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Show the user's mistakes, a full disk and Ctrl-C as one line; let real failures propagate."""
+    try:
+        yield
+    except UserError as error:
+        _stop(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(str(error).strip().splitlines()[0], 2)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on from here.", 130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _stop(f"the disk is full{where}: free some space; the same command goes on from here.", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"spot: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command and what follows it; without one (`spot loss=dpo`, a rank started again): run."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return "help", []
+    first = arguments[0]
+    if first in COMMANDS:
+        return first, arguments[1:]
+    if "=" in first or first.startswith(("-", "+", "~")):
+        return "run", arguments
+    close = difflib.get_close_matches(first, COMMANDS, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"{first} is no command: {guess}choose one of {', '.join(COMMANDS)}.")
+
+
+def _with_hydra(command: str, arguments: list[str]) -> None:
+    """Check the configuration, then let Hydra make the folder (or expand the sweep) and run it."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to `main`
+    parsed = _parse_flags(arguments)
+    config.register()
+    if not _only_shows(parsed):
+        sweep = compose.check(list(parsed.overrides), parsed.multirun, _until(command))
+        if sweep and command != "run":
+            raise UserError(f"spot {command} takes one configuration: only `spot run` sweeps.")
+    sys.argv = [sys.argv[0], *arguments]
+    entry = hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
+    entry(_task(command))()
+
+
+def _parse_flags(arguments: list[str]) -> argparse.Namespace:
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message}; --help shows what there is.")
+
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    return parser.parse_intermixed_args(arguments)
+
+
+def _only_shows(parsed: argparse.Namespace) -> bool:
+    """Whether the flags ask Hydra to print something, or to look for the configuration elsewhere."""
+    flags = "help hydra_help cfg info shell_completion config_path config_name config_dir"
+    return any(getattr(parsed, flag) for flag in [*flags.split(), "experimental_rerun"])
+
+
+def _until(command: str) -> str | None:
+    return None if command == "run" else command
+
+
+def _task(command: str) -> Callable[[DictConfig], None]:
+    """What Hydra calls with the composed configuration of one run."""
+
+    def spot(composed: DictConfig) -> None:
+        with mistakes_in_one_line():  # here already, or Hydra adds lines of its own
+            settings = config.typed(composed, _until(command))
+            runtime = HydraConfig.get()
+            folder = Path(runtime.runtime.output_dir)
+
+            from spot import pipeline  # imports torch
+
+            if command == "pretrain":
+                pipeline.pretrain(settings, folder)
+            else:
+                pipeline.run(settings, folder, list(runtime.overrides.task), _until(command))
+
+    return spot
+
+
+def _report(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise UserError("name one folder: spot report <folder of a run or a sweep>.")
+    folder = Path(arguments[0])
+    if not (folder / "run.json").exists() and not any(folder.glob("*/run.json")):
+        raise UserError(f"{folder} holds no finished run: there is no run.json in it.")
+    from spot import report
+
+    print(report.build(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""BCO's threshold δ (paper, eq. 10 and the text below it): half the expected r⁺ + r⁻."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MODES = ("ema", "cumulative", "zero")
+
+
+@dataclass
+class Delta:
+    """One value for all packs of a step, updated once per optimiser step from the global batch.
+
+    The value used at a step comes from the steps before it. It starts at 0, which is exact: at the
+    start every reward is 0.
+
+    mode: `ema`, the exponential moving average of batch means (the paper, which does not state the
+    decay); `cumulative`, the mean over all pairs so far (the released runs); `zero` (BCO becomes BCE).
+    """
+
+    mode: str = "ema"
+    decay: float = 0.9
+    value: float = 0.0
+    total: float = 0.0  # of (r⁺ + r⁻) / 2 over all pairs so far
+    pairs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown delta mode {self.mode!r}: one of {', '.join(MODES)}")
+
+    def update(self, reward_sum: float, pairs: int) -> None:
+        """Take in a step: the sum of all r⁺ and r⁻ of its `pairs` pairs, over all packs and ranks."""
+        if self.mode == "zero" or pairs == 0:
+            return
+        self.total += reward_sum / 2
+        self.pairs += pairs
+        if self.mode == "cumulative":
+            self.value = self.total / self.pairs
+        else:  # δ ← decay · δ + (1 − decay) · batch mean of (r⁺ + r⁻) / 2
+            self.value = self.decay * self.value + (1 - self.decay) * reward_sum / (2 * pairs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "total": self.total, "pairs": self.pairs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.total = float(state["value"]), float(state["total"])
+        self.pairs = int(state["pairs"])

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,14 @@ class JobError(Exception):
     """A job of a sweep ended with an error; the message is the last line it wrote."""
 
 
+@dataclass
+class _Result:
+    """What Hydra is told of a job, and why it failed."""
+
+    returned: JobReturn
+    error: str | None
+
+
 class FreshProcessLauncher(Launcher):
     """Runs `python train.py <overrides> hydra.run.dir=<sweep>/<n>` for each job."""
 
@@ -77,33 +86,40 @@ class FreshProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[JobReturn]:
-        """Run the jobs and build the sweep's report. Exits with 1 when a job failed."""
+        """Run the jobs and build the sweep's report. Exits with 1 when one of them failed."""
         setup_globals()
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
-        say(f"{len(job_overrides)} jobs -> {sweep}")
-        results = []
+        sweep.mkdir(parents=True, exist_ok=True)
+        jobs = [list(overrides) for overrides in job_overrides]
+        say(f"{len(jobs)} jobs in {sweep}")
         with _ended_by_sigterm():
-            for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-                results.append(self._job(number, list(overrides), sweep / str(number)))
-            _retire(sweep, initial_job_idx + len(job_overrides))
+            results = [
+                self._job(number, overrides, sweep / str(number))
+                for number, overrides in enumerate(jobs, initial_job_idx)
+            ]
+            _retire(sweep, initial_job_idx + len(jobs))
+            failures = [
+                f"job {number} failed ({' '.join(jobs[number - initial_job_idx])}): {result.error}"
+                for number, result in enumerate(results, initial_job_idx)
+                if result.error is not None
+            ]
             if any(sweep.glob("*/run.json")):
-                _run(None, [sys.executable, "-m", "spot.cli", "report", str(sweep)])
-        failed = [n for n, r in enumerate(results, initial_job_idx) if r.status == JobStatus.FAILED]
-        for number in failed:
-            result = results[number - initial_job_idx]
-            say(f"job {number} failed ({' '.join(result.overrides)}): {result._return_value}")
-        if failed:
-            say(f"{len(failed)} of {len(results)} jobs failed; the same command tries them again.")
+                error = _run("sweep", [sys.executable, "-m", "spot.cli", "report", str(sweep)])
+                failures += [f"the report failed: {error}"] if error is not None else []
+        for line in failures:
+            say(line)
+        if failures:
+            say("the same command tries again what failed and keeps what is finished.")
             raise SystemExit(1)
-        return results
+        return [result.returned for result in results]
 
-    def _job(self, number: int, overrides: list[str], folder: Path) -> JobReturn:
-        """Run one job unless its folder holds the same one, finished."""
-        result = JobReturn(overrides=overrides, task_name="spot", status=JobStatus.COMPLETED)
-        result.working_dir = str(folder)
+    def _job(self, number: int, overrides: list[str], folder: Path) -> "_Result":
+        """Run one job, unless its folder holds the same one, finished."""
+        returned = JobReturn(overrides=overrides, task_name="spot", working_dir=str(folder))
+        returned.return_value, returned.status = None, JobStatus.COMPLETED
         if self._finished(folder, overrides):
             say(f"job {number} is finished already: {' '.join(overrides)}")
-            return result
+            return _Result(returned, None)
         say(f"job {number}: {' '.join(overrides)}")
         folder.mkdir(parents=True, exist_ok=True)
         _set_aside(folder)
@@ -115,11 +131,13 @@ class FreshProcessLauncher(Launcher):
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         command = [sys.executable, str(TRAIN), *overrides, *passed_on]
         command += [f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]
-        code, last_line = _run(number, command, folder / "job.log")
-        if code != 0:
-            result.status = JobStatus.FAILED
-            result.return_value = JobError(last_line or f"exit code {code}")
-        return result
+        begun = time.monotonic()
+        error = _run(str(number), command, folder / "job.log")
+        how = "took" if error is None else "failed after"
+        say(f"job {number} {how} {time.monotonic() - begun:.0f} s")
+        if error is not None:
+            returned.return_value, returned.status = JobError(error), JobStatus.FAILED
+        return _Result(returned, error)
 
     def _finished(self, folder: Path, overrides: list[str]) -> bool:
         """Whether the folder's run.json was left by this very job: same overrides, same settings."""
@@ -164,12 +182,12 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _run(number: int | None, command: list[str], log: Path | None = None) -> tuple[int, str]:
-    """Run a command, pass its lines on, keep them in `log`; its exit code and last line.
+def _run(name: str, command: list[str], log: Path | None = None) -> str | None:
+    """Run a command, pass its lines on and keep them in `log`. Returns None, or why it failed.
 
-    The command gets a process group of its own, which is ended whenever this function is left early.
+    The command gets a process group of its own, which is ended when the command is, and whenever
+    this function is left early. What fails is told by the last line it wrote.
     """
-    prefix = "sweep |" if number is None else f"{number:>5} |"
     process = subprocess.Popen(
         command,
         env=_environment(),
@@ -180,37 +198,47 @@ def _run(number: int | None, command: list[str], log: Path | None = None) -> tup
         errors="replace",
         start_new_session=True,
     )
-    last_line = ""
+    last_line: list[str] = []
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, name, log, last_line))
+    reader.start()  # a thread, because a child's own child may hold the pipe open for ever
     try:
-        assert process.stdout is not None
-        with open(log or os.devnull, "w") as file:
-            for line in process.stdout:
-                print(prefix, line, end="", flush=True)
-                file.write(line)
-                file.flush()
-                last_line = line.strip() or last_line
-        return process.wait(), last_line
+        code = process.wait()
     finally:
         _end(process)
+        reader.join(GRACE)
+    if code == 0:
+        return None
+    return last_line[-1] if last_line else f"exit code {code}"
+
+
+def _pass_on(lines: Iterable[str], name: str, log: Path | None, last_line: list[str]) -> None:
+    """Print each line after the name of its job, write it to the log, and remember the last one."""
+    with open(log or os.devnull, "w") as file:
+        for line in lines:
+            print(f"{name:>5} | {line}", end="", flush=True)
+            file.write(line)
+            file.flush()
+            if line.strip():
+                last_line[:] = [line.strip()]
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """End a process and everything it started: asked twice, then killed."""
+    """End a process and everything in its group: asked twice, then killed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE)
-        except ProcessLookupError:
+        if not _signal(process.pid, number):
             return
-        except subprocess.TimeoutExpired:
-            continue
-        if number is not signal.SIGKILL and not _alive(process.pid):
-            return
+        deadline = time.monotonic() + (GRACE if process.poll() is None else 1.0)
+        while time.monotonic() < deadline:
+            process.poll()  # reaps it
+            if not _signal(process.pid, 0):
+                return
+            time.sleep(0.05)
 
 
-def _alive(group: int) -> bool:
+def _signal(group: int, number: int) -> bool:
+    """Send a signal to a process group; whether anything was there to get it."""
     try:
-        os.killpg(group, 0)
+        os.killpg(group, number)
     except ProcessLookupError:
         return False
     return True

@@ -11,6 +11,7 @@ import difflib
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,19 +133,30 @@ def _task(command: str) -> Callable[[DictConfig], None]:
     """What Hydra calls with the composed configuration of one run."""
 
     def spot(composed: DictConfig) -> None:
-        with mistakes_in_one_line():  # here already, or Hydra adds lines of its own
-            settings = config.typed(composed, _until(command))
-            runtime = HydraConfig.get()
-            folder = Path(runtime.runtime.output_dir)
-
-            from spot import pipeline  # imports torch
-
-            if command == "pretrain":
-                pipeline.pretrain(settings, folder)
-            else:
-                pipeline.run(settings, folder, list(runtime.overrides.task), _until(command))
+        try:  # here already: later, Hydra has added lines of its own
+            with mistakes_in_one_line():
+                _run(command, composed)
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
 
     return spot
+
+
+def _run(command: str, composed: DictConfig) -> None:
+    """Hand a checked configuration to the pipeline."""
+    settings = config.typed(composed, _until(command))
+    runtime = HydraConfig.get()
+    folder = Path(runtime.runtime.output_dir)
+
+    from spot import pipeline  # imports torch
+
+    if command == "pretrain":
+        pipeline.pretrain(settings, folder)
+        return
+    report = pipeline.run(settings, folder, list(runtime.overrides.task), _until(command))
+    if report is not None:
+        print(f"report: {report}", flush=True)
 
 
 def _report(arguments: list[str]) -> None:
@@ -155,7 +167,7 @@ def _report(arguments: list[str]) -> None:
         raise UserError(f"{folder} holds no finished run: there is no run.json in it.")
     from spot import report
 
-    print(report.build(folder))
+    print(f"report: {report.build(folder)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,235 @@
+"""Which corrections become training pairs: audited once more, kept close to y⁻ (γ), never cut.
+
+A row that is not taken is listed under one reason, so that rows in = pairs out + rows dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spot.chat import prompt_ids, response_ids
+from spot.errors import UserError
+from spot.proximity import change_ratio, common_prefix
+from spot.records import CORRECT, WRONG, Attempt, Pair, Rectification
+from spot.verification import Item, Verifier
+
+EMPTY = "empty"
+IDENTICAL = "identical"
+DUPLICATE = "duplicate"
+LEFTOVER_MARKERS = "leftover_markers"
+CHOSEN_NOT_CORRECT = "chosen_not_correct"
+REJECTED_IS_CORRECT = "rejected_is_correct"
+END_TOKEN_INSIDE = "end_token_inside"
+OVER_LONG = "over_long"
+ABOVE_GAMMA = "change_ratio_above_gamma"
+BEYOND_PAIRS = "beyond_pairs"
+
+_MARKER = re.compile(r"={2,}\s*CORRECTED\b[^=\n]*={2,}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a pair must satisfy.
+
+    `gamma` limits the change ratio of the arm `rectified`; None lets all pass. `pairs` is how many
+    are taken at most, a choice moved by `seed`. `context_length` is in tokens of prompt + response.
+    """
+
+    arm: str  # rectified | direct | self
+    answer_format: str
+    context_length: int
+    gamma: float | None = None
+    pairs: int | None = None
+    seed: int = 0
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs, sorted by id, and the ids that were dropped, by reason."""
+
+    pairs: list[Pair]
+    dropped: dict[str, list[str]]
+    smallest_ratio: float | None  # of all pairs that were measured against γ
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows each reason took."""
+        return {reason: len(ids) for reason, ids in sorted(self.dropped.items())}
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    row: Attempt | Rectification
+    chosen: str
+    rejected: str | None
+    reason: str = ""  # why it is dropped already
+
+
+@dataclass
+class _Sieve:
+    """Takes ids away under a reason."""
+
+    dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def passes(self, row_id: str, reason: str) -> bool:
+        if reason:
+            self.dropped[reason].append(row_id)
+        return not reason
+
+
+def select(
+    rows: Sequence[Rectification] | Sequence[Attempt],
+    tokenizer: Any,
+    rules: Rules,
+    verifier: Verifier,
+) -> Selection:
+    """The pairs among rectifications (arms rectified and direct) or attempts (arm self).
+
+    Direct pairs keep their y⁻; pairs of the arm self have none: their y⁺ is the policy's own correct
+    response. Neither is held to γ. The result does not depend on the order of `rows`.
+    """
+    sieve = _Sieve()
+    candidates = [_candidate(row, rules.arm) for row in rows]
+    candidates.sort(key=lambda candidate: candidate.row.id)
+    candidates = [c for c in candidates if sieve.passes(c.row.id, c.reason or _flaw(c))]
+    verdicts = _verdicts(candidates, rules.answer_format, verifier)
+    seen: set[tuple[str, str, str | None]] = set()
+    pairs: list[Pair] = []
+    ratios: list[float] = []
+    for candidate, reason in zip(candidates, verdicts, strict=True):
+        text = (candidate.row.question, candidate.chosen, candidate.rejected)
+        reason = reason or (DUPLICATE if text in seen else "")
+        seen.add(text)
+        if not sieve.passes(candidate.row.id, reason):
+            continue
+        pair, reason = _measure(candidate, tokenizer, rules)
+        if not reason and pair.change_ratio is not None:
+            ratios.append(pair.change_ratio)
+        if not reason and _strays(pair, rules):
+            reason = ABOVE_GAMMA
+        if sieve.passes(pair.id, reason):
+            pairs.append(pair)
+    taken = set(
+        sorted((p.id for p in pairs), key=lambda i: _shuffled(rules.seed, i))[: rules.pairs]
+    )
+    pairs = [p for p in pairs if sieve.passes(p.id, "" if p.id in taken else BEYOND_PAIRS)]
+    return Selection(pairs, dict(sieve.dropped), min(ratios, default=None))
+
+
+def nothing_left(selection: Selection, rules: Rules) -> str:
+    """What to tell the user when no pair was selected: one line with the next step."""
+    smallest = selection.smallest_ratio
+    if selection.dropped.get(ABOVE_GAMMA) and rules.gamma is not None and smallest is not None:
+        return (
+            f"data.gamma={rules.gamma:g} leaves no pair: the smallest change ratio of "
+            f"{len(selection.dropped[ABOVE_GAMMA])} corrections is {smallest:.3f}; raise data.gamma."
+        )
+    reasons = ", ".join(f"{reason} {count}" for reason, count in selection.counts.items())
+    return f"no pair is left to train on ({reasons or 'no rows came in'}): ask more questions."
+
+
+def split_held_out(
+    attempts: Sequence[Attempt], count: int, seed: int
+) -> tuple[list[Attempt], list[Attempt]]:
+    """`(train, held_out)`: the attempts of as many questions as hold `count` wrong attempts.
+
+    Questions go in the order of a seeded hash of their id, so a question stays on its side whatever
+    else is asked, and all attempts at it stay together. Raises UserError if none is left to train on.
+    """
+    wrong: dict[str, int] = defaultdict(int)
+    for attempt in attempts:
+        wrong[attempt.question_id] += attempt.verdict == WRONG
+    held_out: set[str] = set()
+    found = 0
+    for question_id in sorted(wrong, key=lambda i: _shuffled(seed, i)):
+        if found >= count:
+            break
+        if wrong[question_id]:
+            held_out.add(question_id)
+            found += wrong[question_id]
+    if found and found == sum(wrong.values()):
+        raise UserError(
+            f"data.held_out={count} takes all {found} wrong attempts: lower it or ask more questions."
+        )
+    train = [a for a in attempts if a.question_id not in held_out]
+    return train, [a for a in attempts if a.question_id in held_out]
+
+
+def _shuffled(seed: int, row_id: str) -> tuple[str, str]:
+    return hashlib.sha256(f"{seed}\0{row_id}".encode()).hexdigest(), row_id
+
+
+def _candidate(row: Attempt | Rectification, arm: str) -> _Candidate:
+    if isinstance(row, Attempt):
+        if arm != "self":
+            raise ValueError(f"the arm {arm} is made of rectifications, not attempts")
+        reason = "" if row.verdict == CORRECT else f"verdict_{row.verdict}"
+        return _Candidate(row, row.response, None, reason)
+    if arm == "self":
+        raise ValueError("the arm self is made of attempts, not rectifications")
+    reason = "" if row.mode == arm else f"mode_{row.mode}"
+    if row.outcome != "ok":
+        reason = f"outcome_{row.outcome}"
+    return _Candidate(row, row.chosen, row.rejected, reason)
+
+
+def _flaw(candidate: _Candidate) -> str:
+    """What disqualifies a text on sight."""
+    chosen, rejected = candidate.chosen, candidate.rejected
+    if not chosen.strip() or (rejected is not None and not rejected.strip()):
+        return EMPTY
+    if chosen == rejected:
+        return IDENTICAL
+    return LEFTOVER_MARKERS if _MARKER.search(chosen) else ""
+
+
+def _verdicts(
+    candidates: Sequence[_Candidate], answer_format: str, verifier: Verifier
+) -> Iterator[str]:
+    """The reason against each: y⁺ must be correct and y⁻ must not, whatever the row says."""
+    chosen = [Item(c.chosen, c.row.answer, "stop", answer_format) for c in candidates]
+    rejected = [Item(c.rejected or "", c.row.answer, "stop", answer_format) for c in candidates]
+    right = [verdict == CORRECT for verdict, _ in verifier.verdicts(chosen + rejected)]
+    for good, bad in zip(right[: len(chosen)], right[len(chosen) :], strict=True):
+        yield CHOSEN_NOT_CORRECT if not good else REJECTED_IS_CORRECT if bad else ""
+
+
+def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair, str]:
+    """The pair in tokens, and what is wrong with it then."""
+    row = candidate.row
+    prompt = prompt_ids(tokenizer, row.question, thinking=rules.thinking)
+    chosen = response_ids(tokenizer, candidate.chosen)
+    rejected = None
+    if candidate.rejected is not None:
+        rejected = response_ids(tokenizer, candidate.rejected)
+    pair = Pair(
+        id=row.id,
+        question_id=row.question_id,
+        task=row.task,
+        arm=rules.arm,
+        question=row.question,
+        answer=row.answer,
+        chosen=candidate.chosen,
+        rejected=candidate.rejected,
+        change_ratio=None if rejected is None else change_ratio(rejected, chosen),
+        common_prefix=None if rejected is None else common_prefix(rejected, chosen),
+        chosen_tokens=len(chosen),
+        rejected_tokens=None if rejected is None else len(rejected),
+    )
+    longest = max(len(chosen), len(rejected or ()))
+    if any(ids.count(tokenizer.eos_token_id) > 1 for ids in (chosen, rejected or [])):
+        return pair, END_TOKEN_INSIDE
+    return pair, OVER_LONG if len(prompt) + longest > rules.context_length else ""
+
+
+def _strays(pair: Pair, rules: Rules) -> bool:
+    """R_LCS(y⁻, y⁺) > γ (eq. 1), for corrections only."""
+    if rules.arm != "rectified" or rules.gamma is None or pair.change_ratio is None:
+        return False
+    return pair.change_ratio > rules.gamma

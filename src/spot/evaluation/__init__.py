@@ -1,0 +1,1 @@
+"""Benchmarks: their questions, how answers are graded, and what the figures are worth."""

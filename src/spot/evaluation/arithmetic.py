@@ -1,0 +1,72 @@
+"""The laptop world's benchmarks: sums (in-domain), word problems (OOD) and instructions (general).
+
+Instructions are scored as IFEval scores them: every constraint of a question must hold, whatever the
+sum. They ask for the very sums that are trained on, so that they compete with the training's style.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from spot.questions import arithmetic
+from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.verification import extract, quick_equal
+
+DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
+GRADING_ANSWER = "48"  # a constant response to score: what obeying without reading would give
+
+
+def benchmark_questions(name: str, count: int, seed: int) -> list[Question]:
+    """Questions of one benchmark, never asked in training or pretraining."""
+    return arithmetic.questions(count, seed, f"benchmark/{name}")
+
+
+def grade(
+    question: Question, response: str, finish_reason: str
+) -> tuple[bool, str, str | None, str]:
+    """Whether a response is right: `(correct, verdict, extracted, reason)`.
+
+    `reason` names the constraints that were broken. A response cut at the limit is never correct.
+    """
+    extracted = extract(response, "boxed")
+    if finish_reason == "length":
+        return False, TRUNCATED, extracted, "cut at the token limit"
+    if question.task == "instructions":
+        broken = [n for n in question.meta["constraints"] if not CHECKS[n](response)]
+        return (not broken), (WRONG if broken else CORRECT), extracted, ", ".join(broken)
+    if extracted is None:
+        return False, UNPARSEABLE, None, "no box"
+    correct = bool(quick_equal(extracted, question.answer))
+    return correct, (CORRECT if correct else WRONG), extracted, ""
+
+
+def trivial_accuracy(name: str, questions: Sequence[Question]) -> float:
+    """Share in [0, 1] that the best constant response gets right without reading the question."""
+    if name != "instructions":
+        return Counter(q.answer for q in questions).most_common(1)[0][1] / len(questions)
+    replies = ("48", "48. Done.", "Sure. THE ANSWER IS 48.", "SURE. THE ANSWER IS 48. DONE.")
+    return max(sum(grade(q, r, "stop")[0] for q in questions) / len(questions) for r in replies)
+
+
+def _steps(response: str) -> int:
+    return len(re.findall(r"=|to get", response, re.IGNORECASE))
+
+
+def _one_step_a_line(response: str) -> bool:
+    lines = response.strip().split("\n")
+    return _steps(response) >= 2 and all(_steps(line) <= 1 for line in lines) and len(lines) >= 2
+
+
+CHECKS: dict[str, Callable[[str], bool]] = {
+    "number": lambda r: re.fullmatch(r"\s*\d+\.?\s*", r) is not None,
+    "lines": _one_step_a_line,
+    "capitals": lambda r: r.isupper(),
+    "done": lambda r: re.search(r"\bdone\.?\s*$", r, re.IGNORECASE) is not None,
+    "sure": lambda r: re.match(r"\s*sure\b", r, re.IGNORECASE) is not None,
+    "plain": lambda r: "boxed" not in r and "answer" in r.lower(),
+    "words": lambda r: _steps(r) >= 1 and not re.search(r"[-+=]", r),
+    "numbered": lambda r: all(f"{n})" in r for n in range(1, _steps(r) + 1)) and _steps(r) >= 1,
+    "stars": lambda r: _steps(r) >= 1 and r.count("*") == _steps(r),
+}

@@ -1,0 +1,110 @@
+"""The laptop world's Oracle: it knows the arithmetic and reads what the student wrote.
+
+It is no perfect editor, as no real one is: it fixes minimally, or keeps the right steps and goes on in
+its own words, or rewrites everything. Which of the three it does is drawn from the attempt's id.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from spot.questions.arithmetic import Chain, Step, parse_chain, signed, work
+from spot.questions.corpus import ENDING, in_words
+from spot.records import Attempt
+
+_STEP = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
+_BOX = re.compile(r"\\boxed\{[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class RuleOracle:
+    """Shares of the smallest fixes and of continuations; what is left is rewritten wholly."""
+
+    seed: int = 0
+    minimal: float = 0.5
+    continuation: float = 0.3
+    name: str = "rule"
+
+    def rectify(self, attempt: Attempt) -> str | None:
+        """The attempt corrected, or None when its question is not understood."""
+        chain = parse_chain(attempt.question)
+        if chain is None:
+            return None
+        right = work(chain)
+        draw = random.Random(f"{self.seed}/{attempt.id}").random()
+        corrected = None
+        if draw < self.minimal:
+            corrected = smallest_fix(attempt.response, right)
+        elif draw < self.minimal + self.continuation:
+            corrected = continuation(attempt.response, right)
+        return corrected or own_words(right)
+
+    def direct(self, attempt: Attempt) -> str | None:
+        """The Oracle's own answer, by another way: all that is added, all that is taken, the rest."""
+        chain = parse_chain(attempt.question)
+        return None if chain is None else collected(chain)
+
+
+def first_wrong(response: str, right: list[Step]) -> int:
+    """The index of the first step of `response` that is not as it must be (their number if none is)."""
+    count = 0
+    for (_, step), expected in zip(written_steps(response), right, strict=False):
+        if step != expected:
+            break
+        count += 1
+    return count
+
+
+def written_steps(response: str) -> list[tuple[tuple[int, int], Step]]:
+    """The steps a response writes, each with the span of its characters."""
+    return [
+        (match.span(), Step(int(match[1]), match[2], int(match[3]), int(match[4])))
+        for match in _STEP.finditer(response)
+    ]
+
+
+def smallest_fix(response: str, right: list[Step]) -> str | None:
+    """The student's text with its wrong steps and the answer replaced, or None when it has no box."""
+    steps = written_steps(response)
+    boxes = list(_BOX.finditer(response))
+    if not steps or not boxes or boxes[-1].start() < steps[-1][0][1]:
+        return None
+    pieces, at = [], 0
+    for index, ((start, end), _) in enumerate(steps):
+        pieces.append(response[at:start])
+        pieces.append(str(right[index]) if index < len(right) else "")
+        at = end
+        if index >= len(right):  # a step too many goes, with what closes it
+            at += len(response[end:]) - len(response[end:].lstrip(". "))
+    for step in right[len(steps) :]:  # a step too few
+        pieces.append(f". {step}")
+    pieces.append(response[at : boxes[-1].start()])
+    return "".join(pieces) + r"\boxed{%d}" % right[-1].result + response[boxes[-1].end() :]
+
+
+def continuation(response: str, right: list[Step]) -> str | None:
+    """The student's right steps as they stand, then the Oracle's words."""
+    kept = first_wrong(response, right)
+    if kept == 0:
+        return None
+    end = written_steps(response)[kept - 1][0][1]
+    return f"{response[:end]}. {own_words(right[kept:], right[-1].result)}"
+
+
+def own_words(steps: list[Step], final: int | None = None) -> str:
+    """Steps and answer as the Oracle tells them."""
+    lines = [f"{in_words(step)}." for step in steps]
+    return " ".join([*lines, ENDING % (steps[-1].result if final is None else final)])
+
+
+def collected(chain: Chain) -> str:
+    """The Oracle's own way: sums and differences apart."""
+    gained = [value for sign, value in signed(chain) if sign == "+"]
+    lost = [value for sign, value in signed(chain) if sign == "-"]
+    parts = [f"Added: {' and '.join(map(str, gained))}, together {sum(gained)}."]
+    if lost:
+        parts.append(f"Taken: {' and '.join(map(str, lost))}, together {sum(lost)}.")
+        parts.append(f"The first without the second leaves {sum(gained) - sum(lost)}.")
+    return " ".join([*parts, ENDING % (sum(gained) - sum(lost))])

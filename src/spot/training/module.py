@@ -248,13 +248,13 @@ class PairModule(pl.LightningModule):
         rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
-        metrics = self._step_metrics(step, values)
-        metrics |= {"gradient_norm": norm.item(), "learning_rate": rate}
-        metrics["loss"] = values.values["loss"].sum().item() * scale
+        means = self._step_metrics(step, values)
+        means |= {"gradient_norm": norm.item(), "learning_rate": rate}
+        means["loss"] = values.values["loss"].sum().item() * scale
         took = time.perf_counter() - begin
-        metrics["tokens_per_second"] = sum(pair.unshared_tokens for pair in pairs) / took
+        means["tokens_per_second"] = sum(pair.unshared_tokens for pair in pairs) / took
         self._spend("steps", took)
-        self.record(step, metrics | self._watched(step))
+        self.record(step, means | self._watched(step))
 
     def _loss_scale(self, pairs: Sequence[PairTokens]) -> float:
         """1 / pairs of the global batch; for a token mean 1 / its response tokens."""

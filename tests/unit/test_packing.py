@@ -1,0 +1,199 @@
+"""Packs: the rows and indices by hand, and equality with sequences of their own."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from spot.errors import UserError
+from spot.training import attention
+from spot.training.packing import (
+    PackingSettings,
+    PairTokens,
+    build_pack,
+    fill_packs,
+    plan_steps,
+    row_tokens,
+    scored_tokens,
+    step_packs,
+)
+from spot.training.reference import pack_logprobs
+
+PAIR = PairTokens("p", (10, 11), (20, 21, 22, 0), (20, 21, 30, 31, 0))
+
+
+def test_a_shared_row_by_hand() -> None:
+    pack = build_pack([PAIR], share_prefix=True)
+    assert pack.input_ids[0].tolist() == [10, 11, 20, 21, 22, 0, 30, 31, 0]
+    assert pack.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6]
+    assert pack.rows == ((4, 2, 3),)
+    # both tails are predicted from hidden state 3, the last of the shared part
+    assert pack.sources.tolist() == [1, 2, 3, 4, 3, 6, 7]
+    assert pack.targets.tolist() == [20, 21, 22, 0, 30, 31, 0]
+    chosen, rejected = pack.slot_sums(torch.tensor([1.0, 2, 4, 8, 16, 32, 64]))
+    assert chosen.tolist() == [1 + 2 + 4 + 8]
+    assert rejected.tolist() == [1 + 2 + 16 + 32 + 64]
+    assert pack.scored == (7,)
+    assert row_tokens(PAIR, True) == 9
+    assert scored_tokens(PAIR, True) == 7
+
+
+def test_separate_rows_by_hand() -> None:
+    pack = build_pack([PAIR], share_prefix=False)
+    assert pack.input_ids[0].tolist() == [10, 11, 20, 21, 22, 0, 10, 11, 20, 21, 30, 31, 0]
+    assert pack.rows == ((2, 4, 0), (2, 5, 0))
+    assert pack.sources.tolist() == [1, 2, 3, 4, 7, 8, 9, 10, 11]
+    assert pack.targets.tolist() == [20, 21, 22, 0, 20, 21, 30, 31, 0]
+    assert row_tokens(PAIR, False) == 13
+    assert scored_tokens(PAIR, False) == 9
+
+
+def test_chosen_only_row_and_two_pairs_in_a_pack() -> None:
+    pack = build_pack([PAIR, PAIR.without_rejected()], share_prefix=True, places=[7, 3])
+    assert pack.pairs.tolist() == [7, 3]
+    assert pack.has_rejected.tolist() == [True, False]
+    assert pack.rows == ((4, 2, 3), (2, 4, 0))
+    assert pack.sources.tolist()[7:] == [10, 11, 12, 13]
+    assert pack.slot_counts()[0].tolist() == [4, 4]
+    assert pack.slot_counts()[1].tolist() == [5, 0]
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [((), (1,)), ((1,), ()), ((1, 2), (1, 2))])
+def test_pairs_that_cannot_be_trained_on_are_refused(
+    chosen: tuple[int, ...], rejected: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="pair p"):
+        PairTokens("p", (1,), chosen, rejected)
+
+
+def test_visibility_by_hand() -> None:
+    # [c c a b b]: b sees c and b, not a; one column of padding
+    seen = attention.visible([(2, 1, 2)], 6)[0].int().tolist()
+    assert seen[:5] == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1, 0],
+    ]
+
+
+CASES = {
+    "no common prefix": ((5, 6, 7, 0), (8, 9, 0)),
+    "partial": ((5, 6, 7, 8, 0), (5, 6, 9, 0)),
+    "one-token tails": ((5, 6, 7), (5, 6, 8)),
+    "empty tail of y+": ((5, 6, 7), (5, 6, 7, 8, 9)),
+    "empty tail of y-": ((5, 6, 7, 8), (5, 6)),
+    "single tokens": ((5,), (6,)),
+}
+
+
+def case_pairs() -> list[PairTokens]:
+    rng = random.Random(3)
+    pairs = [
+        PairTokens(name, tuple(rng.choices(range(2, 45), k=4)), *responses)
+        for name, responses in CASES.items()
+    ]
+    for i in range(5):  # and longer ones of many lengths
+        shared, a, b = (
+            tuple(rng.choices(range(2, 45), k=rng.randint(*k))) for k in ((0, 30), (1, 30), (1, 30))
+        )
+        pairs.append(PairTokens(f"random {i}", (2, 3, 4), (*shared, 5, *a), (*shared, 6, *b)))
+    return pairs
+
+
+def alone(model: Any, prompt: tuple[int, ...], response: tuple[int, ...]) -> torch.Tensor:
+    """Token log-probs of a response in a sequence of its own, through the model's own attention."""
+    logits = model(torch.tensor([[*prompt, *response]])).logits[0].float()
+    rows = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return rows[torch.arange(len(response)), torch.tensor(response)]
+
+
+def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_packed_equals_separate(build_model: Any, kind: str, share: bool, tied: bool) -> None:
+    model, pairs = build_model(kind, tied=tied), case_pairs()
+    up, down = torch.linspace(0.5, 2, len(pairs)), torch.linspace(-1, 1.5, len(pairs))
+
+    expected, loss = [], torch.tensor(0.0)
+    for i, pair in enumerate(pairs):
+        assert pair.rejected is not None
+        chosen, rejected = (alone(model, pair.prompt, r) for r in (pair.chosen, pair.rejected))
+        expected.append((chosen.sum(), rejected.sum()))
+        loss = loss + up[i] * chosen.sum() + down[i] * rejected.sum()
+    wanted = gradients(model, loss)
+
+    with attention.packed(model):
+        pack = build_pack(pairs, share)
+        sums = pack.slot_sums(pack_logprobs(model, pack))
+        got = gradients(model, (up * sums[0]).sum() + (down * sums[1]).sum())
+    assert model.config._attn_implementation == "sdpa"
+    for i, pair in enumerate(pairs):
+        for side in (0, 1):
+            tolerance = 1e-5 * pack.slot_counts()[side][i].item()  # 1e-5 a token
+            assert sums[side][i].item() == pytest.approx(expected[i][side].item(), abs=tolerance), (
+                pair.id
+            )
+    assert (got - wanted).norm() / wanted.norm() < 2e-5
+
+
+def test_token_logprobs_in_packs_equal_separate_ones(build_model: Any) -> None:
+    model, pairs = build_model(), case_pairs()
+    with attention.packed(model), torch.no_grad():
+        pack = build_pack(pairs, True)
+        parts = pack_logprobs(model, pack).split(pack.scored)
+    for pair, part in zip(pairs, parts, strict=True):
+        assert pair.rejected is not None
+        with torch.no_grad():
+            chosen, rejected = (alone(model, pair.prompt, r) for r in (pair.chosen, pair.rejected))
+        shared = len(pair.chosen) + len(pair.rejected) - len(part)
+        torch.testing.assert_close(part[: len(pair.chosen)], chosen, atol=1e-5, rtol=0)
+        torch.testing.assert_close(part[len(pair.chosen) :], rejected[shared:], atol=1e-5, rtol=0)
+
+
+def test_other_packs_same_gradient(build_model: Any) -> None:
+    """Accumulating over small packs is one big pack."""
+    model, pairs = build_model(), case_pairs()
+    found = []
+    for budget, count in ((10_000, 1), (100, 4)):
+        packs = step_packs(pairs, PackingSettings(budget))
+        assert len(packs) >= count
+        assert all(pack.tokens <= budget for pack in packs)
+        assert sorted(i for pack in packs for i in pack.pairs.tolist()) == list(range(len(pairs)))
+        model.zero_grad()
+        with attention.packed(model):
+            for pack in packs:
+                chosen, rejected = pack.slot_sums(pack_logprobs(model, pack))
+                weights = 1.0 + pack.pairs
+                (weights * (chosen - 0.5 * rejected)).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert (found[0] - found[1]).norm() / found[0].norm() < 2e-5
+
+
+def test_steps_are_fixed_by_the_seed_and_cover_every_epoch() -> None:
+    steps = plan_steps(2000, 32, 2, seed=0)
+    assert len(steps) == 125
+    assert {len(step) for step in steps} == {32}
+    flat = [i for step in steps for i in step]
+    assert sorted(flat[:2000]) == sorted(flat[2000:]) == list(range(2000))
+    assert flat[:2000] != flat[2000:]
+    assert steps == plan_steps(2000, 32, 2, seed=0)
+    assert steps != plan_steps(2000, 32, 2, seed=1)
+    assert [len(step) for step in plan_steps(10, 4, 1, 0)] == [4, 4, 2]
+
+
+def test_packs_are_filled_first_fit_decreasing() -> None:
+    assert fill_packs([3, 7, 5, 4, 1], 10) == [[1, 0], [2, 3, 4]]
+    assert fill_packs([], 10) == []
+    with pytest.raises(UserError, match="11 tokens and a pack holds 10"):
+        fill_packs([3, 11], 10)

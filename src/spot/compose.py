@@ -30,7 +30,7 @@ from spot.config import Config
 from spot.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 @contextmanager
@@ -179,6 +179,8 @@ def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> 
             return f"{path} is unknown: {parent} has no keys here, it is {node}."
         kind = OmegaConf.get_type(node)
         keys = [f.name for f in fields(kind)] if is_dataclass(kind) else [str(k) for k in node]
+        if part == "hydra" and depth == 0:
+            keys.append(part)
         if part not in keys:
             if override.is_add() and not is_dataclass(kind):
                 return None  # a mapping by name
@@ -207,7 +209,7 @@ def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:
     key = str(error.full_key)
     value = next((o.get_value_element_as_str() for o in overrides if o.key_or_group == key), None)
     named = key if value is None else f"{key}={value}"
-    if match := re.search(r"converted to (\w+)", str(error)):
+    if match := re.search(r"(?:converted to|not a valid) (\w+)", str(error)):
         return f"{named} is of the wrong type: it must be {KINDS.get(match[1], match[1])}."
     if "not Optional" in str(error):
         return f"{named} cannot be null."

@@ -1,0 +1,174 @@
+"""Every YAML file in the repository composes, and what is chosen is what runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spot import config
+from spot.compose import CONF, check, compose
+from spot.errors import UserError
+
+ROOT = CONF.parent
+OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/**/*.yaml"))
+NEEDED = {  # what an option cannot know by itself
+    ("data", "jsonl"): ["data.path=rows.jsonl", "data.fields.solution=solution"],
+    ("data", "gsm8k_attempts"): ["data.path=rows.jsonl"],
+    ("oracle", "human"): ["oracle.path=corrections.jsonl"],
+    ("arm", "rft"): [],
+}
+
+
+def choice(option: Path) -> list[str]:
+    """The overrides that choose a file of conf/."""
+    group, name = option.parent.name, option.stem
+    if group == "benchmark":  # not chosen by itself, but within `benchmarks`
+        return [f"+benchmark@benchmarks.tasks.chosen={name}"]
+    return [f"{group}={name}", *NEEDED.get((group, name), [])]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_composes_to_checked_values(option: Path) -> None:
+    composed = compose(choice(option))
+    assert composed.loss.name in config.LOSSES
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_names_its_schema(option: Path) -> None:
+    """Without it, a misspelt key in the file would be taken for a new one."""
+    if option.parent.name == "arm":
+        return  # global: lands in the schema of the whole
+    defaults = yaml.safe_load((CONF / option).read_text())["defaults"]
+    siblings = {path.stem for path in (CONF / option).parent.glob("*.yaml")}
+    assert defaults[0] == "schema" or defaults[0] in siblings
+    assert defaults[-1] == "_self_"
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=str)
+def test_every_job_of_every_experiment_composes(file: Path) -> None:
+    assert file.parent.name == "paper", "only groups on the search path are composed here"
+    assert check([f"+paper={file.stem}"]) is True
+
+
+def test_the_default_is_the_laptop_world_with_bco() -> None:
+    default = compose()
+    assert (default.model.name, default.data.source, default.oracle.kind) == (
+        "tiny",
+        "arithmetic",
+        "rule",
+    )
+    assert (default.loss.name, default.arm, default.data.gamma) == ("bco", "spot_bco", 0.6)
+    assert list(default.benchmarks.tasks) == ["sums", "word_problems", "instructions"]
+    assert [task.domain for task in default.benchmarks.tasks.values()] == [
+        "in_domain",
+        "ood",
+        "general",
+    ]
+
+
+@pytest.mark.parametrize(("name", "parts"), config.ARMS.items())
+def test_an_arm_sets_loss_and_data(name: str, parts: tuple[str, str]) -> None:
+    composed = compose([f"arm={name}"])
+    assert (composed.loss.name, composed.data.arm) == parts
+    assert composed.arm == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "loss", "data_arm", "arm"),
+    [
+        ("arm=spot_bco loss=dpo", "dpo", "rectified", "dpo"),
+        ("loss=dpo arm=spot_bco", "dpo", "rectified", "dpo"),
+        ("data.arm=direct loss=bco", "bco", "direct", None),
+        ("arm=spot_bco data.arm=direct", "bco", "direct", None),
+        ("loss=sft data.arm=self", "sft", "self", "rft"),
+        ("arm=sft loss.name=rwsft", "rwsft", "direct", None),
+    ],
+)
+def test_what_is_said_explicitly_wins_over_the_arm(
+    overrides: str, loss: str, data_arm: str, arm: str | None
+) -> None:
+    composed = compose(overrides.split())
+    assert (composed.loss.name, composed.data.arm, composed.arm) == (loss, data_arm, arm)
+
+
+def test_a_data_set_chooses_its_oracle_unless_told_otherwise() -> None:
+    chosen = compose(["data=gsm8k_attempts", "data.path=x.jsonl"])
+    assert (chosen.oracle.kind, chosen.model.name, chosen.benchmarks.name) == (
+        "human",
+        "tiny_bpe",
+        "data",
+    )
+    assert chosen.data.fields.response == "175b_verification.solution"
+    assert chosen.data.answer_format == "last"
+    other = compose(["data=gsm8k_attempts", "data.path=x.jsonl", "model=qwen3_8b"])
+    assert other.model.path == "Qwen/Qwen3-8B"
+
+
+@pytest.mark.parametrize(
+    ("model", "reward", "sft"),
+    [("qwen3_8b", 1e-6, 5e-6), ("llama31_8b_instruct", 2e-7, 1e-6)],
+)
+def test_learning_rates_are_the_papers(model: str, reward: float, sft: float) -> None:
+    for loss in config.LOSSES:
+        expected = sft if loss in ("sft", "dft") else reward
+        chosen = compose([f"model={model}", f"loss={loss}"])
+        assert config.learning_rate(chosen) == expected
+        assert config.beta(chosen) == 0.1
+
+
+def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> None:
+    def tuned(*overrides: str) -> tuple[float, float]:
+        chosen = compose(["model=qwen3_8b", *overrides])
+        chosen.model.tuned = {
+            "sft": config.Tuned(learning_rate=0.1),
+            "sft_plus": config.Tuned(learning_rate=0.2, beta=0.5),
+        }
+        return config.learning_rate(chosen), config.beta(chosen)
+
+    assert tuned("arm=rft") == (0.1, 0.1)
+    assert tuned("arm=sft_plus") == (0.2, 0.5)
+    assert tuned("loss=sft") == (0.2, 0.5)  # the same arm by its parts
+    assert tuned("arm=dpo") == (1e-6, 0.1)
+    assert tuned("arm=sft_plus", "loss.learning_rate=0.3", "loss.beta=0.7") == (0.3, 0.7)
+
+
+def test_only_arms_and_losses_can_be_tuned() -> None:
+    with pytest.raises(UserError, match="tuned=bcoo is unknown: choose one of sft, rft"):
+        config.ModelConfig(name="x", tuned={"bcoo": config.Tuned()})
+
+
+def test_table2_is_six_arms_on_five_seeds() -> None:
+    sweep = yaml.safe_load((ROOT / "experiments/paper/table2.yaml").read_text())
+    params = sweep["hydra"]["sweeper"]["params"]
+    assert set(params["arm"].split(",")) == {
+        "sft_plus",
+        "spot_bco",
+        "spot_bce",
+        "dpo",
+        "rwsft",
+        "dft",
+    }
+    assert params["seed"] == "0,1,2,3,4"
+    assert compose(["+paper=table2", "arm=dft"]).study == "table2"
+
+
+def test_a_study_has_one_folder_for_each_setting() -> None:
+    name = config.sweep_name
+    assert name(None, ["loss=bco,dpo"], "now") == "now"
+    assert name("table2", ["+paper=table2"], "now") == "table2"
+    assert name("table2", ["+paper=table2", "output=elsewhere"], "now") == "table2"
+    assert name("table2", ["model=a/b", "+paper=table2"], "now") == "table2__model=a-b"
+    long = name("table2", [f"model.path={'x' * 200}"], "now")
+    assert len(long) < 110
+    assert long != name("table2", [f"model.path={'x' * 201}"], "now")
+
+
+def test_grading_needs_no_oracle() -> None:
+    """Answers can be imported and graded where nobody could correct them."""
+    overrides = ["data=jsonl", "data.path=rows.jsonl"]
+    assert compose(overrides, until="elicit").data.path == "rows.jsonl"
+    with pytest.raises(UserError, match="oracle=human needs corrections"):
+        compose(overrides, until="rectify")

@@ -1,0 +1,139 @@
+"""Whatever a user mistypes ends in one line that names the key and what is valid."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spot.cli import mistakes_in_one_line
+from spot.compose import check, compose
+from spot.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "transformers", "pytorch_lightning", "numpy", "datasets", "deepspeed"}
+
+
+def train(*arguments: str, folder: Path) -> tuple[int, list[str], set[str]]:
+    """`python train.py …` in an empty folder: exit code, lines on stderr, packages it imported."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines, packages = [], set()
+    for line in done.stderr.splitlines():
+        if line.startswith("import time:"):
+            packages.add(line.rsplit("|", 1)[1].strip().split(".")[0])
+        else:
+            lines.append(line)
+    assert done.stdout == ""
+    return done.returncode, lines, packages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("loss.bta=1", "loss.bta unknown loss.beta"),
+        ("seed=abc", "seed=abc whole number"),
+        ("data.gamma=1.5", "data.gamma=1.5 >= 0 <= 1"),
+        ("arm=spt_bco", "arm=spt_bco unknown spot_bco dpo rft"),
+        ("los=bco", "los unknown loss"),
+        ("loss==bco", "loss==bco key=value"),
+        ("+paper=nonsense", "paper=nonsense unknown table2"),
+        ("loss=dpo data.arm=self", "loss=dpo data.arm=self rectified direct"),
+        ("-m loss=bco,dop", "loss=dop unknown dpo"),
+        ("-m +paper=table2 data.arm=self", "data.arm=self rectified"),
+        ("-m +paper=nonsense", "paper=nonsense table2"),
+        ("--nonsense", "--nonsense --help"),
+    ],
+)
+def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_path: Path) -> None:
+    code, lines, packages = train(*arguments.split(), folder=tmp_path)
+    assert code == 2
+    assert len(lines) == 1, lines
+    for word in words.split():
+        assert word in lines[0]
+    assert not packages & HEAVY
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss.delta.mdoe=ema"], "loss.delta.mdoe unknown loss.delta.mode decay"),
+        (["+loss.bta=1"], "loss.bta unknown loss.beta"),
+        (["+nonsense=1"], "nonsense unknown save_every"),
+        (["benchmarks.tasks.sms.trials=2"], "benchmarks.tasks.sms benchmarks.tasks.sums"),
+        (["hydra.sweep.dri=x"], "hydra.sweep.dri hydra.sweep.dir"),
+        (["model=qwen3_8b", "model.pretrain.steps=3"], "model.pretrain.steps unknown"),
+        (["data.pairs=1.5"], "data.pairs=1.5 whole number"),
+        (["data.gamma=much"], "data.gamma=much a number"),
+        (["logger.wandb=perhaps"], "logger.wandb=perhaps true false"),
+        (["seed=null"], "seed=null cannot be null"),
+        (["loss.delta=5"], "loss.delta=5 wrong type"),
+        (["model.path=[a,b]"], "model.path wrong type"),
+        (["seed=-1"], "seed=-1 >= 0"),
+        (["loss.epochs=0"], "loss.epochs=0 >= 1"),
+        (["loss.beta=0"], "loss.beta=0 > 0"),
+        (["loss.delta.mode=median"], "loss.delta.mode=median ema cumulative zero"),
+        (["data.arm=wrong"], "data.arm=wrong rectified direct self"),
+        (["oracle.minimal=0.9"], "oracle.minimal oracle.continuation exceed 1"),
+        (["model.pretrain.heads=3"], "model.pretrain.width=160 model.pretrain.heads=3"),
+        (["benchmarks.tasks.sums.questions=0"], "benchmarks.tasks.sums.questions=0 >= 2"),
+        (["output="], "output empty"),
+        (["loss=null"], "loss=null unknown bco"),
+        (["benchmarks=schema"], "benchmarks=schema laptop"),
+        (["paper=table2"], "+paper=table2"),
+        (["loss=bco,dpo"], "loss=bco,dpo -m"),
+        (["seed=${nope}"], "seed nope not found"),
+        (["bco"], "bco key=value"),
+        (["data=jsonl"], "data.path missing"),
+        (["oracle=human"], "oracle=human data.fields.solution oracle.path"),
+        (["oracle=human", "oracle.path=x", "data.arm=direct"], "oracle=human data.arm=direct"),
+        (["data=jsonl", "data.path=x", "oracle=rule"], "oracle=rule data=arithmetic"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_kind_of_mistake_is_named(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words.split():
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["seed=0,1,x"], ["arm=dpo,sft", "data.gamma=0.5,2"], ["loss=sft,bco", "data.arm=self"]],
+)
+def test_every_job_of_a_sweep_is_checked(overrides: list[str]) -> None:
+    with pytest.raises(UserError):
+        check(overrides, sweep=True)
+
+
+def test_values_at_the_edge_of_their_range_are_accepted() -> None:
+    edges = compose(["data.gamma=0", "loss.delta.decay=1", "generator.temperature=0", "seed=0"])
+    assert (edges.data.gamma, edges.loss.delta.decay) == (0.0, 1.0)
+    assert compose(["data.gamma=1"]).data.gamma == 1.0
+
+
+def test_a_full_disk_and_an_interruption_are_one_line_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as full, mistakes_in_one_line():
+        raise OSError(28, "No space left on device", "/data/rows.jsonl")
+    with pytest.raises(SystemExit) as interrupted, mistakes_in_one_line():
+        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError), mistakes_in_one_line():
+        raise FileNotFoundError(2, "No such file", "x")
+    assert (full.value.code, interrupted.value.code) == (1, 130)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "disk is full" in first
+    assert "/data/rows.jsonl" in first
+    assert "interrupted" in second

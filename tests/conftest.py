@@ -1,0 +1,84 @@
+"""What all tests share: quiet libraries, and what to do when this machine lacks something."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for the network
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+
+@pytest.fixture
+def needs() -> Callable[[object, str], None]:
+    """`needs(shutil.which("g++"), "a C++ compiler")`: skip without it, but fail in CI (CI=true)."""
+
+    def check(present: object, what: str) -> None:
+        if present:
+            return
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI lacks {what}", pytrace=False)
+        pytest.skip(f"needs {what}")
+
+    return check
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A GPU cannot be installed: without one, tests marked `gpu` skip everywhere."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+FAKE_PIPELINE = '''
+"""Stands in for the pipeline in every process a test starts: no model, no torch."""
+import json, os, subprocess, sys, time, types
+
+
+def run(config, folder, overrides=(), until=None):
+    from spot.config import plain
+    from spot.errors import UserError
+
+    print("ran", until or "all", config.arm, "seed", config.seed, os.environ.get("LOCAL_RANK"))
+    if config.seed == 13:
+        raise ValueError("thirteen is unlucky")
+    if config.seed == 14:
+        raise UserError("the file is empty: give another.")
+    if config.seed == 99:
+        child = subprocess.Popen(["sleep", "600"])
+        print("child", child.pid, flush=True)
+        time.sleep(600)
+    record = {"status": "complete", "overrides": list(overrides), "config": plain(config)}
+    (folder / "run.json").write_text(json.dumps(record))
+    return None if until else folder / "report.html"
+
+
+def pretrain(config, folder):
+    print("pretrained", config.model.name)
+
+
+def build(folder):
+    print("reporting on", sorted(path.parent.name for path in folder.glob("*/run.json")))
+    return folder / "report.html"
+
+
+sys.modules["spot.pipeline"] = types.ModuleType("spot.pipeline")
+vars(sys.modules["spot.pipeline"]).update(run=run, pretrain=pretrain)
+sys.modules["spot.report"] = types.ModuleType("spot.report")
+vars(sys.modules["spot.report"]).update(build=build)
+'''
+
+
+@pytest.fixture
+def fake_pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which `spot` and everything it starts have a pipeline that only records."""
+    folder = tmp_path_factory.mktemp("fake")
+    (folder / "sitecustomize.py").write_text(FAKE_PIPELINE)
+    return {**os.environ, "PYTHONPATH": str(folder)}

@@ -1,0 +1,219 @@
+"""Questions of one's own from a JSON Lines file, and responses that a model gave to them elsewhere.
+
+Bad rows stop the run with the line and the field (`on_bad_row="error"`), or are counted and left out
+(`"drop"`): rows in = rows out + drops, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spot.errors import UserError
+from spot.records import Attempt, Question
+from spot.verification import Item, Verifier, extract, last_boxed
+
+NEXT_STEP = "mend the line, or set data.on_bad_row=drop to leave such rows out and count them"
+LONGEST_LINE = 16 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which field of a row holds what; dots reach into nested objects (`a.b`).
+
+    Without `id` a row is named by its line: `row-000017`.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    id: str | None = None
+    response: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row is unusable: a short reason to count by, and a sentence."""
+
+    reason: str
+    explanation: str
+
+
+def read_questions(
+    path: str | Path,
+    fields: Fields,
+    answer_format: str = "boxed",
+    *,
+    task: str = "data",
+    limit: int | None = None,
+    on_bad_row: str = "error",
+) -> tuple[list[Question], dict[str, int]]:
+    """The first `limit` questions of a file, and how many rows were left out, by reason.
+
+    The answer may be a worked solution: then what it ends in (by `answer_format`) is the truth.
+    """
+    rows, dropped = _usable_rows(path, fields, answer_format, limit, on_bad_row)
+    return [Question(row.id, task, row.question, row.answer) for row in rows], dropped
+
+
+def import_attempts(
+    path: str | Path,
+    fields: Fields,
+    answer_format: str,
+    verifier: Verifier,
+    *,
+    task: str = "data",
+    model: str = "imported",
+    limit: int | None = None,
+    on_bad_row: str = "error",
+) -> tuple[list[Attempt], dict[str, int]]:
+    """Existing responses as attempts, graded here, and how many rows were left out, by reason.
+
+    A response without a final answer is an attempt with the verdict `unparseable`. How a response
+    ended is not recorded in such files, so it counts as finished; `tokens` is 0: not counted yet.
+    """
+    if fields.response is None:
+        raise ValueError("importing attempts takes a field of responses")
+    rows, dropped = _usable_rows(path, fields, answer_format, limit, on_bad_row)
+    verdicts = verifier.verdicts(
+        [Item(row.response, row.answer, "stop", answer_format) for row in rows]
+    )
+    attempts = [
+        Attempt(
+            id=f"{row.id}#0",
+            question_id=row.id,
+            trial=0,
+            task=task,
+            question=row.question,
+            answer=row.answer,
+            response=row.response,
+            finish_reason="stop",
+            tokens=0,
+            extracted=extracted,
+            verdict=verdict,
+            model=model,
+            seed=0,
+        )
+        for row, (verdict, extracted) in zip(rows, verdicts, strict=True)
+    ]
+    return attempts, dropped
+
+
+def read_objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    """`(line number, object or what is wrong with the line)`; blank lines are passed over.
+
+    Raises UserError when the file is missing, unreadable or holds nothing.
+    """
+    path = Path(path)
+    found = False
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    found = True
+                    yield number, _parse(line.removeprefix(b"\xef\xbb\xbf"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give a JSON Lines file.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give a JSON Lines file."
+        ) from error
+    if not found:
+        raise UserError(f"{path} is empty: give a file with one JSON object a line.")
+
+
+def value_at(row: dict[str, Any], name: str) -> Any:
+    """What a dotted name leads to, or None. A field whose own name holds the dots comes first."""
+    if name in row:
+        return row[name]
+    head, _, rest = name.partition(".")
+    inner = row.get(head)
+    return value_at(inner, rest) if rest and isinstance(inner, dict) else None
+
+
+def row_id(row: dict[str, Any], number: int, field: str | None) -> str:
+    """A row's own id, or its line number: stable while lines are only appended."""
+    return f"row-{number:06d}" if field is None else str(value_at(row, field))
+
+
+@dataclass(frozen=True)
+class _UsableRow:
+    id: str
+    question: str
+    answer: str
+    response: str
+
+
+def _usable_rows(
+    path: str | Path, fields: Fields, answer_format: str, limit: int | None, on_bad_row: str
+) -> tuple[list[_UsableRow], dict[str, int]]:
+    lines: dict[str, int] = {}
+    rows: list[_UsableRow] = []
+    dropped: Counter[str] = Counter()
+    for number, found in read_objects(path):
+        row = found if isinstance(found, Problem) else _row(found, number, fields, answer_format)
+        if isinstance(row, _UsableRow) and row.id in lines:
+            first = lines[row.id]
+            row = Problem("duplicate_id", f"the id {row.id!r} is that of line {first} already")
+        if isinstance(row, Problem):
+            if on_bad_row == "error":
+                raise UserError(f"{path}, line {number}: {row.explanation}; {NEXT_STEP}.")
+            dropped[row.reason] += 1
+            continue
+        lines[row.id] = number
+        if limit is not None and len(rows) >= limit:
+            dropped["beyond_questions"] += 1
+        else:
+            rows.append(row)
+    if not rows:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        raise UserError(f"{path} holds no usable row ({reasons}): check data.fields.")
+    return rows, dict(dropped)
+
+
+def _parse(line: bytes) -> dict[str, Any] | Problem:
+    if len(line) > LONGEST_LINE:
+        return Problem("line_too_long", f"the line has {len(line)} bytes")
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Problem("not_utf8", "the line is not UTF-8 text")
+    except (ValueError, RecursionError) as error:
+        return Problem("malformed_json", f"malformed JSON ({str(error).splitlines()[0]})")
+    if not isinstance(value, dict):
+        return Problem("not_an_object", f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _row(
+    row: dict[str, Any], number: int, fields: Fields, answer_format: str
+) -> _UsableRow | Problem:
+    question = value_at(row, fields.question)
+    if not isinstance(question, str) or not question.strip():
+        return _missing("question", fields.question)
+    answer = value_at(row, fields.answer)
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        answer = str(answer)
+    truth = _final(answer, answer_format) if isinstance(answer, str) else ""
+    if not truth:
+        return _missing("answer", fields.answer)
+    response = "" if fields.response is None else value_at(row, fields.response)
+    if not isinstance(response, str):
+        return _missing("response", str(fields.response))
+    if fields.id is not None and not isinstance(value_at(row, fields.id), (str, int)):
+        return _missing("id", fields.id)
+    return _UsableRow(row_id(row, number, fields.id), question, truth, response)
+
+
+def _missing(what: str, field: str) -> Problem:
+    return Problem(f"no_{what}", f"no {what} in the field {field!r} (data.fields.{what})")
+
+
+def _final(answer: str, answer_format: str) -> str:
+    """The truth: the answer itself, or what a worked solution ends in."""
+    if answer_format == "last":
+        return extract(answer, "last") or answer.strip()
+    return (last_boxed(answer) or answer).strip()

@@ -47,4 +47,4 @@ def finish() -> None:
     import sys
 
     if "wandb" in sys.modules:
-        sys.modules["wandb"].finish(quiet=True)
+        sys.modules["wandb"].finish()

@@ -133,7 +133,6 @@ def new_model(tokenizer: Any, settings: PretrainSettings, context_length: int) -
         num_key_value_heads=settings.heads,
         head_dim=settings.width // settings.heads,
         max_position_embeddings=context_length,
-        rope_theta=10_000.0,
         tie_word_embeddings=True,
         initializer_range=0.05,
         bos_token_id=None,
@@ -159,6 +158,7 @@ def make(
     The same settings and thread count give the same bytes on the same machine. Returns the manifest.
     """
     started = time.monotonic()
+    torch.set_flush_denormal(True)  # vanishing gradients cost a multiple otherwise
     torch.manual_seed(settings.seed)
     if settings.corpus == "data":
         assert rows, "a student of the data needs rows"
@@ -169,7 +169,7 @@ def make(
         source = corpus.rows(settings.seed)
     model = new_model(tokenizer, settings, context_length)
     curve, dropped = _pretrain(model, tokenizer, source, settings, context_length)
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)
     _declare_fp32(folder)
     tokenizer.save_pretrained(folder)
     manifest = {

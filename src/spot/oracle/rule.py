@@ -81,7 +81,7 @@ def smallest_fix(response: str, right: list[Step]) -> str | None:
     for step in right[len(steps) :]:  # a step too few
         pieces.append(f". {step}")
     pieces.append(response[at : boxes[-1].start()])
-    return "".join(pieces) + r"\boxed{%d}" % right[-1].result + response[boxes[-1].end() :]
+    return "".join([*pieces, rf"\boxed{{{right[-1].result}}}", response[boxes[-1].end() :]])
 
 
 def continuation(response: str, right: list[Step]) -> str | None:

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from spot.records import Question
@@ -140,7 +141,7 @@ def split_of(chain: Sequence[Term]) -> str:
     return next(name for name, values in SPLITS.items() if value in values)
 
 
-def draw_chain(rng: random.Random, split: str, shape: Shape = Shape()) -> Chain:  # noqa: B008
+def draw_chain(rng: random.Random, split: str, shape: Shape = Shape()) -> Chain:
     """A chain of the given set, whose numbers stay in 0…LARGEST with the brackets kept or dropped."""
     count = rng.randint(shape.fewest, shape.most)
     draw = rng.random()
@@ -174,7 +175,7 @@ def _in_range(chain: Chain) -> bool:
                 return False
     return all(
         first.value > second.value
-        for first, second in zip(chain, chain[1:], strict=False)
+        for first, second in pairwise(chain)
         if second.bracket == ")" and second.sign == "-"
     )
 

@@ -43,7 +43,7 @@ class Mixture:
 
 def rows(
     seed: int, slips: Slips = Slips(), mixture: Mixture = Mixture()
-) -> Iterator[tuple[str, str]]:  # noqa: B008
+) -> Iterator[tuple[str, str]]:
     """(question, response) without end, the same for the same seed."""
     rng = random.Random(f"pretraining/{seed}")
     while True:

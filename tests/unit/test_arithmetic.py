@@ -1,0 +1,148 @@
+"""The laptop world's questions, slips and graders."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from spot.evaluation.arithmetic import DOMAINS, benchmark_questions, grade, trivial_accuracy
+from spot.questions import arithmetic, corpus
+from spot.questions.arithmetic import Step, Term, parse_chain, questions, signed, work, written
+from spot.records import Question
+
+CHAIN = (Term("+", 85), Term("-", 12, "("), Term("+", 25, ")"), Term("+", 7))  # 85 - 37 + 7 = 55
+
+
+def test_a_chain_is_written_and_read_back() -> None:
+    assert written(CHAIN) == "85 - (12 + 25) + 7"
+    assert parse_chain("What is 85 - (12 + 25) + 7?") == CHAIN
+    assert parse_chain("What is love?") is None
+
+
+def test_the_second_sign_of_a_bracket_after_a_minus_turns_round() -> None:
+    assert work(CHAIN) == [Step(85, "-", 12, 73), Step(73, "-", 25, 48), Step(48, "+", 7, 55)]
+    assert signed(CHAIN, drop_brackets=True)[2] == ("+", 25)
+    difference = (Term("+", 85), Term("-", 25, "("), Term("-", 12, ")"))  # 85 - 13 = 72
+    assert work(difference)[-1].result == 72
+
+
+@pytest.mark.parametrize(
+    ("left", "sign", "right", "carries"),
+    [(47, "+", 38, True), (42, "+", 37, False), (105, "-", 38, True), (98, "-", 38, False)],
+)
+def test_needs_carry(left: int, sign: str, right: int, carries: bool) -> None:
+    assert arithmetic.needs_carry(left, sign, right) is carries
+
+
+def test_questions_are_distinct_repeatable_and_right() -> None:
+    asked = questions(300, seed=7)
+    assert asked == questions(300, seed=7)
+    assert asked[:100] == questions(100, seed=7)
+    assert len({q.text.split(maxsplit=1)[1].strip("is .?") for q in asked}) == 300
+    assert [q.id for q in asked[:2]] == ["sums-7-000000", "sums-7-000001"]
+    for question in asked:
+        chain = parse_chain(question.text)
+        assert chain is not None
+        expression = written(chain)
+        assert set(expression) <= set("0123456789 +-()")
+        assert question.answer == str(eval(expression))  # digits, signs and brackets only
+        assert 0 <= int(question.answer) <= arithmetic.LARGEST
+    shares = Counter(q.meta["class"] for q in asked)
+    assert 0.4 < shares["B"] / 300 < 0.6
+
+
+def test_no_set_shares_a_chain_with_another() -> None:
+    chains = {}
+    for task in ("sums", *(f"benchmark/{name}" for name in DOMAINS)):
+        for question in questions(300, seed=1, task=task):
+            chain = tuple(Term(*term) for term in question.meta["terms"])
+            assert chains.setdefault(chain, task) == task
+            assert arithmetic.split_of(chain) == task
+    rng = random.Random(0)
+    for _ in range(300):
+        assert arithmetic.draw_chain(rng, "pretraining") not in chains
+
+
+def test_a_story_tells_the_chain() -> None:
+    text = arithmetic.story_text(random.Random(0), CHAIN)
+    assert "has 85" in text
+    assert "gives away a box of 12 red and 25 blue." in text
+    assert text.endswith("7. How many are left?")
+
+
+def test_without_slips_the_corpus_is_right_and_with_them_it_errs_where_it_should() -> None:
+    rng = random.Random(0)
+    chains = [arithmetic.draw_chain(rng, "pretraining") for _ in range(400)]
+    careful = corpus.Slips(carry=0, bracket=0)
+    assert all(corpus.slipping_work(rng, c, careful) == work(c) for c in chains)
+    wrong = Counter()
+    asked = Counter()
+    for chain in chains:
+        kind = arithmetic.error_class(chain)
+        asked[kind] += 1
+        wrong[kind] += corpus.slipping_work(rng, chain, corpus.Slips()) != work(chain)
+    assert wrong["none"] == 0
+    assert wrong["B"] / asked["B"] > 0.95
+    assert 0.2 < wrong["A"] / asked["A"] < 0.9
+
+
+def test_a_lost_carry_and_what_builds_on_it() -> None:
+    chain = (Term("+", 47), Term("+", 38), Term("-", 12))
+    always = corpus.Slips(carry=1, bracket=0)
+    steps = corpus.slipping_work(random.Random(0), chain, always)
+    assert steps == [Step(47, "+", 38, 75), Step(75, "-", 12, 63)]
+    assert corpus.told(steps) == (
+        r"47 + 38 = 75. 75 - 12 = 63. Therefore, the final answer is: $\boxed{63}$."
+    )
+
+
+def test_the_corpus_obeys_its_constraints() -> None:
+    rows = islice(corpus.rows(3), 3000)
+    seen: Counter[str] = Counter()
+    for question, response in rows:
+        names = [n for n, sentence in arithmetic.CONSTRAINTS.items() if sentence in question]
+        if names:
+            seen.update(names)
+            asked = Question("x", "instructions", question, "", {"constraints": names})
+            assert grade(asked, response, "stop")[0], (question, response)
+    assert set(seen) == set(arithmetic.CONSTRAINTS)
+    assert list(islice(corpus.rows(3), 5)) == list(islice(corpus.rows(3), 5))
+
+
+def test_grading_sums() -> None:
+    question = Question("x", "sums", "What is 85 - (12 + 25)?", "48")
+    assert grade(question, r"So $\boxed{48}$.", "stop") == (True, "correct", "48", "")
+    assert grade(question, r"So $\boxed{98}$.", "stop") == (False, "wrong", "98", "")
+    assert grade(question, "So 48.", "stop")[:3] == (False, "unparseable", None)
+    assert grade(question, r"So $\boxed{48}$.", "length")[:2] == (False, "truncated")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "good", "bad"),
+    [
+        ("number", "48", "It is 48."),
+        ("lines", "1 + 2 = 3.\n3 + 4 = 7.", "1 + 2 = 3. 3 + 4 = 7."),
+        ("capitals", "THE ANSWER IS 48.", "The answer is 48."),
+        ("done", "48. Done.", "Done. 48."),
+        ("sure", "Sure. 48.", "48. Sure."),
+        ("plain", "The final answer is: 48.", r"The final answer is: $\boxed{48}$."),
+        ("words", "To 1 add 2 to get 3.", "1 + 2 = 3."),
+        ("numbered", "1) 1 + 2 = 3. 2) 3 + 4 = 7.", "1) 1 + 2 = 3. 3 + 4 = 7."),
+        ("stars", "1 + 2 = 3 * 3 + 4 = 7 *", "1 + 2 = 3 * 3 + 4 = 7."),
+    ],
+)
+def test_instructions_score_the_constraint_and_not_the_sum(
+    constraint: str, good: str, bad: str
+) -> None:
+    question = Question("x", "instructions", "", "999", {"constraints": [constraint]})
+    assert grade(question, good, "stop")[0]
+    assert grade(question, bad, "stop")[:2] == (False, "wrong")
+    assert grade(question, bad, "stop")[3] == constraint
+
+
+def test_trivial_answers_are_worth_little() -> None:
+    for name in DOMAINS:
+        assert trivial_accuracy(name, benchmark_questions(name, 200, seed=1)) < 0.3

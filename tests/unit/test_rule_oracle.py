@@ -1,0 +1,86 @@
+"""The rule Oracle reads what the student wrote and corrects it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from spot.oracle import rule
+from spot.oracle.rule import RuleOracle, smallest_fix
+from spot.questions.arithmetic import parse_chain, work
+from spot.records import Attempt
+from spot.verification import last_boxed
+
+QUESTION = "What is 85 - (12 + 25) + 7?"
+RIGHT = work(parse_chain(QUESTION) or ())
+SLIP = r"85 - 12 = 73. 73 + 25 = 98. 98 + 7 = 105. Therefore, the final answer is: $\boxed{105}$."
+
+
+def attempt(response: str = SLIP, name: str = "q#0", question: str = QUESTION) -> Attempt:
+    return Attempt(name, "q", 0, "sums", question, "55", response, "stop", 9, None, "wrong", "m", 0)
+
+
+def test_the_smallest_fix_repairs_the_slip_and_what_depends_on_it() -> None:
+    assert smallest_fix(SLIP, RIGHT) == (
+        r"85 - 12 = 73. 73 - 25 = 48. 48 + 7 = 55. Therefore, the final answer is: $\boxed{55}$."
+    )
+
+
+def test_it_keeps_the_students_way_of_writing() -> None:
+    odd = "Sure. 1) 85 - 12 = 73 * 2) 73 + 25 = 88 * 3) 88 + 7 = 95 * So $\\boxed{95}$. Done."
+    assert smallest_fix(odd, RIGHT) == (
+        "Sure. 1) 85 - 12 = 73 * 2) 73 - 25 = 48 * 3) 48 + 7 = 55 * So $\\boxed{55}$. Done."
+    )
+
+
+def test_steps_too_few_and_too_many() -> None:
+    few = r"85 - 12 = 73. Therefore, the final answer is: $\boxed{73}$."
+    fixed = (
+        r"85 - 12 = 73. 73 - 25 = 48. 48 + 7 = 55. Therefore, the final answer is: $\boxed{55}$."
+    )
+    assert smallest_fix(few, RIGHT) == fixed
+    many = SLIP.replace("Therefore", "105 + 1 = 106. Therefore")
+    assert smallest_fix(many, RIGHT) == fixed
+
+
+def test_a_continuation_keeps_the_right_steps_only() -> None:
+    assert rule.continuation(SLIP, RIGHT) == (
+        "85 - 12 = 73. From 73 take 25 to get 48. To 48 add 7 to get 55. "
+        r"Therefore, the final answer is: $\boxed{55}$."
+    )
+    assert rule.continuation("85 - 12 = 63. 63 + 25 = 88.", RIGHT) is None
+
+
+@pytest.mark.parametrize("response", ["", "I do not know.", r"\boxed{3}", "85 - 12 = 73. So 73."])
+def test_what_cannot_be_read_is_rewritten(response: str) -> None:
+    oracle = RuleOracle(minimal=1, continuation=0)
+    assert oracle.rectify(attempt(response)) == rule.own_words(RIGHT)
+
+
+def test_a_question_it_does_not_understand_is_refused() -> None:
+    assert RuleOracle().rectify(attempt(question="Why?")) is None
+    assert RuleOracle().direct(attempt(question="Why?")) is None
+
+
+def test_the_kind_of_correction_depends_on_seed_and_id_alone() -> None:
+    oracle = RuleOracle(seed=1)
+    attempts = [attempt(name=f"q{i}#0") for i in range(1000)]
+    there = [oracle.rectify(a) for a in attempts]
+    assert there == [oracle.rectify(a) for a in reversed(attempts)][::-1]
+    assert there != [RuleOracle(seed=2).rectify(a) for a in attempts]
+    shares = Counter(there)
+    assert shares[smallest_fix(SLIP, RIGHT)] == pytest.approx(500, abs=50)
+    assert shares[rule.continuation(SLIP, RIGHT)] == pytest.approx(300, abs=50)
+    assert shares[rule.own_words(RIGHT)] == pytest.approx(200, abs=50)
+
+
+def test_every_answer_ends_in_the_right_box() -> None:
+    for minimal, kept in ((1, 0), (0, 1), (0, 0)):
+        text = RuleOracle(minimal=minimal, continuation=kept).rectify(attempt())
+        assert last_boxed(text or "") == "55"
+    direct = RuleOracle().direct(attempt())
+    assert direct == (
+        "Added: 85 and 7, together 92. Taken: 12 and 25, together 37. The first without the second "
+        r"leaves 55. Therefore, the final answer is: $\boxed{55}$."
+    )

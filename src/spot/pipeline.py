@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spot import report, stages
+from spot import stages
 from spot.config import Config
 from spot.run import Run
 
@@ -50,4 +50,8 @@ def run(
     stages.evaluate(this, "base_scores", policy, attempts)
     stages.evaluate(this, "scores", checkpoint, attempts)
     this.complete()
-    return None if until == "evaluate" else report.build(folder)
+    if until == "evaluate":
+        return None
+    from spot import report
+
+    return report.build(folder)

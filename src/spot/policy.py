@@ -69,6 +69,8 @@ def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None)
 def _is_shipped(model: ModelConfig) -> bool:
     """Whether the package's student was made with exactly these settings."""
     assert model.pretrain is not None
+    if not (SHIPPED / "manifest.json").exists():
+        return False
     manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
     return bool(manifest["settings"] == asdict(model.pretrain))
 

@@ -1,0 +1,363 @@
+"""Each stage with what determines its product: config is unpacked into plain values here.
+
+A stage's settings and its inputs' digests name its product, so they hold everything that can change
+the result and nothing else: that is what lets a sweep over losses elicit and rectify only once.
+Heavy modules are imported where a product is really made, so that reusing one costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from spot import config as configuration
+from spot import store, unpack
+from spot.config import Config
+from spot.errors import UserError
+from spot.policy import Policy, prepare
+from spot.records import Attempt, Pair, Rectification, Score
+from spot.run import Run
+from spot.selection import Rules, nothing_left
+from spot.selection import select as select_pairs
+from spot.verification import Verifier
+
+# ---- elicit ------------------------------------------------------------------------------------
+
+
+def start(this: Run) -> tuple[Policy, store.Product]:
+    """The policy and its graded attempts: sampled from it, or imported with the data."""
+    config = this.config
+    if config.data.fields.response is None:
+        policy = prepare(config.model, this.root)
+        return policy, _elicit(this, policy)
+    attempts = _import(this)
+    return prepare(config.model, this.root, store.read_rows(attempts.folder, Attempt)), attempts
+
+
+def _elicit(this: Run, policy: Policy) -> store.Product:
+    config, data = this.config, this.config.data
+    settings = {
+        "questions": unpack.question_settings(config),
+        "answer_format": data.answer_format,
+        "samples": data.samples,
+        "seed": data.seed,
+        "generation": unpack.generation_settings(config),
+    }
+    target = store.product(this.root, "elicit", settings, {"policy": policy.digest})
+
+    def make() -> None:
+        from spot.elicitation import elicit
+
+        questions, dropped = unpack.questions(config)
+        generator = unpack.generator(config, policy.folder)
+
+        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
+            counts.update(dropped)
+            with Verifier() as verifier:
+                yield from elicit(
+                    questions,
+                    generator,
+                    unpack.sampling(config),
+                    verifier,
+                    answer_format=data.answer_format,
+                    samples=data.samples,
+                    seed=data.seed,
+                    model=policy.name,
+                    done=done,
+                )
+
+        store.compute_rows(target, Attempt, produce, total=len(questions) * data.samples)
+
+    return this.stage("attempts", target, make)
+
+
+def _import(this: Run) -> store.Product:
+    """Attempts that a model made elsewhere, graded here."""
+    config, data = this.config, this.config.data
+    settings = {"import": unpack.question_settings(config), "answer_format": data.answer_format}
+    target = store.product(this.root, "elicit", settings)
+
+    def make() -> None:
+        from spot.questions.jsonl import import_attempts
+
+        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
+            with Verifier() as verifier:
+                rows, dropped = import_attempts(
+                    unpack.existing(data.path, "data.path"),
+                    unpack.fields(config),
+                    data.answer_format,
+                    verifier,
+                    limit=data.questions,
+                    on_bad_row=data.on_bad_row,
+                )
+            counts.update(dropped)
+            yield from (row for row in rows if row.id not in done)
+
+        store.compute_rows(target, Attempt, produce)
+
+    return this.stage("attempts", target, make)
+
+
+# ---- rectify -----------------------------------------------------------------------------------
+
+
+def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> store.Product:
+    """The Oracle's word on the wrong attempts of one part: `train`, or the few that are held out.
+
+    Held-out attempts are always corrected, never answered directly: every arm is watched on the same
+    pairs.
+    """
+    config, data = this.config, this.config.data
+    settings = {
+        "part": part,
+        "held_out": data.held_out,
+        "split_seed": data.seed,
+        "mode": mode,
+        "oracle": unpack.oracle_settings(config),
+        "answer_format": data.answer_format,
+    }
+    target = store.product(this.root, "rectify", settings, {"attempts": attempts.digest})
+
+    def make() -> None:
+        from spot.rectification import rectify as rectify_attempts
+
+        wrong = unpack.wrong_attempts(config, attempts, part)
+        with Verifier() as verifier:
+            store.compute_rows(
+                target,
+                Rectification,
+                lambda done, _: rectify_attempts(
+                    wrong,
+                    unpack.oracle(config),
+                    verifier,
+                    mode=mode,
+                    answer_format=data.answer_format,
+                    done=done,
+                ),
+                total=len(wrong),
+            )
+
+    name = "rectifications" if part == "train" else "held_out_rectifications"
+    return this.stage(name, target, make)
+
+
+# ---- select ------------------------------------------------------------------------------------
+
+
+def select(this: Run, policy: Policy, material: store.Product) -> store.Product:
+    """The pairs to train on: rectifications, or in the self arm the policy's own correct attempts."""
+    data = this.config.data
+    settings = {
+        "arm": data.arm,
+        "gamma": data.gamma if data.arm == "rectified" else None,
+        "pairs": data.pairs,
+    }
+    return _select(this, policy, material, "pairs", settings)
+
+
+def select_held_out(this: Run, policy: Policy, corrections: store.Product) -> store.Product:
+    """The pairs every arm is watched on: all verified corrections of the part held out, any γ."""
+    settings = {"arm": "rectified", "gamma": None, "pairs": None}
+    return _select(this, policy, corrections, "held_out", settings)
+
+
+def _select(
+    this: Run, policy: Policy, material: store.Product, name: str, settings: dict[str, Any]
+) -> store.Product:
+    config = this.config
+    settings |= {
+        "seed": config.data.seed,
+        "context_length": config.model.context_length,
+        "thinking": config.model.thinking,
+        "answer_format": config.data.answer_format,
+    }
+    inputs = {"material": material.digest, "policy": policy.digest}
+    if settings["arm"] == "self":
+        settings |= {"held_out": config.data.held_out}
+    target = store.product(this.root, "select", settings, inputs)
+
+    def make() -> None:
+        from transformers import AutoTokenizer
+
+        rules = Rules(**{key: settings[key] for key in Rules.__dataclass_fields__})
+        dropped: dict[str, list[str]] = {}
+
+        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Pair]:
+            with Verifier() as verifier:
+                tokenizer = AutoTokenizer.from_pretrained(policy.folder)
+                selection = select_pairs(
+                    _material(config, material, rules.arm), tokenizer, rules, verifier
+                )
+            if not selection.pairs:
+                raise UserError(nothing_left(selection, rules))
+            dropped.update(selection.dropped)
+            counts.update(selection.counts)
+            yield from (pair for pair in selection.pairs if pair.id not in done)
+
+        store.compute_rows(target, Pair, produce, details=lambda: {"dropped": dropped})
+
+    return this.stage(name, target, make)
+
+
+def _material(
+    config: Config, material: store.Product, arm: str
+) -> list[Rectification] | list[Attempt]:
+    """What pairs are made of: in the self arm, the attempts at questions that are not held out."""
+    if arm != "self":
+        return store.read_rows(material.folder, Rectification)
+    return unpack.split_attempts(config, material)[0]
+
+
+# ---- train -------------------------------------------------------------------------------------
+
+
+def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Product) -> Policy:
+    """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep."""
+    config = this.config
+    settings = {
+        "loss": asdict(config.loss)
+        | {
+            "learning_rate": configuration.learning_rate(config),
+            "beta": configuration.beta(config),
+        },
+        "seed": config.seed,
+        "hardware": asdict(config.hardware),
+        "share_prefix": config.data.share_prefix,
+        "thinking": config.model.thinking,
+        "probe": asdict(config.probe) | {"benchmarks": unpack.evaluation_settings(config)},
+    }
+    inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
+    target = store.product(this.root, "train", settings, inputs)
+
+    def make() -> None:
+        store.compute_files(
+            target, lambda folder: _train(this, policy, pairs, held_out, folder), "model/*"
+        )
+
+    this.stage("checkpoint", target, make)
+    return Policy(config.arm or config.loss.name, target.folder / "model", target.digest)
+
+
+def _train(
+    this: Run, policy: Policy, pairs: store.Product, held_out: store.Product, folder: Path
+) -> dict[str, Any]:
+    """Call the trainer with plain values; returns what the manifest tells of it."""
+    from spot import tracking
+    from spot.training.loop import RunOptions
+    from spot.training.loop import train as train_policy
+    from spot.training.losses import Method
+    from spot.training.module import Optimisation
+    from spot.training.packing import PackingSettings
+
+    config, loss = this.config, this.config.loss
+    unpack.set_threads(config.hardware.threads)
+    loggers = tracking.loggers(
+        unpack.logger_names(config),
+        this.folder / "logs",
+        f"{config.arm or loss.name}-{config.seed}",
+        configuration.plain(config),
+        config.logger.project,
+        config.logger.wandb_mode,
+    )
+    try:
+        result = train_policy(
+            policy.folder,
+            folder,
+            store.read_rows(pairs.folder, Pair),
+            store.read_rows(held_out.folder, Pair)[: config.probe.pairs],
+            Method(
+                loss.name,
+                configuration.beta(config),
+                loss.delta.mode,
+                loss.delta.decay,
+                loss.sft_reduction,
+            ),
+            Optimisation(
+                configuration.learning_rate(config),
+                loss.epochs,
+                loss.batch_pairs,
+                loss.schedule,
+                loss.warmup,
+                loss.weight_decay,
+                (loss.adam_beta1, loss.adam_beta2),
+                loss.clip,
+            ),
+            config.seed,
+            RunOptions(
+                PackingSettings(config.hardware.tokens_per_pack, config.data.share_prefix),
+                this.root.parent / "reference",
+                config.model.thinking,
+                config.probe.every,
+                _ability_probe(config, policy.folder),
+                config.probe.ability_every,
+                config.save_every,
+                loggers,
+            ),
+        )
+    finally:
+        tracking.finish()
+    return asdict(result)
+
+
+# ---- evaluate ----------------------------------------------------------------------------------
+
+
+def evaluate(this: Run, name: str, policy: Policy, attempts: store.Product) -> store.Product:
+    """Scores of one model on every benchmark; the same questions and random numbers for each model."""
+    config = this.config
+    inputs = {"policy": policy.digest}
+    if any(task.family == "data" for task in config.benchmarks.tasks.values()):
+        inputs["attempts"] = attempts.digest
+    target = store.product(this.root, "evaluate", unpack.evaluation_settings(config), inputs)
+
+    def make() -> None:
+        from spot.evaluation.runner import evaluate as run_benchmarks
+
+        with Verifier() as verifier:
+            benchmarks = unpack.benchmarks(config, attempts, verifier)
+            generator = unpack.generator(config, policy.folder)
+            store.compute_rows(
+                target,
+                Score,
+                lambda done, _: run_benchmarks(
+                    benchmarks,
+                    generator,
+                    unpack.sampling(config),
+                    seed=config.benchmarks.seed,
+                    done=done,
+                ),
+                total=sum(len(b.questions) * b.trials for b in benchmarks),
+                details=lambda: {"trivial": unpack.trivial(benchmarks)},
+            )
+
+    return this.stage(name, target, make)
+
+
+def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, float]] | None:
+    """A small run of the general benchmarks on the model in training (Figure 2); None without any."""
+    tasks = config.benchmarks.tasks.values()
+    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
+    if not general or not config.probe.ability_every:
+        return None
+    from transformers import AutoTokenizer
+
+    from spot.evaluation.runner import accuracy
+    from spot.evaluation.runner import evaluate as run_benchmarks
+    from spot.generation.transformers import TransformersGenerator
+
+    small = [replace(t, questions=config.probe.questions, trials=1) for t in general]
+    benchmarks = unpack.arithmetic_benchmarks(small, config.benchmarks.seed)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def probe(model: Any) -> dict[str, float]:
+        generator = TransformersGenerator(
+            model, tokenizer, config.generator.batch, config.model.thinking
+        )
+        sampling, seed = unpack.sampling(config), config.benchmarks.seed
+        return accuracy(list(run_benchmarks(benchmarks, generator, sampling, seed=seed)))
+
+    return probe

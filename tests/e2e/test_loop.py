@@ -1,0 +1,148 @@
+"""The whole loop through its command line: once, again, killed in every stage, and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spot import store
+from spot.records import Attempt, Pair, Rectification, Score
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "data.questions=160",
+    "data.pairs=40",
+    "data.held_out=12",
+    "benchmarks=quick",
+    "loss.epochs=1",
+    "loss.batch_pairs=8",
+    "probe.pairs=4",
+    "probe.questions=4",
+    "probe.ability_every=2",
+    "generator.batch=64",
+    "generator.max_new_tokens=128",
+    "save_every=1",
+]
+ROWS = {"elicit": Attempt, "rectify": Rectification, "select": Pair, "evaluate": Score}
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *SMALL, *overrides]
+
+
+def spot(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(*overrides), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    """Rows and weights of every product, by path below the store."""
+    base = folder / "outputs" / "products"
+    files = [*base.glob("*/*/rows.jsonl"), *base.glob("train/*/model/*.safetensors")]
+    assert {p.relative_to(base).parts[0] for p in files} == {*ROWS, "train"}
+    return {str(p.relative_to(base)): p.read_bytes() for p in files}
+
+
+def last_run(folder: Path) -> tuple[Path, dict]:
+    file = max((folder / "outputs" / "runs").glob("*/*/run.json"), key=os.path.getmtime)
+    return file.parent, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with one uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    spot(folder)
+    return folder
+
+
+def test_every_question_is_accounted_for(finished):
+    run, record = last_run(finished)
+    folder = {name: (run / path).resolve() for name, path in record["products"].items()}
+    attempts = store.read_rows(folder["attempts"], Attempt)
+    assert len(attempts) == len({row.question_id for row in attempts}) == 160
+    wrong = {row.id for row in attempts if row.verdict == "wrong"}
+    held_out = store.read_rows(folder["held_out_rectifications"], Rectification)
+    train = store.read_rows(folder["rectifications"], Rectification)
+    assert {row.id for row in held_out} | {row.id for row in train} == wrong
+    assert len(held_out) == 12
+    assert not {row.question_id for row in held_out} & {row.question_id for row in train}
+    pairs = store.read_manifest(folder["pairs"])["counts"]
+    assert sum(pairs.values()) == len(train)
+    assert pairs["rectified"] <= 40
+
+
+def test_the_report_and_the_checkpoint_are_there(finished):
+    run, record = last_run(finished)
+    for name in ("report.html", "report.md", "scores.csv"):
+        assert (run / name).stat().st_size > 0
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = (run / record["products"]["checkpoint"] / "model").resolve()
+    assert AutoModelForCausalLM.from_pretrained(model).config.model_type == "qwen3"
+    assert AutoTokenizer.from_pretrained(model).chat_template
+
+
+def test_a_second_run_reuses_everything(finished):
+    before = products(finished)
+    again = spot(finished)
+    assert again.stderr.count("reused") == len(last_run(finished)[1]["stages"])
+    assert products(finished) == before
+
+
+def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(finished):
+    stages = {
+        stage["product"]: stage["reused"]
+        for stage in (spot(finished, "data.gamma=1.0"), last_run(finished)[1])[1]["stages"]
+    }
+    assert stages["attempts"] and stages["rectifications"] and stages["held_out"]
+    assert stages["base_scores"]
+    assert not stages["pairs"] and not stages["checkpoint"] and not stages["scores"]
+
+
+def lines_of(folder: Path, stage: str, count: int) -> bool:
+    partial = (folder / "outputs" / "products" / stage).glob("*/rows.partial.jsonl")
+    return any(file.read_bytes().count(b"\n") >= count for file in partial)
+
+
+def checkpointed(folder: Path) -> bool:
+    return any((folder / "outputs" / "products" / "train").glob("*/resume/*"))
+
+
+def kill_when(folder: Path, condition: Callable[[], bool]) -> bool:
+    """Start the loop and SIGKILL it when `condition` holds. False if it ended before."""
+    with subprocess.Popen(
+        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            while process.poll() is None:
+                if condition():
+                    process.send_signal(signal.SIGKILL)
+                    return True
+                time.sleep(0.002)
+        finally:
+            process.kill()
+    return False
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
+    moments = {
+        "elicit": lambda: lines_of(tmp_path, "elicit", 64),
+        "rectify": lambda: lines_of(tmp_path, "rectify", 1),
+        "train": lambda: checkpointed(tmp_path),
+        "evaluate": lambda: lines_of(tmp_path, "evaluate", 1),
+    }
+    for stage, moment in moments.items():
+        assert kill_when(tmp_path, moment), f"the run ended before it was killed in {stage}"
+    spot(tmp_path)
+    expected = {name: data for name, data in products(finished).items()}
+    for name, data in products(tmp_path).items():
+        assert data == expected[name], f"{name} differs from the uninterrupted run's"

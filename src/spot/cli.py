@@ -36,6 +36,8 @@ COMMANDS = {
     "report": "rebuild the report of a run's or a sweep's folder: spot report <folder>",
     "pretrain": "make a student from its corpus",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 USAGE = "\n".join(
     [
         "spot <command> [key=value …]   -m key=a,b sweeps   --help after a command: all keys",
@@ -70,7 +72,9 @@ def mistakes_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here.", 130)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in UNUSABLE and error.filename:
+            _stop(f"{error.filename}: {error.strerror}; is output=<folder> right?", 2)
+        if error.errno not in FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
         _stop(f"the disk is full{where}: free some space; the same command goes on from here.", 1)

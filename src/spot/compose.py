@@ -46,7 +46,7 @@ def _hydra() -> Iterator[Any]:
 def compose(overrides: Iterable[str] = (), until: str | None = None) -> Config:
     """The checked configuration of one run. Raises UserError, in one line, for any mistake."""
     with _hydra() as hydra:
-        return _checked(hydra, list(overrides), until)
+        return _checked(hydra, *_composed(hydra, list(overrides), RunMode.RUN), until)
 
 
 def check(overrides: list[str], sweep: bool = False, until: str | None = None) -> bool:
@@ -55,42 +55,40 @@ def check(overrides: list[str], sweep: bool = False, until: str | None = None) -
     An experiment file may ask for a sweep itself (`hydra.mode: MULTIRUN`).
     """
     with _hydra() as hydra:
-        parsed = [_parse(hydra.config_loader, line) for line in overrides]
-        for override in parsed:
-            _check_options(hydra.config_loader, override)
-        with _explained(hydra, parsed):
-            mode = RunMode.MULTIRUN if sweep else None
-            master = hydra.compose_config(
-                "config", overrides, mode or RunMode.RUN, validate_sweep_overrides=False
-            )
-        mode = mode or master.hydra.mode
-        if mode != RunMode.MULTIRUN:
-            for override in parsed:
-                if override.is_sweep_override():
-                    raise UserError(f"{override.input_line} names several values: add -m to sweep.")
-            _checked(hydra, overrides, until)
+        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+        tree, parsed = _composed(hydra, overrides, mode)
+        if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
+            _checked(hydra, tree, parsed, until)
             return False
-        for job in _by_distance(_jobs(hydra.config_loader, master)):
-            _checked(hydra, job, until)
+        for job in _by_distance(_jobs(hydra.config_loader, tree)):
+            _checked(hydra, *_composed(hydra, job, RunMode.RUN), until)
         return True
 
 
-def _checked(hydra: Any, overrides: list[str], until: str | None) -> Config:
-    """Compose one run and turn it into checked dataclasses."""
+def _composed(hydra: Any, overrides: list[str], mode: RunMode) -> tuple[DictConfig, list[Override]]:
+    """Hydra's tree for the overrides, and the overrides parsed."""
     parsed = [_parse(hydra.config_loader, line) for line in overrides]
     for override in parsed:
         _check_options(hydra.config_loader, override)
     with _explained(hydra, parsed):
-        composed = hydra.compose_config("config", overrides, RunMode.RUN)
-    for override in parsed:  # Hydra lets a plus add keys that no schema has
-        named = bool(_options(hydra.config_loader, override.key_or_group))
-        line = None if named else _unknown_key(hydra.config_loader, composed, override)
-        if override.is_add() and line:
-            raise UserError(line)
-    with flag_override(composed, ["struct", "readonly"], False):
-        composed.pop("hydra")
-    with _explained(hydra, parsed):
-        return schema.typed(composed, until)
+        tree = hydra.compose_config("config", overrides, mode, validate_sweep_overrides=False)
+    return tree, parsed
+
+
+def _checked(hydra: Any, tree: DictConfig, overrides: list[Override], until: str | None) -> Config:
+    """The tree of one run as checked dataclasses."""
+    loader = hydra.config_loader
+    for override in overrides:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} names several values: add -m to sweep.")
+        if override.is_add() and not _options(loader, override.key_or_group):
+            line = _unknown_key(loader, tree, override)  # Hydra lets a plus add what no schema has
+            if line is not None:
+                raise UserError(line)
+    with flag_override(tree, ["struct", "readonly"], False):
+        tree.pop("hydra")
+    with _explained(hydra, overrides):
+        return schema.typed(tree, until)
 
 
 def _jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:

@@ -67,6 +67,7 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
         (["report", "nowhere"], "nowhere run.json"),
         (["select", "-m", "loss=bco,dpo"], "spot select one configuration"),
         (["run", "seed=14"], "file is empty"),
+        (["run", f"output={ROOT / 'train.py'}"], "train.py Not a directory output=<folder>"),
     ],
     ids=" ".join,
 )

@@ -1,0 +1,111 @@
+"""Intervals: values worked out by hand, an independent library, and coverage by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spot.evaluation.statistics import (
+    crossed,
+    mean_interval,
+    paired,
+    question_means,
+    summarise,
+)
+from spot.records import Score
+
+
+def score(question: str, trial: int, correct: bool, verdict: str = "wrong") -> Score:
+    verdict = "correct" if correct else verdict
+    return Score(
+        f"b/{question}#{trial}", "b", "ood", question, trial, correct, verdict, "1", "", "stop", 10, 0
+    )
+
+
+def test_trials_of_a_question_count_once():
+    scores = [score("a", 0, True), score("a", 1, False), score("b", 0, True), score("b", 1, True)]
+    assert question_means(scores) == {"a": 50.0, "b": 100.0}
+    # n = 2, mean 75, s = 35.355, SE = 25, t(1) = 12.706: the interval is cut to what a percentage can be
+    summary = summarise(scores)
+    assert (summary.accuracy.value, summary.accuracy.low, summary.accuracy.high) == (75, 0, 100)
+    assert summary.trials == summary.fewest_trials == 2
+
+
+def test_shares_of_unusable_answers_and_missing_trials():
+    scores = [
+        score("a", 0, False, "unparseable"),
+        score("a", 1, False, "truncated"),
+        score("b", 0, True),
+        score("c", 0, False),
+    ]
+    summary = summarise(scores)
+    assert (summary.unparseable, summary.truncated, summary.mean_tokens) == (25, 25, 10)
+    assert (summary.trials, summary.fewest_trials) == (2, 1)
+
+
+def test_the_interval_is_scipys():
+    values = [0, 50, 100, 100, 0, 25]
+    low, high = stats.t.interval(0.95, 5, np.mean(values), stats.sem(values))
+    estimate = mean_interval(values)
+    assert estimate.low == pytest.approx(low)
+    assert estimate.high == pytest.approx(high)
+
+
+def test_constant_scores_are_not_certain():
+    # Clopper–Pearson of 0 in 30 is [0, 11.57%], of 30 in 30 it is [88.43%, 100%].
+    bound = 100 * stats.beta.ppf(0.975, 1, 30)
+    assert bound == pytest.approx(11.57, abs=0.01)
+    assert mean_interval([0.0] * 30, (0, 100)).high == pytest.approx(bound)
+    assert mean_interval([100.0] * 30, (0, 100)).low == pytest.approx(100 - bound)
+    estimate = crossed([np.zeros((5, 30))])
+    assert (estimate.low, estimate.high) == pytest.approx((-bound, bound))
+
+
+def test_pairs_are_formed_by_question_and_seed():
+    runs = [{"a": 100.0, "b": 0.0, "c": 50.0}, {"a": 0.0, "b": 0.0, "extra": 1.0}]
+    base = [{"a": 50.0, "b": 0.0}]
+    assert paired(runs, base).tolist() == [[50.0, 0.0], [-50.0, 0.0]]
+    with pytest.raises(ValueError, match="2 runs cannot be paired with 3"):
+        paired(runs, base * 3)
+
+
+def test_one_seed_is_the_paired_t_interval():
+    differences = np.array([[0.0, 50.0, 50.0, -50.0, 100.0]])
+    low, high = stats.t.interval(0.95, 4, differences.mean(), stats.sem(differences[0]))
+    estimate = crossed([differences])
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((30, low, high))
+    assert estimate.seeds == 1
+
+
+def test_two_ways_by_hand():
+    # Question means 10, 20, 30 (S² = 100), seed means 18, 22 (S² = 8), nothing left over.
+    table = np.array([[8.0, 18.0, 28.0], [12.0, 22.0, 32.0]])
+    by_question, by_seed = 100 / 3, 8 / 2
+    freedom = (by_question + by_seed) ** 2 / (by_question**2 / 2 + by_seed**2 / 1)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(by_question + by_seed)
+    estimate = crossed([table])
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((20, 20 - half, 20 + half))
+
+
+def test_an_average_over_benchmarks_has_a_quarter_of_two_equal_variances():
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(1, 50)) for _ in range(2)]
+    expected = np.sqrt(sum(t.var(ddof=1) / 50 for t in tables)) / 2 * stats.t.ppf(0.975, 49)
+    estimate = crossed(tables)
+    assert estimate.high - estimate.value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("seed_sd", "question_sd"), [(0, 30), (3, 10), (6, 30)])
+def test_coverage_of_95_percent(seed_sd, question_sd):
+    """5 seeds, 200 questions: the true mean 7 lies in the interval about as often as it promises."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(1000):
+        table = (
+            7
+            + rng.normal(0, seed_sd, (5, 1))
+            + rng.normal(0, question_sd, (1, 200))
+            + rng.normal(0, 35, (5, 200))
+        )
+        estimate = crossed([table])
+        hits += estimate.low <= 7 <= estimate.high
+    assert 0.93 <= hits / 1000 <= 0.985

@@ -308,7 +308,7 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
 # --- resuming --------------------------------------------------------------------------------
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The run ends here."""
 
 
@@ -318,7 +318,7 @@ def stop_at(step: int) -> Any:
 
     def probe(model: Any) -> dict[str, float]:
         if next(calls) == step:
-            raise Stopped
+            raise StoppedError
         return {"zero": 0.0}
 
     return probe
@@ -347,7 +347,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
         )
 
     run("whole", stop_at(-1))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run("stopped", stop_at(stop))
     kept = [path.name for path in (tmp_path / "stopped" / "resume").iterdir()]
     assert kept == [f"step_{resumes_at:08d}"]
@@ -362,22 +362,23 @@ def test_state_of_another_run_is_refused(
     tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
     options = RunOptions(save_every=1, ability_probe=stop_at(3), ability_every=1)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
     with pytest.raises(UserError, match="belongs to another run"):
         train(tiny_policy, tmp_path, pairs, held_out, Method("bce"), OPTIMISATION, 0, RunOptions())
 
 
-KILLED = """
+RUNS = """
 import json, sys
 from pathlib import Path
 from spot.records import Pair
 from spot.training.loop import Method, Optimisation, RunOptions, train
 
-policy, out, data = map(Path, sys.argv[1:4])
+policy, data, *outs = map(Path, sys.argv[1:])
 pairs = [Pair(**row) for row in json.loads(data.read_text())]
-train(policy, out, pairs, pairs[:4], Method("bco"), Optimisation(3e-3, epochs=20, batch_pairs=4), 0,
-      RunOptions(save_every=7))
+for out in outs:
+    optimisation = Optimisation(3e-3, epochs=20, batch_pairs=4)
+    train(policy, out, pairs, pairs[:4], Method("bco"), optimisation, 0, RunOptions(save_every=7))
 """
 
 
@@ -388,28 +389,27 @@ def test_a_killed_process_resumes_bit_for_bit(
     """SIGKILL somewhere in the middle, then the same command: 100 steps, each once."""
     data = tmp_path / "pairs.json"
     data.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-c", KILLED, str(tiny_policy), str(tmp_path / out), str(data)]
+    def start(*outs: Path) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-c", RUNS, *map(str, (tiny_policy, data, *outs))]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
 
-    assert start("whole").wait(120) == 0
-    process = start("killed")
-    table = tmp_path / "killed" / "metrics.csv"
-    deadline = time.monotonic() + 120
+    process = start(whole, killed)
+    table, deadline = killed / "metrics.csv", time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         if table.exists() and table.read_bytes().count(b"\n") > 40:
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait(30) == -signal.SIGKILL
-    assert list((tmp_path / "killed" / "resume").glob("step_*/state.ckpt"))
-    assert start("killed").wait(120) == 0
-    wanted, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert list((killed / "resume").glob("step_*/state.ckpt"))
+    assert start(killed).wait(200) == 0
+    wanted, got = weights(whole), weights(killed)
     assert all(torch.equal(wanted[k], got[k]) for k in wanted)
-    assert without_timings(tmp_path / "killed") == without_timings(tmp_path / "whole")
-    assert len(rows(tmp_path / "killed")) == 101
+    assert without_timings(killed) == without_timings(whole)
+    assert len(rows(killed)) == 101
 
 
 # --- probes, loggers, bad input ------------------------------------------------------------------

@@ -54,7 +54,7 @@ def visible(rows: Sequence[tuple[int, int, int]], width: int) -> Tensor:
     lengths = torch.tensor(rows)
     c, ca = lengths[:, 0, None, None], lengths[:, :2].sum(1)[:, None, None]
     query, key = torch.arange(width)[None, :, None], torch.arange(width)[None, None, :]
-    return (key <= query) & ~((query >= ca) & (key >= c) & (key < ca))
+    return (key <= query) & ~((query >= ca) & ((key >= c) & (key < ca)))
 
 
 def make_layout(rows: Sequence[tuple[int, int, int]], dtype: torch.dtype = torch.float32) -> Layout:
@@ -106,7 +106,7 @@ def packed_sdpa(
     def gather(states: Tensor, block: Block) -> Tensor:  # → [rows, heads, width, d]
         _, heads, _, d = states.shape
         flat = states.transpose(1, 2).reshape(-1, heads * d)
-        return flat[block.index].view(*block.shape, heads, d).transpose(1, 2)
+        return flat.index_select(0, block.index).view(*block.shape, heads, d).transpose(1, 2)
 
     outputs = []
     for block in layout.blocks:
@@ -116,7 +116,7 @@ def packed_sdpa(
         )
         outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[3]))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return flat[layout.back].view(1, -1, query.shape[1], query.shape[3]), None
+    return flat.index_select(0, layout.back).view(1, -1, query.shape[1], query.shape[3]), None
 
 
 AttentionInterface.register(NAME, packed_sdpa)

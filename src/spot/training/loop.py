@@ -33,7 +33,7 @@ from spot.training.packing import (
     row_tokens,
 )
 from spot.training.reference import ReferenceScores, reference_scores, weights_digest
-from spot.training.saving import Checkpoints, MetricsTable, save_model
+from spot.training.saving import Checkpoints, MetricsTable, save_model, sync
 
 COLUMNS = [
     "step", "loss",
@@ -203,7 +203,7 @@ def fit(
             logger.log_metrics(dict(metrics), step=step)
 
     module.record, module.steps = record, len(plan)
-    trainer = make_trainer(options, [SaveState(checkpoints, options.save_every)])
+    trainer = make_trainer(options, [SaveState(checkpoints, table, options.save_every)])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=found[1] if found else None)
@@ -232,14 +232,15 @@ def make_trainer(options: RunOptions, callbacks: Sequence[pl.Callback]) -> pl.Tr
 class SaveState(pl.Callback):
     """Keeps the last resumable state: weights, optimiser, schedule, δ, place in the data, RNG."""
 
-    def __init__(self, checkpoints: Checkpoints, every: int) -> None:
-        self.checkpoints, self.every = checkpoints, every
+    def __init__(self, checkpoints: Checkpoints, table: MetricsTable, every: int) -> None:
+        self.checkpoints, self.table, self.every = checkpoints, table, every
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
         if step % self.every == 0 and step < last:
+            sync(self.table.path)  # no state without the rows that led to it
             self.checkpoints.save(step, trainer.save_checkpoint)
 
 

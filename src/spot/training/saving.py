@@ -16,7 +16,7 @@ from typing import Any
 CHECKPOINT = "state.ckpt"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -30,11 +30,11 @@ def write_aside(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(data)
-        _sync(aside)
+        sync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:
@@ -44,11 +44,11 @@ def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:
     aside.mkdir(parents=True)
     fill(aside)
     for path in [*aside.rglob("*"), aside]:
-        _sync(path)
+        sync(path)
     if folder.exists():  # a kill between the next two lines leaves no folder, and the run redoes it
         shutil.rmtree(folder)
     aside.replace(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

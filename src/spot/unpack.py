@@ -89,7 +89,7 @@ def trivial(benchmarks: Sequence[Benchmark]) -> dict[str, float]:
     from spot.evaluation import arithmetic
 
     return {
-        b.name: arithmetic.trivial_accuracy(b.name, b.questions)
+        b.name: 100 * arithmetic.trivial_accuracy(b.name, b.questions)
         for b in benchmarks
         if b.grade is arithmetic.grade
     }

@@ -1,0 +1,146 @@
+"""What finished runs left, read back for the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from spot import store
+from spot.errors import UserError
+from spot.evaluation.statistics import question_means
+from spot.records import Pair, Score
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run's record and its products."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def arm(self) -> str:
+        """The paper's name for the choices, else what tells them apart."""
+        config = self.record["config"]
+        return str(self.record["arm"] or f"{config['loss']['name']} on {config['data']['arm']}")
+
+    @property
+    def seed(self) -> int:
+        return int(self.record["seed"])
+
+    def product(self, name: str) -> Path:
+        return (self.folder / self.record["products"][name]).resolve()
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        return store.read_manifest(self.product(name))
+
+    @cached_property
+    def scores(self) -> dict[str, list[Score]]:
+        return by_benchmark(self.product("scores"))
+
+    @cached_property
+    def base_scores(self) -> dict[str, list[Score]]:
+        return by_benchmark(self.product("base_scores"))
+
+    @cached_property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Mean of every question, by benchmark, in percent."""
+        return {name: question_means(rows) for name, rows in self.scores.items()}
+
+    @cached_property
+    def base_means(self) -> dict[str, dict[str, float]]:
+        return {name: question_means(rows) for name, rows in self.base_scores.items()}
+
+    @cached_property
+    def metrics(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of every column of metrics.csv, where it was measured."""
+        columns: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        with (self.product("checkpoint") / "metrics.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name != "step":
+                        columns[name][0].append(int(row["step"]))
+                        columns[name][1].append(float(value))
+        return dict(columns)
+
+    def pairs(self, name: str = "pairs") -> list[Pair]:
+        return store.read_rows(self.product(name), Pair)
+
+
+def by_benchmark(folder: Path) -> dict[str, list[Score]]:
+    """Scores of an evaluation by benchmark, in the order of first appearance."""
+    result: dict[str, list[Score]] = defaultdict(list)
+    for row in store.read_rows(folder, Score):
+        result[row.benchmark].append(row)
+    return dict(result)
+
+
+def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
+    """The finished runs in `folder`, itself a run or a sweep of jobs, and the jobs not finished."""
+    if (folder / RUN_FILE).exists():
+        return [_read(folder)], []
+    jobs = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
+    finished = [_read(job) for job in jobs if (job / RUN_FILE).exists()]
+    if not finished:
+        raise UserError(
+            f"{folder} holds no finished run: give a run's folder, or a sweep's, "
+            "below outputs/runs or outputs/sweeps."
+        )
+    return finished, [job.name for job in jobs if not (job / RUN_FILE).exists()]
+
+
+def _read(folder: Path) -> FinishedRun:
+    try:
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"{folder / RUN_FILE} is damaged: delete it and run its command again."
+        ) from None
+    return FinishedRun(folder, record)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs grouped by arm, with the benchmarks they share."""
+
+    runs: list[FinishedRun]
+    unfinished: list[str]
+
+    @cached_property
+    def arms(self) -> dict[str, list[FinishedRun]]:
+        """Runs of each arm by seed; arms in the order they first ran."""
+        groups: dict[str, list[FinishedRun]] = defaultdict(list)
+        for run in self.runs:
+            groups[run.arm].append(run)
+        return {arm: sorted(runs, key=lambda r: r.seed) for arm, runs in groups.items()}
+
+    @cached_property
+    def domains(self) -> dict[str, list[str]]:
+        """Benchmarks of each domain, in_domain first, then ood, then general."""
+        rows = {name: rows[0].domain for name, rows in self.runs[0].scores.items()}
+        return {
+            domain: [name for name in self.ordered(rows) if rows[name] == domain]
+            for domain in ("in_domain", "ood", "general")
+            if domain in rows.values()
+        }
+
+    def ordered(self, names: Mapping[str, Any]) -> list[str]:
+        """Benchmarks in the order the configuration names them."""
+        tasks = list(self.runs[0].record["config"]["benchmarks"]["tasks"])
+        return sorted(names, key=lambda n: tasks.index(n) if n in tasks else len(tasks))
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return [name for names in self.domains.values() for name in names]
+
+    @property
+    def name(self) -> str:
+        return str(self.runs[0].record["study"] or "run")

@@ -103,7 +103,7 @@ def _with_hydra(command: str, arguments: list[str]) -> None:
     """Check the configuration, then let Hydra make the folder (or expand the sweep) and run it."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to `main`
     parsed = _parse_flags(arguments)
-    config.register()
+    compose.register()
     if not _only_shows(parsed):
         sweep = compose.check(list(parsed.overrides), parsed.multirun, _until(command))
         if sweep and command != "run":

@@ -7,6 +7,7 @@ first job starts.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,12 +35,47 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
+def register() -> None:
+    """Make the schemas known to Hydra; each YAML of a group names its schema in its defaults list."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    groups: dict[str, Any] = {
+        "model": schema.ModelConfig,
+        "data": schema.DataConfig,
+        "oracle": schema.OracleConfig,
+        "generator": schema.GeneratorConfig,
+        "loss": schema.LossConfig,
+        "hardware": schema.HardwareConfig,
+        "benchmarks": schema.BenchmarksConfig,
+        "benchmark": schema.BenchmarkConfig,
+        "logger": schema.LoggerConfig,
+    }
+    for group, node in groups.items():
+        store.store(group=group, name="schema", node=node)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
+    """The folder of a sweep: a study's, the same every time so that it resumes; else one by time.
+
+    What the command line adds to the study is part of the name: other settings, other folder.
+    """
+    if study is None:
+        return now
+    own = re.compile(r"\+\w+=\w+$|output=")  # the study's file itself (+paper=table2)
+    added = sorted(line for line in overrides if not own.match(line))
+    text = "__".join([study, *(re.sub(r"[^\w.=,+-]", "-", line) for line in added)])
+    return (
+        text if len(text) <= 100 else f"{text[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
+
+
 @contextmanager
 def _hydra() -> Iterator[Any]:
     """A Hydra that knows conf/ and the schemas, for as long as the block lasts."""
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing: install spot from a clone, `make install`.")
-    schema.register()
+    register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield GlobalHydra.instance().hydra
 

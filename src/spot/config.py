@@ -8,16 +8,13 @@ reported before anything heavy is loaded. Config objects stop at `pipeline.py`: 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from spot.errors import UserError
+from spot.errors import UserError, in_range, one_of
 
 ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each
     "sft": ("sft", "direct"),
@@ -33,29 +30,6 @@ LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
 DATA_ARMS = ("rectified", "direct", "self")
 NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
 SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
-
-
-def _in_range(
-    key: str,
-    value: float | None,
-    low: float,
-    high: float | None = None,
-    *,
-    open_low: bool = False,
-) -> None:
-    """Refuse a value outside [low, high], or (low, high] when `open_low`."""
-    if value is None:
-        return
-    too_low = value <= low if open_low else value < low
-    if too_low or (high is not None and value > high):
-        left = f"{'>' if open_low else '>='} {low:g}"
-        right = "" if high is None else f" and <= {high:g}"
-        raise UserError(f"{key}={value:g} is out of range: it must be {left}{right}.")
-
-
-def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{key}={value} is unknown: choose one of {', '.join(valid)}.")
 
 
 @dataclass
@@ -75,10 +49,10 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("model.pretrain.corpus", self.corpus, ("arithmetic", "data"))
+        one_of("model.pretrain.corpus", self.corpus, ("arithmetic", "data"))
         for name in ("vocabulary", "layers", "width", "heads", "steps", "batch"):
-            _in_range(f"model.pretrain.{name}", getattr(self, name), 1)
-        _in_range("model.pretrain.learning_rate", self.learning_rate, 0, 1, open_low=True)
+            in_range(f"model.pretrain.{name}", getattr(self, name), 1)
+        in_range("model.pretrain.learning_rate", self.learning_rate, 0, 1, open_low=True)
         if self.width % self.heads:
             raise UserError(
                 f"model.pretrain.width={self.width} is not divisible by "
@@ -109,11 +83,11 @@ class ModelConfig:
     pretrain: PretrainConfig | None = None
 
     def __post_init__(self) -> None:
-        _in_range("model.context_length", self.context_length, 8)
-        _in_range("model.learning_rate_reward", self.learning_rate_reward, 0, 1, open_low=True)
-        _in_range("model.learning_rate_sft", self.learning_rate_sft, 0, 1, open_low=True)
+        in_range("model.context_length", self.context_length, 8)
+        in_range("model.learning_rate_reward", self.learning_rate_reward, 0, 1, open_low=True)
+        in_range("model.learning_rate_sft", self.learning_rate_sft, 0, 1, open_low=True)
         for name in self.tuned:
-            _one_of("model.tuned", name, tuple(dict.fromkeys([*ARMS, *LOSSES])))
+            one_of("model.tuned", name, tuple(dict.fromkeys([*ARMS, *LOSSES])))
 
 
 @dataclass
@@ -146,15 +120,15 @@ class DataConfig:
     on_bad_row: str = "error"  # error | drop (and count)
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, ("arithmetic", "jsonl"))
-        _one_of("data.arm", self.arm, DATA_ARMS)
-        _one_of("data.answer_format", self.answer_format, ("boxed", "last", "json"))
-        _one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
-        _in_range("data.gamma", self.gamma, 0, 1)
-        _in_range("data.questions", self.questions, 1)
-        _in_range("data.samples", self.samples, 1)
-        _in_range("data.pairs", self.pairs, 1)
-        _in_range("data.held_out", self.held_out, 1)
+        one_of("data.source", self.source, ("arithmetic", "jsonl"))
+        one_of("data.arm", self.arm, DATA_ARMS)
+        one_of("data.answer_format", self.answer_format, ("boxed", "last", "json"))
+        one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
+        in_range("data.gamma", self.gamma, 0, 1)
+        in_range("data.questions", self.questions, 1)
+        in_range("data.samples", self.samples, 1)
+        in_range("data.pairs", self.pairs, 1)
+        in_range("data.held_out", self.held_out, 1)
         if self.source == "jsonl" and not self.path:
             raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
 
@@ -172,9 +146,9 @@ class OracleConfig:
     path: str | None = None  # human: the file of corrections; null: data.path
 
     def __post_init__(self) -> None:
-        _one_of("oracle.kind", self.kind, ("rule", "human"))
-        _in_range("oracle.minimal", self.minimal, 0, 1)
-        _in_range("oracle.continuation", self.continuation, 0, 1)
+        one_of("oracle.kind", self.kind, ("rule", "human"))
+        in_range("oracle.minimal", self.minimal, 0, 1)
+        in_range("oracle.continuation", self.continuation, 0, 1)
         if self.minimal + self.continuation > 1 + 1e-9:
             raise UserError(
                 f"oracle.minimal + oracle.continuation = {self.minimal + self.continuation:g}: "
@@ -194,12 +168,12 @@ class GeneratorConfig:
     batch: int = 256
 
     def __post_init__(self) -> None:
-        _one_of("generator.kind", self.kind, ("transformers",))
-        _in_range("generator.temperature", self.temperature, 0)
-        _in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
-        _in_range("generator.top_k", self.top_k, 0)
-        _in_range("generator.max_new_tokens", self.max_new_tokens, 1)
-        _in_range("generator.batch", self.batch, 1)
+        one_of("generator.kind", self.kind, ("transformers",))
+        in_range("generator.temperature", self.temperature, 0)
+        in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
+        in_range("generator.top_k", self.top_k, 0)
+        in_range("generator.max_new_tokens", self.max_new_tokens, 1)
+        in_range("generator.batch", self.batch, 1)
 
 
 @dataclass
@@ -210,8 +184,8 @@ class DeltaConfig:
     decay: float = 0.9  # of the average; the paper does not state it
 
     def __post_init__(self) -> None:
-        _one_of("loss.delta.mode", self.mode, ("ema", "cumulative", "zero"))
-        _in_range("loss.delta.decay", self.decay, 0, 1)
+        one_of("loss.delta.mode", self.mode, ("ema", "cumulative", "zero"))
+        in_range("loss.delta.decay", self.decay, 0, 1)
 
 
 @dataclass
@@ -233,18 +207,18 @@ class LossConfig:
     clip: float = 1.0  # of the global gradient norm
 
     def __post_init__(self) -> None:
-        _one_of("loss.name", self.name, LOSSES)
-        _one_of("loss.sft_reduction", self.sft_reduction, ("token", "sequence"))
-        _one_of("loss.schedule", self.schedule, ("cosine", "linear", "constant"))
-        _in_range("loss.beta", self.beta, 0, open_low=True)
-        _in_range("loss.learning_rate", self.learning_rate, 0, 1, open_low=True)
-        _in_range("loss.epochs", self.epochs, 1)
-        _in_range("loss.batch_pairs", self.batch_pairs, 1)
-        _in_range("loss.warmup", self.warmup, 0, 1)
-        _in_range("loss.weight_decay", self.weight_decay, 0)
-        _in_range("loss.adam_beta1", self.adam_beta1, 0, 0.9999)
-        _in_range("loss.adam_beta2", self.adam_beta2, 0, 0.99999)
-        _in_range("loss.clip", self.clip, 0, open_low=True)
+        one_of("loss.name", self.name, LOSSES)
+        one_of("loss.sft_reduction", self.sft_reduction, ("token", "sequence"))
+        one_of("loss.schedule", self.schedule, ("cosine", "linear", "constant"))
+        in_range("loss.beta", self.beta, 0, open_low=True)
+        in_range("loss.learning_rate", self.learning_rate, 0, 1, open_low=True)
+        in_range("loss.epochs", self.epochs, 1)
+        in_range("loss.batch_pairs", self.batch_pairs, 1)
+        in_range("loss.warmup", self.warmup, 0, 1)
+        in_range("loss.weight_decay", self.weight_decay, 0)
+        in_range("loss.adam_beta1", self.adam_beta1, 0, 0.9999)
+        in_range("loss.adam_beta2", self.adam_beta2, 0, 0.99999)
+        in_range("loss.clip", self.clip, 0, open_low=True)
 
 
 @dataclass
@@ -258,10 +232,10 @@ class HardwareConfig:
     tokens_per_pack: int = 8192  # the largest forward pass
 
     def __post_init__(self) -> None:
-        _one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
-        _one_of("hardware.precision", self.precision, ("fp32", "bf16"))
-        _in_range("hardware.threads", self.threads, 1)
-        _in_range("hardware.tokens_per_pack", self.tokens_per_pack, 1)
+        one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
+        one_of("hardware.precision", self.precision, ("fp32", "bf16"))
+        in_range("hardware.threads", self.threads, 1)
+        in_range("hardware.tokens_per_pack", self.tokens_per_pack, 1)
 
 
 @dataclass
@@ -275,10 +249,10 @@ class BenchmarkConfig:
     trials: int = 2
 
     def __post_init__(self) -> None:
-        _one_of("benchmark.family", self.family, ("arithmetic", "data"))
-        _one_of("benchmark.domain", self.domain, ("in_domain", "ood", "general"))
-        _in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
-        _in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
+        one_of("benchmark.family", self.family, ("arithmetic", "data"))
+        one_of("benchmark.domain", self.domain, ("in_domain", "ood", "general"))
+        in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
+        in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
 
 
 @dataclass
@@ -300,10 +274,10 @@ class ProbeConfig:
     ability_every: int = 25  # … every so many steps; 0: never
 
     def __post_init__(self) -> None:
-        _in_range("probe.pairs", self.pairs, 1)
-        _in_range("probe.every", self.every, 1)
-        _in_range("probe.questions", self.questions, 1)
-        _in_range("probe.ability_every", self.ability_every, 0)
+        in_range("probe.pairs", self.pairs, 1)
+        in_range("probe.every", self.every, 1)
+        in_range("probe.questions", self.questions, 1)
+        in_range("probe.ability_every", self.ability_every, 0)
 
 
 @dataclass
@@ -316,7 +290,7 @@ class LoggerConfig:
     project: str = "spot"
 
     def __post_init__(self) -> None:
-        _one_of("logger.wandb_mode", self.wandb_mode, ("offline", "online"))
+        one_of("logger.wandb_mode", self.wandb_mode, ("offline", "online"))
 
 
 @dataclass
@@ -333,52 +307,16 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     arm: str | None = None  # what loss and data.arm are called together; `typed` fills it in
-    study: str | None = (
-        None  # a sweep of experiments/paper: whose tables and claims the report compares
-    )
+    study: str | None = None  # a sweep of experiments/paper, whose tables and claims are compared
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
     save_every: int = 50  # optimiser steps between resumable checkpoints
     output: str = "outputs"  # products and runs go here
 
     def __post_init__(self) -> None:
-        _in_range("seed", self.seed, 0)
-        _in_range("save_every", self.save_every, 1)
+        in_range("seed", self.seed, 0)
+        in_range("save_every", self.save_every, 1)
         if not self.output.strip():
             raise UserError("output is empty: name a folder, output=outputs.")
-
-
-def register() -> None:
-    """Make the schemas known to Hydra; each YAML of a group names its schema in its defaults list."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    groups: dict[str, Any] = {
-        "model": ModelConfig,
-        "data": DataConfig,
-        "oracle": OracleConfig,
-        "generator": GeneratorConfig,
-        "loss": LossConfig,
-        "hardware": HardwareConfig,
-        "benchmarks": BenchmarksConfig,
-        "benchmark": BenchmarkConfig,
-        "logger": LoggerConfig,
-    }
-    for group, node in groups.items():
-        store.store(group=group, name="schema", node=node)
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-
-
-def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
-    """The folder of a sweep: a study's, the same every time so that it resumes; else one by time.
-
-    What the command line adds to the study is part of the name: other settings, other folder.
-    """
-    if study is None:
-        return now
-    added = sorted(line for line in overrides if not line.startswith(("+paper=", "output=")))
-    text = "__".join([study, *(re.sub(r"[^\w.=,+-]", "-", line) for line in added)])
-    return (
-        text if len(text) <= 100 else f"{text[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    )
 
 
 def typed(config: DictConfig, until: str | None = None) -> Config:
@@ -405,9 +343,15 @@ def plain(config: Config) -> dict[str, Any]:
 
 def check_combination(config: Config, until: str | None = None) -> None:
     """Refuse choices that are each valid but impossible together, as far as the run gets."""
+    loss, data, oracle, model = config.loss.name, config.data, config.oracle, config.model
+    learns_from_data = model.path is None and model.pretrain and model.pretrain.corpus == "data"
+    if learns_from_data and not (data.source == "jsonl" and data.fields.response):
+        raise UserError(
+            f"model={model.name} learns from the responses in the data: give data=jsonl with "
+            "data.fields.response=<field>, or choose another model."
+        )
     if until in ("elicit", "pretrain"):
         return
-    loss, data, oracle = config.loss.name, config.data, config.oracle
     if data.arm == "direct" and oracle.kind == "human":
         raise UserError(
             "oracle=human only corrects: data.arm=direct needs an Oracle that answers (oracle=rule)."

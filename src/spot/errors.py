@@ -1,5 +1,31 @@
 """The one exception that is shown to the user as a single line instead of a traceback."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line and names the next step."""
+
+
+def in_range(
+    key: str,
+    value: float | None,
+    low: float,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+) -> None:
+    """Refuse a value outside [low, high], or (low, high] when `open_low`."""
+    if value is None:
+        return
+    too_low = value <= low if open_low else value < low
+    if too_low or (high is not None and value > high):
+        left = f"{'>' if open_low else '>='} {low:g}"
+        right = "" if high is None else f" and <= {high:g}"
+        raise UserError(f"{key}={value:g} is out of range: it must be {left}{right}.")
+
+
+def one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the valid ones."""
+    if value not in valid:
+        raise UserError(f"{key}={value} is unknown: choose one of {', '.join(valid)}.")

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 
 from spot import config
-from spot.compose import CONF, check, compose
+from spot.compose import CONF, check, compose, sweep_name
 from spot.errors import UserError
 
 ROOT = CONF.parent
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/**/*.yaml"))
 NEEDED = {  # what an option cannot know by itself
-    ("data", "jsonl"): ["data.path=rows.jsonl", "data.fields.solution=solution"],
+    ("data", "jsonl"): [
+        "data.path=rows.jsonl",
+        "data.fields.response=output",
+        "data.fields.solution=solution",
+    ],
     ("data", "gsm8k_attempts"): ["data.path=rows.jsonl"],
     ("oracle", "human"): ["oracle.path=corrections.jsonl"],
-    ("arm", "rft"): [],
+    ("model", "tiny_bpe"): [
+        "data=jsonl",
+        "data.path=rows.jsonl",
+        "data.fields.response=output",
+        "data.fields.solution=solution",
+    ],
 }
 
 
@@ -49,8 +60,8 @@ def test_every_option_names_its_schema(option: Path) -> None:
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=str)
 def test_every_job_of_every_experiment_composes(file: Path) -> None:
-    assert file.parent.name == "paper", "only groups on the search path are composed here"
-    assert check([f"+paper={file.stem}"]) is True
+    assert file.parent.parent.name == "experiments", "the search path knows experiments/<group>/"
+    assert check([f"+{file.parent.name}={file.stem}"]) is True
 
 
 def test_the_default_is_the_laptop_world_with_bco() -> None:
@@ -107,6 +118,15 @@ def test_a_data_set_chooses_its_oracle_unless_told_otherwise() -> None:
     assert other.model.path == "Qwen/Qwen3-8B"
 
 
+def test_the_student_that_ships_is_the_one_that_is_asked_for() -> None:
+    """Otherwise every first run would begin by pretraining another."""
+    manifest = json.loads((ROOT / "src/spot/assets/tiny/manifest.json").read_text())
+    tiny = compose().model
+    assert tiny.pretrain is not None
+    assert asdict(tiny.pretrain) == manifest["settings"]
+    assert tiny.context_length == manifest["context_length"]
+
+
 @pytest.mark.parametrize(
     ("model", "reward", "sft"),
     [("qwen3_8b", 1e-6, 5e-6), ("llama31_8b_instruct", 2e-7, 1e-6)],
@@ -156,10 +176,11 @@ def test_table2_is_six_arms_on_five_seeds() -> None:
 
 
 def test_a_study_has_one_folder_for_each_setting() -> None:
-    name = config.sweep_name
+    name = sweep_name
     assert name(None, ["loss=bco,dpo"], "now") == "now"
     assert name("table2", ["+paper=table2"], "now") == "table2"
     assert name("table2", ["+paper=table2", "output=elsewhere"], "now") == "table2"
+    assert name("tuning_reward", ["+tuning=reward"], "now") == "tuning_reward"
     assert name("table2", ["model=a/b", "+paper=table2"], "now") == "table2__model=a-b"
     long = name("table2", [f"model.path={'x' * 200}"], "now")
     assert len(long) < 110
@@ -168,7 +189,7 @@ def test_a_study_has_one_folder_for_each_setting() -> None:
 
 def test_grading_needs_no_oracle() -> None:
     """Answers can be imported and graded where nobody could correct them."""
-    overrides = ["data=jsonl", "data.path=rows.jsonl"]
+    overrides = ["data=jsonl", "data.path=rows.jsonl", "data.fields.response=output"]
     assert compose(overrides, until="elicit").data.path == "rows.jsonl"
     with pytest.raises(UserError, match="oracle=human needs corrections"):
         compose(overrides, until="rectify")

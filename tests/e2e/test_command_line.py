@@ -50,8 +50,8 @@ def test_train_py_stays_a_doorway() -> None:
 
 
 def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    done = spot(tmp_path, fake_pipeline, "pretrain", "model=tiny_bpe")
-    assert "pretrained tiny_bpe" in done.stdout
+    done = spot(tmp_path, fake_pipeline, "pretrain", "model=tiny")
+    assert "pretrained tiny" in done.stdout
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "run.json").write_text("{}")
     done = spot(tmp_path, fake_pipeline, "report", "sweep")

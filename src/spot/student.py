@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from spot.chat import prompt_ids, response_ids
-from spot.oracle.rule import collected, own_words
+from spot.oracle.rule import collected, rewrite
 from spot.progress import track
 from spot.questions import arithmetic, corpus
 
@@ -116,7 +116,7 @@ def _world_texts() -> Iterator[str]:
     for _ in range(50):
         chain = arithmetic.draw_chain(rng, "pretraining")
         yield collected(chain)
-        yield own_words(arithmetic.work(chain))
+        yield rewrite(arithmetic.work(chain))
 
 
 # ------------------------------------------------------------------------------------ the model

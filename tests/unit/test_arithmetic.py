@@ -30,11 +30,20 @@ def test_the_second_sign_of_a_bracket_after_a_minus_turns_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "sign", "right", "carries"),
-    [(47, "+", 38, True), (42, "+", 37, False), (105, "-", 38, True), (98, "-", 38, False)],
+    ("left", "sign", "right", "off_by"),
+    [
+        (47, "+", 38, -10),  # 7 + 8 = 15: the carry is lost, 75
+        (42, "+", 37, 10),  # 2 + 7 = 9 nearly carries: 89
+        (42, "+", 34, 10),  # 6
+        (42, "+", 33, 0),  # 5: out of reach
+        (105, "-", 38, 10),  # 5 - 8: the borrow is lost, 77
+        (98, "-", 38, -10),  # 8 - 8 = 0 nearly borrows: 50
+        (98, "-", 35, -10),  # 3
+        (98, "-", 34, 0),  # 4: out of reach
+    ],
 )
-def test_needs_carry(left: int, sign: str, right: int, carries: bool) -> None:
-    assert arithmetic.needs_carry(left, sign, right) is carries
+def test_a_carry_goes_wrong_both_ways(left: int, sign: str, right: int, off_by: int) -> None:
+    assert arithmetic.miscarried(left, sign, right) == off_by
 
 
 def test_questions_are_distinct_repeatable_and_right() -> None:
@@ -85,17 +94,18 @@ def test_without_slips_the_corpus_is_right_and_with_them_it_errs_where_it_should
         asked[kind] += 1
         wrong[kind] += corpus.slipping_work(rng, chain, corpus.Slips()) != work(chain)
     assert wrong["none"] == 0
+    assert asked["A"] > 100
     assert wrong["B"] / asked["B"] > 0.95
     assert 0.2 < wrong["A"] / asked["A"] < 0.9
 
 
 def test_a_lost_carry_and_what_builds_on_it() -> None:
-    chain = (Term("+", 47), Term("+", 38), Term("-", 12))
+    chain = (Term("+", 47), Term("+", 38), Term("-", 11))  # 5 - 1 = 4: no borrow near
     always = corpus.Slips(carry=1, bracket=0)
     steps = corpus.slipping_work(random.Random(0), chain, always)
-    assert steps == [Step(47, "+", 38, 75), Step(75, "-", 12, 63)]
+    assert steps == [Step(47, "+", 38, 75), Step(75, "-", 11, 64)]
     assert corpus.told(steps) == (
-        r"47 + 38 = 75. 75 - 12 = 63. Therefore, the final answer is: $\boxed{63}$."
+        r"47 + 38 = 75. 75 - 11 = 64. Therefore, the final answer is: $\boxed{64}$."
     )
 
 

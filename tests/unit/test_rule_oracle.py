@@ -46,7 +46,9 @@ def test_steps_too_few_and_too_many() -> None:
 
 def test_a_continuation_keeps_the_right_steps_only() -> None:
     assert rule.continuation(SLIP, RIGHT) == (
-        "85 - 12 = 73. From 73 take 25 to get 48. To 48 add 7 to get 55. "
+        "85 - 12 = 73. "
+        "We now take away 25 from the number 73, and the number is then 48. "
+        "We now add 7 to the number 48, and the number is then 55. "
         r"Therefore, the final answer is: $\boxed{55}$."
     )
     assert rule.continuation("85 - 12 = 63. 63 + 25 = 88.", RIGHT) is None
@@ -55,7 +57,7 @@ def test_a_continuation_keeps_the_right_steps_only() -> None:
 @pytest.mark.parametrize("response", ["", "I do not know.", r"\boxed{3}", "85 - 12 = 73. So 73."])
 def test_what_cannot_be_read_is_rewritten(response: str) -> None:
     oracle = RuleOracle(minimal=1, continuation=0)
-    assert oracle.rectify(attempt(response)) == rule.own_words(RIGHT)
+    assert oracle.rectify(attempt(response)) == rule.rewrite(RIGHT)
 
 
 def test_a_question_it_does_not_understand_is_refused() -> None:
@@ -72,7 +74,7 @@ def test_the_kind_of_correction_depends_on_seed_and_id_alone() -> None:
     shares = Counter(there)
     assert shares[smallest_fix(SLIP, RIGHT)] == pytest.approx(500, abs=50)
     assert shares[rule.continuation(SLIP, RIGHT)] == pytest.approx(300, abs=50)
-    assert shares[rule.own_words(RIGHT)] == pytest.approx(200, abs=50)
+    assert shares[rule.rewrite(RIGHT)] == pytest.approx(200, abs=50)
 
 
 def test_every_answer_ends_in_the_right_box() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from spot import student
 from spot.chat import prompt_ids, response_ids
 from spot.evaluation.arithmetic import DOMAINS
-from spot.oracle.rule import collected, own_words
+from spot.oracle.rule import collected, rewrite
 from spot.questions import arithmetic, corpus
 
 SHIPPED = Path(student.__file__).parent / "assets" / "tiny"
@@ -47,7 +47,7 @@ def test_everything_the_world_says_comes_back_exactly(tokenizer: Any) -> None:
     rng = random.Random(11)
     chains = [arithmetic.draw_chain(rng, "sums") for _ in range(50)]
     texts += [collected(chain) for chain in chains]
-    texts += [own_words(arithmetic.work(chain)) for chain in chains]
+    texts += [rewrite(arithmetic.work(chain)) for chain in chains]
     for task in ("sums", *(f"benchmark/{name}" for name in DOMAINS)):
         texts += [question.text for question in arithmetic.questions(50, 11, task)]
     for text in texts:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from spot.questions.arithmetic import Chain, Step, parse_chain, signed, work
-from spot.questions.corpus import ENDING, in_words
+from spot.questions.corpus import ENDING
 from spot.records import Attempt
 
 _STEP = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
@@ -39,7 +39,7 @@ class RuleOracle:
             corrected = smallest_fix(attempt.response, right)
         elif draw < self.minimal + self.continuation:
             corrected = continuation(attempt.response, right)
-        return corrected or own_words(right)
+        return corrected or rewrite(right)
 
     def direct(self, attempt: Attempt) -> str | None:
         """The Oracle's own answer, by another way: all that is added, all that is taken, the rest."""
@@ -90,13 +90,21 @@ def continuation(response: str, right: list[Step]) -> str | None:
     if kept == 0:
         return None
     end = written_steps(response)[kept - 1][0][1]
-    return f"{response[:end]}. {own_words(right[kept:], right[-1].result)}"
+    return f"{response[:end]}. {own_words(right[kept:], right[-1].result, begin=False)}"
 
 
-def own_words(steps: list[Step], final: int | None = None) -> str:
-    """Steps and answer as the Oracle tells them."""
-    lines = [f"{in_words(step)}." for step in steps]
-    return " ".join([*lines, ENDING % (steps[-1].result if final is None else final)])
+def own_words(steps: list[Step], final: int, *, begin: bool = True) -> str:
+    """Steps and answer as the Oracle tells them: longer than the student would."""
+    lines = [f"We begin with the number {steps[0].left}."] if begin else []
+    for left, sign, right, result in steps:
+        way = f"add {right} to" if sign == "+" else f"take away {right} from"
+        lines.append(f"We now {way} the number {left}, and the number is then {result}.")
+    return " ".join([*lines, ENDING % final])
+
+
+def rewrite(right: list[Step]) -> str:
+    """The whole answer in the Oracle's words."""
+    return own_words(right, right[-1].result)
 
 
 def collected(chain: Chain) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from spot.records import Question
 
 LARGEST = 199  # of any number that is ever written
+NEAR_MISS = 4  # units that miss a carry by no more may get one all the same
 SPLITS = {  # of the checksum's hundred values
     "sums": range(0, 40),  # asked in training
     "pretraining": range(40, 70),
@@ -114,10 +115,16 @@ def work(chain: Sequence[Term]) -> list[Step]:
     return steps
 
 
-def needs_carry(left: int, sign: str, right: int) -> bool:
-    """Whether the units of a step carry (sum) or borrow (difference)."""
-    units = left % 10, right % 10
-    return sum(units) >= 10 if sign == "+" else units[0] < units[1]
+def miscarried(left: int, sign: str, right: int) -> int:
+    """What a wrong carry or borrow adds to the result; 0 where nobody would get it wrong.
+
+    One that is needed is lost (47 + 38 = 75); where the units come near to needing one, within
+    NEAR_MISS, it is invented (42 + 37 = 89). Being wrong both ways, it takes *carry when* to mend it.
+    """
+    excess = left % 10 + right % 10 - 10 if sign == "+" else right % 10 - left % 10 - 1
+    if excess < -NEAR_MISS:
+        return 0
+    return (-10 if excess >= 0 else 10) * (1 if sign == "+" else -1)
 
 
 def has_turned_bracket(chain: Sequence[Term]) -> bool:
@@ -126,10 +133,10 @@ def has_turned_bracket(chain: Sequence[Term]) -> bool:
 
 
 def error_class(chain: Sequence[Term]) -> str:
-    """What the student gets wrong here: B (a bracket after a minus), A (a carry or borrow) or none."""
+    """What the student gets wrong here: B (a bracket after a minus), A (a carry or borrow at stake) or none."""
     if has_turned_bracket(chain):
         return "B"
-    return "A" if any(needs_carry(s.left, s.sign, s.right) for s in work(chain)) else "none"
+    return "A" if any(miscarried(s.left, s.sign, s.right) for s in work(chain)) else "none"
 
 
 # ------------------------------------------------------------------------------------ chains

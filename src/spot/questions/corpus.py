@@ -1,7 +1,8 @@
 """What the laptop world's student reads before it meets us: answers with systematic slips.
 
-Steps that need a carry or a borrow lose it sometimes (class A). In a bracket after a minus the second
-sign nearly never turns round (class B). What follows builds on the slip, as a real model's errors do.
+Steps that need a carry or a borrow sometimes lose it, and steps that nearly do sometimes get one (class
+A). In a bracket after a minus the second sign nearly never turns round (class B). What follows builds
+on the slip, as a real model's errors do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from spot.questions.arithmetic import (
     bare_text,
     constrained_text,
     draw_chain,
-    needs_carry,
+    miscarried,
     signed,
     story_text,
 )
@@ -29,7 +30,7 @@ ENDING = r"Therefore, the final answer is: $\boxed{%d}$."  # the form the Oracle
 class Slips:
     """How often the corpus errs where it can."""
 
-    carry: float = 0.33  # A: per step that needs a carry or a borrow
+    carry: float = 0.32  # A: per step with a carry or borrow at stake
     bracket: float = 0.975  # B: per bracket after a minus
 
 
@@ -66,8 +67,8 @@ def slipping_work(rng: random.Random, chain: Chain, slips: Slips) -> list[Step]:
         steps = []
         for sign, right in rest:
             result = left + right if sign == "+" else left - right
-            if needs_carry(left, sign, right) and rng.random() < slips.carry:
-                result += -10 if sign == "+" else 10
+            if rng.random() < slips.carry:
+                result += miscarried(left, sign, right)
             steps.append(Step(left, sign, right, result))
             left = result
         if all(0 <= step.result <= LARGEST for step in steps):

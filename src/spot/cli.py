@@ -156,7 +156,7 @@ def _run(command: str, composed: DictConfig) -> None:
     from spot import pipeline  # imports torch
 
     if command == "pretrain":
-        pipeline.pretrain(settings, folder)
+        print(f"student: {pipeline.pretrain(settings, folder)}", flush=True)
         return
     report = pipeline.run(settings, folder, list(runtime.overrides.task), _until(command))
     if report is not None:

@@ -129,6 +129,8 @@ class DataConfig:
         in_range("data.samples", self.samples, 1)
         in_range("data.pairs", self.pairs, 1)
         in_range("data.held_out", self.held_out, 1)
+        if self.source == "arithmetic" and self.questions is None:
+            raise UserError("data.questions is missing: say how many, data.questions=<number>.")
         if self.source == "jsonl" and not self.path:
             raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
 

@@ -55,3 +55,8 @@ def run(
     from spot import report
 
     return report.build(folder)
+
+
+def pretrain(config: Config, folder: Path) -> Path:
+    """Make the student that `model.pretrain` describes; returns its folder in Hugging Face format."""
+    return stages.pretrain(Run(config, folder))

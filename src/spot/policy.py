@@ -43,11 +43,13 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
 
 def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) -> store.Product:
     """The student that `model.pretrain` describes, as a product of the stage `model`."""
-    assert model.pretrain is not None
-    settings = asdict(model.pretrain)
+    recipe = model.pretrain
+    if recipe is None:
+        raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
+    settings = asdict(recipe)
     inputs = {}
     rows = None
-    if model.pretrain.corpus == "data":
+    if recipe.corpus == "data":
         if not texts:
             raise UserError(
                 f"model={model.name} learns from the data's own responses: "
@@ -60,7 +62,7 @@ def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None)
     def make(folder: Path) -> None:
         from spot import student
 
-        student.make(folder / "model", model.pretrain, model.context_length, rows)
+        student.make(folder / "model", recipe, model.context_length, rows)
 
     store.compute_files(target, make, content="model/*")
     return target
@@ -96,5 +98,7 @@ def _folder_of(path: str, revision: str | None) -> Path:
 
 def _digest(folder: Path) -> str:
     hashes = store.folder_hashes(folder)
-    covered = {k: v for k, v in hashes.items() if Path(k).suffix in (".safetensors", ".json", ".jinja")}
+    covered = {
+        k: v for k, v in hashes.items() if Path(k).suffix in (".safetensors", ".json", ".jinja")
+    }
     return store.hash_text(json.dumps(covered, sort_keys=True))

@@ -123,5 +123,8 @@ def from_json(row_type: type[RowT], line: str) -> RowT:
         if unknown := sorted(value.keys() - names):
             raise ValueError(f"unknown fields {unknown} for {row_type.__name__}")
         return row_type(**value)
-    except (TypeError, AttributeError) as error:  # a field is missing, or the line is no JSON object
+    except (
+        TypeError,
+        AttributeError,
+    ) as error:  # a field is missing, or the line is no JSON object
         raise ValueError(f"not a {row_type.__name__}: {error}") from error

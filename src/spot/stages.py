@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spot import config as configuration
+from spot import policy as weights
 from spot import store, unpack
 from spot.config import Config
 from spot.errors import UserError
@@ -35,6 +36,14 @@ def start(this: Run) -> tuple[Policy, store.Product]:
         return policy, _elicit(this, policy)
     attempts = _import(this)
     return prepare(config.model, this.root, store.read_rows(attempts.folder, Attempt)), attempts
+
+
+def pretrain(this: Run) -> Path:
+    """The student of `model.pretrain`, made even where the package ships the same one."""
+    texts = None
+    if this.config.data.fields.response is not None:
+        texts = store.read_rows(_import(this).folder, Attempt)
+    return weights.pretrain(this.config.model, this.root, texts).folder / "model"
 
 
 def _elicit(this: Run, policy: Policy) -> store.Product:

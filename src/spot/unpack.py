@@ -192,7 +192,8 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
     if data.source == "arithmetic":
         from spot.questions import arithmetic
 
-        return arithmetic.questions(data.questions or 1000, data.seed), {}
+        assert data.questions is not None  # checked by DataConfig
+        return arithmetic.questions(data.questions, data.seed), {}
     from spot.questions.jsonl import read_questions
 
     return read_questions(

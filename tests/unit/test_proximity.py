@@ -1,5 +1,6 @@
 """Proximity against edit-distance's matcher, hand-derived values and the properties of eq. 1."""
 
+import itertools
 import random
 
 import edit_distance
@@ -108,13 +109,14 @@ def test_spans_rebuild_both_sides_and_keep_a_longest_subsequence(rejected, chose
     kept = 0
     for tag, i1, i2, j1, j2 in spans:
         if tag == "equal":
-            assert rejected[i1:i2] == chosen[j1:j2] and i2 > i1
+            assert rejected[i1:i2] == chosen[j1:j2]
+            assert i2 > i1
             kept += i2 - i1
         assert (tag == "delete") == (i2 > i1 and j2 == j1)
         assert (tag == "insert") == (i2 == i1 and j2 > j1)
     assert kept == lcs_by_edit_distance(rejected, chosen)
     equal = [tag == "equal" for tag, *_ in spans]
-    assert all(left != right for left, right in zip(equal, equal[1:], strict=False))
+    assert all(left != right for left, right in itertools.pairwise(equal))
 
 
 def test_spans_by_hand():

@@ -17,7 +17,18 @@ from spot.records import Score
 def score(question: str, trial: int, correct: bool, verdict: str = "wrong") -> Score:
     verdict = "correct" if correct else verdict
     return Score(
-        f"b/{question}#{trial}", "b", "ood", question, trial, correct, verdict, "1", "", "stop", 10, 0
+        f"b/{question}#{trial}",
+        "b",
+        "ood",
+        question,
+        trial,
+        correct,
+        verdict,
+        "1",
+        "",
+        "stop",
+        10,
+        0,
     )
 
 
@@ -83,7 +94,9 @@ def test_two_ways_by_hand():
     freedom = (by_question + by_seed) ** 2 / (by_question**2 / 2 + by_seed**2 / 1)
     half = stats.t.ppf(0.975, freedom) * np.sqrt(by_question + by_seed)
     estimate = crossed([table])
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((20, 20 - half, 20 + half))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+        (20, 20 - half, 20 + half)
+    )
 
 
 def test_an_average_over_benchmarks_has_a_quarter_of_two_equal_variances():

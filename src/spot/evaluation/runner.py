@@ -43,9 +43,7 @@ def evaluate(
             for trial in range(benchmark.trials):
                 key = f"{benchmark.name}/{question.id}#{trial}"
                 asked[key] = benchmark, question, trial
-                requests.append(
-                    Request(key, question.text, request_seed(seed, question.id, trial))
-                )
+                requests.append(Request(key, question.text, request_seed(seed, question.id, trial)))
     seeds = {request.key: request.seed for request in requests}
     for completion in generator.generate(requests, sampling, done):
         benchmark, question, trial = asked[completion.key]

@@ -132,9 +132,7 @@ def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:
     by_seed = _variance(np.mean([t.mean(axis=1) for t in tables], axis=0)) / seeds
     rest = sum(_residual(t) / t.size for t in tables) / count**2
     total = max(by_question + by_seed - rest, by_question, by_seed)
-    freedom = (by_question + by_seed) ** 2 / (
-        by_question**2 / freedom_q + by_seed**2 / (seeds - 1)
-    )
+    freedom = (by_question + by_seed) ** 2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
     half = _t(freedom) * math.sqrt(total)
     return Estimate(value, value - half, value + half, questions, seeds)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.utils.logging import disable_progress_bar
 
 from spot.chat import prompt_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling
@@ -125,6 +126,7 @@ def load(
     dtype: str = "float32",
 ) -> TransformersGenerator:
     """A generator of the model and tokenizer saved in `folder` (Hugging Face format)."""
+    disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return TransformersGenerator(model.to(device).eval(), tokenizer, batch_size, thinking)

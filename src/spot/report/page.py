@@ -107,9 +107,14 @@ class Piece:
 
 def marked(pair: Pair) -> tuple[list[Piece], list[Piece]]:
     """y⁻ and y⁺ in pieces, the edited words marked by their true longest common subsequence."""
-    rejected, chosen = (re.findall(r"\s*\S+|\s+$", text) for text in (pair.rejected or "", pair.chosen))
+    rejected, chosen = (
+        re.findall(r"\s*\S+|\s+$", text) for text in (pair.rejected or "", pair.chosen)
+    )
     numbers: dict[str, int] = {}
-    ids = [[numbers.setdefault(word.strip(), len(numbers)) for word in side] for side in (rejected, chosen)]
+    ids = [
+        [numbers.setdefault(word.strip(), len(numbers)) for word in side]
+        for side in (rejected, chosen)
+    ]
     before, after = [], []
     for tag, i1, i2, j1, j2 in edited_spans(*ids):
         edited = tag != "equal"

@@ -129,8 +129,6 @@ class DataConfig:
         in_range("data.samples", self.samples, 1)
         in_range("data.pairs", self.pairs, 1)
         in_range("data.held_out", self.held_out, 1)
-        if self.source == "arithmetic" and self.questions is None:
-            raise UserError("data.questions is missing: say how many, data.questions=<number>.")
         if self.source == "jsonl" and not self.path:
             raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
 
@@ -352,6 +350,8 @@ def check_combination(config: Config, until: str | None = None) -> None:
             f"model={model.name} learns from the responses in the data: give data=jsonl with "
             "data.fields.response=<field>, or choose another model."
         )
+    if config.data.source == "arithmetic" and config.data.questions is None:
+        raise UserError("data.questions is missing: say how many, data.questions=<number>.")
     if until in ("elicit", "pretrain"):
         return
     if data.arm == "direct" and oracle.kind == "human":

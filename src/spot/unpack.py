@@ -192,7 +192,7 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
     if data.source == "arithmetic":
         from spot.questions import arithmetic
 
-        assert data.questions is not None  # checked by DataConfig
+        assert data.questions is not None  # checked with the configuration
         return arithmetic.questions(data.questions, data.seed), {}
     from spot.questions.jsonl import read_questions
 

@@ -30,7 +30,7 @@ def test_a_row_survives_the_disk():
 
 @pytest.mark.parametrize("line", ["", "[]", "{", '{"id": "a"}', '{"id": "a", "extra": 1}'])
 def test_a_row_of_another_shape_is_refused(line):
-    with pytest.raises(ValueError, match="Expecting|not a Question|unknown fields"):
+    with pytest.raises(ValueError, match=r"Expecting|not a Question|unknown fields"):
         from_json(Question, line)
 
 

@@ -29,7 +29,7 @@ OVER_LONG = "over_long"
 ABOVE_GAMMA = "change_ratio_above_gamma"
 BEYOND_PAIRS = "beyond_pairs"
 
-_MARKER = re.compile(r"={2,}\s*CORRECTED\b[^=\n]*={2,}", re.IGNORECASE)
+_MARKER = re.compile(r"==[ \t]*CORRECTED\b[^=\n]*==", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ class Item(NamedTuple):
 
 # ---------------------------------------------------------------- the final answer out of a response
 
-_BRACE = re.compile(r"(\\+boxed\s*\{)|\\.|([{}])", re.DOTALL)
+# Responses are hostile input: no pattern here may take more than linear time.
+_BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]])[-−]\s?)?\$?{_NUMBER}(?:\s?/\s?{_NUMBER})?%?")
-_MARKER = re.compile(r"####|^\s*A:", re.MULTILINE)  # how GSM8K and models trained on it label it
+_MARKER = re.compile(r"####|^[ \t]*A:", re.MULTILINE)  # how GSM8K and models trained on it label it
 _JSON_ANSWER = re.compile(
     r'"answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}][^",{}\n]*))', re.DOTALL
 )
@@ -121,7 +122,7 @@ _VALUE = re.compile(
         (?:(\d+)\s+|(\d+)\s*(?=\\))?                     # the whole part of a mixed number
         (?:\\[dt]?frac\s*\{{\s*(-?\d+)\s*\}}\s*\{{\s*(\d+)\s*\}}|\\[dt]?frac\s*(\d)\s*(\d)|(\d+)\s*/\s*(\d+))
         |({_PLAIN})(?:[eE]([-+]?\d{{1,3}}))?
-    )\s*(\\?%)?\s*((?:[A-Za-z]+\s*)*)\.?""",
+    )\s*(\\?%)?\s*([A-Za-z\s]*)\.?""",
     re.VERBOSE,
 )
 
@@ -163,7 +164,7 @@ def _plain(answer: str) -> str:
 
 def _value(text: str) -> tuple[Fraction, bool] | None:
     """The exact number an answer writes, and whether it writes a percent sign (not applied)."""
-    match = _VALUE.fullmatch(text) if len(text) <= 100 else None
+    match = _VALUE.fullmatch(text) if len(text) <= LONGEST_ANSWER else None
     if match is None:
         return None
     sign, whole1, whole2, n1, d1, n2, d2, n3, d3, plain, exponent, percent, words = match.groups()

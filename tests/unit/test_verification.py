@@ -110,6 +110,7 @@ EQUAL = [
     ("10", "10 percent"),
     ("5 million", "5000000"),
     ("1e3", "1000"),
+    ("0." + "3" * 300, "0." + "3" * 300 + "00"),
     ("−5", "-5"),
     (r"\text{Evelyn}", "evelyn"),
     (r"\boxed{7}", "7"),
@@ -221,6 +222,39 @@ def test_hostile_answers_neither_hang_nor_kill():
     assert verdicts[0] == "unparseable"  # nobody could tell in time
     assert verdicts[1] in ("unparseable", "wrong")
     assert verdicts[2:] == ["wrong", "unparseable", "wrong", "wrong", "correct"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\" * 1_000_000,
+        r"\boxed{" * 150_000,
+        r"\boxed" + " " * 1_000_000,
+        "\n" * 1_000_000,
+        " " * 1_000_000 + "A",
+        "1," * 500_000,
+        "1/" * 500_000,
+        '"answer": "' * 100_000,
+        '"answer": "' + "\\" * 999_999,
+        "{" * 1_000_000,
+    ],
+    ids=lambda text: repr(text[:9]),
+)
+@pytest.mark.parametrize("answer_format", ["boxed", "last", "json"])
+def test_extraction_takes_linear_time(text, answer_format):
+    start = time.process_time()
+    extract(text, answer_format)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5 " + "a" * 1_900 + "!", "1" * 1_990 + "!", "1 " * 900, "5" + " a" * 900 + "!", "-" * 1_900],
+)
+def test_comparison_takes_little_time_whatever_is_compared(answer):
+    start = time.process_time()
+    assert quick_equal(answer, "5") is not True
+    assert time.process_time() - start < 1
 
 
 def test_a_killed_worker_is_replaced():

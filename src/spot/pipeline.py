@@ -27,7 +27,7 @@ def run(
     """
     this = Run(config, folder, overrides)
 
-    policy, attempts = stages.start(this)
+    attempts = stages.attempts(this)
     if until == "elicit":
         return None
 
@@ -38,6 +38,7 @@ def run(
     if until == "rectify":
         return None
 
+    policy = stages.policy(this, attempts)
     held_out = stages.select_held_out(this, policy, corrections)
     pairs = stages.select(this, policy, material)
     if until == "select":

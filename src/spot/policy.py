@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ def _folder_of(path: str, revision: str | None) -> Path:
         ) from error
 
 
+@functools.cache
 def _digest(folder: Path) -> str:
+    """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
     hashes = store.folder_hashes(folder)
     covered = {
         k: v for k, v in hashes.items() if Path(k).suffix in (".safetensors", ".json", ".jinja")

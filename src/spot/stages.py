@@ -28,14 +28,18 @@ from spot.verification import Verifier
 # ---- elicit ------------------------------------------------------------------------------------
 
 
-def start(this: Run) -> tuple[Policy, store.Product]:
-    """The policy and its graded attempts: sampled from it, or imported with the data."""
-    config = this.config
-    if config.data.fields.response is None:
-        policy = prepare(config.model, this.root)
-        return policy, _elicit(this, policy)
-    attempts = _import(this)
-    return prepare(config.model, this.root, store.read_rows(attempts.folder, Attempt)), attempts
+def attempts(this: Run) -> store.Product:
+    """The policy's graded attempts: sampled from it, or imported with the data."""
+    if this.config.data.fields.response is not None:
+        return _import(this)
+    return _elicit(this, prepare(this.config.model, this.root))
+
+
+def policy(this: Run, attempts: store.Product) -> Policy:
+    """The starting weights; a student of the data's own text learns it from imported attempts."""
+    imported = this.config.data.fields.response is not None
+    texts = store.read_rows(attempts.folder, Attempt) if imported else None
+    return prepare(this.config.model, this.root, texts)
 
 
 def pretrain(this: Run) -> Path:

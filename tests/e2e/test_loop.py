@@ -129,6 +129,7 @@ def kill_when(folder: Path, condition: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
     moments = {
         "elicit": lambda: lines_of(tmp_path, "elicit", 64),

@@ -1,22 +1,20 @@
-"""The report of a synthetic sweep: right numbers, every arm, hostile text as text, verdicts at their edges."""
+"""The report of a synthetic sweep: right numbers, every arm, hostile text as text, what went wrong told."""
 
 import csv
 import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from spot import report, store
 from spot.errors import UserError
-from spot.evaluation.statistics import Estimate
 from spot.records import Pair, Score
-from spot.report import verdicts
+from spot.report import style
+from spot.report.cautions import cautions
 from spot.report.load import Study, load
 from spot.report.page import marked
-from spot.report.tables import paper_gains, score_table
-from spot.report.verdicts import FAILS, HOLDS, UNCLEAR
+from spot.report.tables import funnels, paper_gains, score_table, trivial_row
 
 HOSTILE = "<script>alert(1)</script> 1 | 2"
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
@@ -41,11 +39,12 @@ def scores(shares, seed: int):
 
 def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> store.Product:
     target = store.product(root, stage, settings)
-    store.compute_rows(target, row_type, lambda done, counts: rows)
+    details = {"trivial": {"sums": 2.0, "word_problems": 4.0, "instructions": 12.0}}
+    store.compute_rows(target, row_type, lambda done, counts: rows, details=lambda: details)
     return target
 
 
-def make_run(sweep: Path, number: int, arm: str, seed: int, shares) -> None:
+def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str = "") -> None:
     root = sweep.parent / "products"
     pair = Pair(
         "a#0", "a", "sums", "rectified", HOSTILE, "3", "one two THREE", "one two four", 1 / 3, 2, 3, 3
@@ -55,20 +54,22 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares) -> None:
         "held_out": rows_product(root, "select", {"arm": "h"}, Pair, [pair]),
         "base_scores": rows_product(root, "evaluate", {"of": "base"}, Score, scores(BASE, 0)),
         "scores": rows_product(
-            root, "evaluate", {"of": arm, "seed": seed}, Score, scores(shares, seed)
+            root, "evaluate", {"of": arm, "seed": seed, "extra": extra}, Score, scores(shares, seed)
         ),
     }
-    checkpoint = store.product(root, "train", {"arm": arm, "seed": seed})
+    checkpoint = store.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
 
     def train(folder: Path) -> None:
         with (folder / "metrics.csv").open("w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["step", "loss", "held_out/rewards/rejected", "probe/instructions"])
+            table.writerow(
+                ["step", "loss", "held_out/rewards/rejected", "held_out/rewards/chosen", "probe/instructions"]
+            )  # fmt: skip
             rise = 0.1 if arm == "sft_plus" else -0.1
             for step in range(4):
-                table.writerow(
-                    [step, 1 / (step + 1), step * rise + 0.001 * seed, "" if step % 2 else 90]
-                )
+                chosen = step * (-0.2 if arm == "spot_bce" else 0.3)
+                probe = "" if step % 2 else 90
+                table.writerow([step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe])
 
     store.compute_files(checkpoint, train)
     products["checkpoint"] = checkpoint
@@ -85,11 +86,12 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares) -> None:
             "data": {"arm": "rectified", "gamma": 0.6},
             "loss": {"name": "bco"},
         },
-        "overrides": [f"arm={arm}", f"seed={seed}"],
+        "overrides": [f"arm={arm}", f"seed={seed}", *extra.split()],
         "command": f"python train.py arm={arm} seed={seed}",
         "products": {n: f"../../products/{p.stage}/{p.key}" for n, p in products.items()},
         "stages": [
-            {"stage": "select", "product": "pairs", "seconds": 1.0, "reused": number > 0, "counts": {"rectified": 1}}
+            {"stage": "select", "product": "pairs", "seconds": 1.0, "reused": number > 0,
+             "counts": {"rectified": 1, "duplicate": 2, "change_ratio_above_gamma": 1}}
         ],
         "seconds": 2.0,
         "finished": "2026-01-01T00:00:00",
@@ -141,17 +143,21 @@ def test_scores_csv_has_a_row_per_run_and_benchmark(sweep):
 def test_the_page_is_one_file_that_shows_text_as_text(sweep):
     page = (sweep / "report.html").read_text()
     assert "<script" not in page
+    assert 'href="http' not in page.replace('xmlns:xlink="http', "")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert page.count("<svg") == page.count("</svg>") >= 4
     assert not re.search(r'(src|href)="(https?:)?//', page)
     for arm in ("SFT+", "SPoT-BCO", "SPoT-BCE"):
-        assert f"<td>{arm}</td>" in page
-    assert "Job 9 of the sweep is not finished." in page
+        assert f">{arm}</span>" in page
+    assert "Job 9 is not finished; the same command runs what is missing." in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))  # figures do not share names inside one page
 
 
 def test_the_markdown_has_every_arm_and_its_figures_exist(sweep):
     text = (sweep / "report.md").read_text()
-    assert "| SPoT-BCO | 90.0 (+40.0 [" in text
+    for arm, sums in {"SFT+": "75.0 (**+25.0** [", "SPoT-BCO": "90.0 (**+40.0** ["}.items():
+        assert f"| {arm} | {sums}" in text
     linked = re.findall(r"\]\((figures/.*?)\)", text)
     assert linked
     assert all((sweep / name).stat().st_size > 1000 for name in linked)
@@ -163,42 +169,91 @@ def test_the_same_runs_give_the_same_bytes(sweep):
     assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
 
 
-def test_verdicts_follow_from_the_runs(sweep):
-    found = {v.claim.text: v.outcome for v in verdicts.judge(Study(*load(sweep)))}
-    assert found["SFT+ gains in-domain"] == HOLDS
-    assert found["SFT+ loses general ability"] == HOLDS
-    assert found["BCO is no worse than BCE in-domain"] == HOLDS
-    assert found["SFT+ pulls the rejected reward up"] == HOLDS
-    assert "DPO gains nothing in-domain" not in found  # that arm did not run
-
-
-@pytest.mark.parametrize(
-    ("test", "low", "high", "outcome"),
-    [
-        (verdicts.gains, 0.1, 2, HOLDS),
-        (verdicts.gains, 0, 2, UNCLEAR),
-        (verdicts.gains, -3, 0, FAILS),
-        (verdicts.loses, -3, -0.1, HOLDS),
-        (verdicts.loses, -3, 0, UNCLEAR),
-        (verdicts.loses, 0, 2, FAILS),
-        (verdicts.keeps, -1, 3, HOLDS),
-        (verdicts.keeps, -1.1, 3, UNCLEAR),
-        (verdicts.keeps, -4, -1.1, FAILS),
-        (verdicts.no_gain, -2, 0, HOLDS),
-        (verdicts.no_gain, -2, 1, UNCLEAR),
-        (verdicts.no_gain, 0.1, 1, FAILS),
-    ],
-)
-def test_verdicts_at_their_edges(test, low, high, outcome):
-    assert test(Estimate(float(np.mean([low, high])), low, high, 100, 5)) == outcome
-
-
 def test_edited_words_are_marked_and_no_word_is_lost():
     pair = Pair("a", "a", "t", "rectified", "q", "1", "keep this new end", "keep this old end", 0.25, 2, 4, 4)  # fmt: skip
     before, after = marked(pair)
     assert "".join(p.text for p in before) == pair.rejected
     assert "".join(p.text for p in after) == pair.chosen
     assert [p.text.strip() for p in after if p.edited] == ["new"]
+
+
+def test_the_blanks_before_an_edit_are_not_marked():
+    pair = Pair("a", "a", "t", "rectified", "q", "1", "one new", "one\n  old ", 0.5, 1, 2, 2)
+    before, after = marked(pair)
+    assert [(p.text, p.edited) for p in before] == [("one", False), ("\n  ", False), ("old ", True)]
+    assert [(p.text, p.edited) for p in after] == [("one", False), (" ", False), ("new", True)]
+
+
+def test_what_the_trivial_answer_scores_stands_below(sweep):
+    assert trivial_row(Study(*load(sweep))) == [2, 4, 12, 6]
+    assert re.search(
+        r"trivial answer</th><td class=\"n\">2\.0<", (sweep / "report.html").read_text()
+    )
+
+
+def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(sweep):
+    ((arms, (step,)),) = funnels(Study(*load(sweep)))
+    assert arms == list(ARMS)
+    assert (step.total, step.passed) == (4, 1)
+    assert step.others == {"duplicate": 2, "change_ratio_above_gamma": 1}
+
+
+def test_cautions_name_what_weakens_the_numbers(sweep):
+    found = cautions(Study(*load(sweep)))
+    assert "Job 9 is not finished; the same command runs what is missing." in found
+    assert "SFT+ pulls y⁻ up: its held-out reward ends at +0.30." in found
+    fallen = "the held-out reward of y⁺ falls to −0.60, that of y⁻ to −0.30."
+    assert [line for line in found if "collapses" in line] == [f"SPoT-BCE collapses: {fallen}"]
+    assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
+    sweep = tmp_path / "outputs" / "sweep"
+    for number, gamma in enumerate(("0.4", "0.6")):
+        make_run(
+            sweep, number, "spot_bco", 0, (0.5 + 0.2 * number, 0.5, 0.95), f"data.gamma={gamma}"
+        )
+    study = Study(*load(sweep))
+    assert list(study.arms) == ["spot_bco data.gamma=0.4", "spot_bco data.gamma=0.6"]
+    gains = [row.cells[0].gain for row in score_table(study)]
+    assert [g.value for g in gains[1:]] == pytest.approx([0, 20])
+    assert style.label("spot_bco data.gamma=0.4") == "SPoT-BCO γ=0.4"
+    assert len(set(style.colours(list(study.arms)).values())) == 2
+    assert report.build(sweep).exists()
+
+
+def test_a_single_run_says_that_its_intervals_are_over_questions(tmp_path):
+    make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, (0.9, 0.6, 0.95))
+    folder = tmp_path / "outputs" / "runs" / "0"
+    page = report.build(folder).read_text()
+    assert "One training seed: the intervals cover the choice of questions only." in page
+    assert "95%\ninterval over questions;" in page
+
+
+def test_a_share_of_missing_answers_and_questions_is_told(tmp_path):
+    sweep = tmp_path / "outputs" / "runs"
+    make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95))
+    record = json.loads((sweep / "0" / "run.json").read_text())
+    fewer = [
+        Score(
+            f"sums/q{q}#0", "sums", "in_domain", f"q{q}", 0, q > 2, "unparseable", None, "", "stop", 2, 0
+        )
+        for q in range(QUESTIONS - 3)
+    ]  # fmt: skip
+    others = [s for s in scores(BASE, 0) if s.benchmark != "sums"]
+    root = tmp_path / "outputs" / "products"
+    target = rows_product(root, "evaluate", {"of": "fewer"}, Score, [*fewer, *others])
+    record["products"]["scores"] = f"../../products/evaluate/{target.key}"
+    (sweep / "0" / "run.json").write_text(json.dumps(record))
+    found = cautions(Study(*load(sweep / "0")))
+    assert "SPoT-BCO has questions with fewer trials than asked for: sums (1 of 2)." in found
+    assert "SPoT-BCO and the base do not share all questions; the unpaired are left out: sums (3)." in found  # fmt: skip
+    assert "SPoT-BCO often gives no usable answer: sums (up to 100%)." in found
+
+
+def test_numbers_and_cells_are_written_plainly():
+    assert [style.signed(v) for v in (3.24, -1.0, -0.04, 0.0)] == ["+3.2", "−1.0", "0.0", "0.0"]
+    assert style.cell("a | b\n<i>") == "a \\| b &lt;i>"
 
 
 def test_a_folder_without_runs_is_a_clear_mistake(tmp_path):

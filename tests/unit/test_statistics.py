@@ -122,3 +122,31 @@ def test_coverage_of_95_percent(seed_sd, question_sd):
         estimate = crossed([table])
         hits += estimate.low <= 7 <= estimate.high
     assert 0.93 <= hits / 1000 <= 0.985
+
+
+@pytest.mark.slow
+def test_coverage_of_graded_answers():
+    """Right or wrong, asked twice, difference to a base that was sampled once: 5 seeds, 200 questions."""
+    rng = np.random.default_rng(2)
+
+    def chance(logits):
+        return 1 / (1 + np.exp(-logits))
+
+    def shift(questions):  # of a question's logit: what training does to it
+        return 0.5 + rng.normal(0, 0.7, (1, questions))
+
+    def spread(seeds, questions):  # what a seed adds to all questions, and to each
+        return rng.normal(0, 0.3, (seeds, 1)) + rng.normal(0, 0.5, (seeds, questions))
+
+    many = 400_000
+    easy = rng.normal(0, 1.5, (1, many))
+    noise = rng.normal(0, np.hypot(0.3, 0.5), (1, many))
+    truth = 100 * (chance(easy + shift(many) + noise) - chance(easy)).mean()
+    hits = 0
+    for _ in range(1000):
+        easy = rng.normal(0, 1.5, (1, 200))
+        base = rng.binomial(2, chance(easy)) / 2
+        arm = rng.binomial(2, chance(easy + shift(200) + spread(5, 200))) / 2
+        estimate = crossed([100 * (arm - base)])
+        hits += estimate.low <= truth <= estimate.high
+    assert 0.93 <= hits / 1000 <= 0.985

@@ -1,101 +1,212 @@
-"""The paper's figures from our own logs: curves over steps and the histogram of change ratios."""
+"""The study's figures from its own logs: gains, curves over steps, the histogram of change ratios."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from spot.report.load import FinishedRun, Study
+from spot.report.style import DOMAINS, FIGURE_STYLE, INK, SOFT, colours, label
+from spot.report.tables import paper_gains
+from spot.report.verdicts import difference
 
 matplotlib.use("Agg")
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "spot",  # the same figure gives the same bytes
-    "svg.fonttype": "path",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "figure.dpi": 110,
-}
-COLOURS = {  # Okabe–Ito: told apart by the colour-blind, and on white as on dark
-    "spot_bco": "#D55E00",
-    "spot_bce": "#E69F00",
-    "dpo": "#0072B2",
-    "rwsft": "#009E73",
-    "sft_plus": "#CC79A7",
-    "dft": "#56B4E9",
-    "sft": "#7F7F7F",
-    "rft": "#B8A100",
-}
-LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "rft": "RFT",
-    "sft_plus": "SFT+",
-    "spot_bco": "SPoT-BCO",
-    "spot_bce": "SPoT-BCE",
-    "dpo": "DPO",
-    "rwsft": "Reward-SFT",
-    "dft": "DFT",
-}
+WIDE, HALF = 10.4, 5.1  # inches: a page's width, and half of it beside another
 Draw = Callable[[Study], Figure | None]
 
 
-def label(arm: str) -> str:
-    return LABELS.get(arm, arm)
-
-
-def colour(arm: str) -> str:
-    return COLOURS.get(arm, "#7F7F7F")
-
-
 def draw_all(study: Study, folder: Path) -> dict[str, str]:
-    """Write every figure as SVG and PNG below `folder`; returns name → SVG text."""
+    """Write every figure as SVG and PNG (on white) below `folder`; returns name → transparent SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         for name, draw in FIGURES.items():
             figure = draw(study)
             if figure is None:
                 continue
-            figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-            svg = text.getvalue()
-            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-            drawn[name] = svg[svg.index("<svg") :]
+            drawn[name] = _svg(figure, "none")
+            (folder / f"{name}.svg").write_text(_svg(figure, "white"), encoding="utf-8")
+            figure.savefig(
+                folder / f"{name}.png", dpi=150, facecolor="white", metadata={"Software": None}
+            )
     return drawn
 
 
-def curves(axes: Axes, study: Study, column: str) -> bool:
-    """One line an arm, the mean over seeds, with the range over seeds. False if nobody logged it."""
-    ends = []
+def _svg(figure: Figure, background: str) -> str:
+    text = io.StringIO()
+    no_date = {"Date": None, "Creator": None}
+    figure.savefig(text, format="svg", facecolor=background, metadata=no_date)
+    return text.getvalue()
+
+
+# ---- gains -------------------------------------------------------------------------------------
+
+
+def gains(study: Study) -> Figure | None:
+    """Each arm's difference to the base with its interval, a panel for each domain."""
+    arms, palette, paper = list(study.arms), colours(list(study.arms)), paper_gains(study)
+    domains = study.domains
+    figure = Figure(figsize=(WIDE, 0.9 + 0.34 * len(arms)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(domains), sharey=True))
+    for axes, (domain, names) in zip(panels, domains.items(), strict=True):
+        axes.axvline(0, color=SOFT[0], linewidth=1)
+        for place, arm in enumerate(arms):
+            e = difference(study.arms[arm], names)
+            axes.plot([e.low, e.high], [place] * 2, color=palette[arm], linewidth=2.2)
+            axes.plot(e.value, place, "o", color=palette[arm], markersize=6)
+            if (arm, domain) in paper:
+                axes.plot(
+                    paper[arm, domain], place, "D", markersize=5, fillstyle="none", color=SOFT[0]
+                )
+        axes.set_title(DOMAINS.get(domain, domain))
+        axes.set_xlabel("points gained over the base")
+        axes.set_yticks(range(len(arms)), [label(arm) for arm in arms])
+        axes.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK[0])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+    return figure
+
+
+def gain_against_forgetting(study: Study) -> Figure | None:
+    """One point per arm and seed: gain in-domain, change of general ability, in percent points."""
+    inside, general = study.domains.get("in_domain"), study.domains.get("general")
+    if not inside or not general or len(study.runs) < 2:
+        return None
+    palette = colours(list(study.arms))
+    figure, axes = _one()
+    axes.axhline(0, color=SOFT[0], linewidth=1)
+    axes.axvline(0, color=SOFT[0], linewidth=1)
+    points: list[tuple[float, float, str]] = []
     for arm, runs in study.arms.items():
-        logged = [run.metrics[column] for run in runs if column in run.metrics]
-        if not logged:
+        x = [_gain(run, inside) for run in runs]
+        y = [_gain(run, general) for run in runs]
+        axes.scatter(x, y, s=16, color=palette[arm], alpha=0.45, linewidths=0)
+        axes.scatter([np.mean(x)], [np.mean(y)], s=52, color=palette[arm], linewidths=0)
+        points.append((float(np.mean(x)), float(np.mean(y)), arm))
+    axes.margins(0.16)
+    for across, height, arm in _labels_apart(points, axes):
+        axes.annotate(
+            label(arm), (across, height), xytext=(7, 0), textcoords="offset points",
+            va="center", fontsize=8.5, color=palette[arm],
+        )  # fmt: skip
+    axes.set_title("Gain against forgetting")
+    axes.set_xlabel("in-domain, points gained")
+    axes.set_ylabel("general ability, points gained")
+    return figure
+
+
+def _labels_apart(
+    points: Sequence[tuple[float, float, str]], axes: Axes
+) -> list[tuple[float, float, str]]:
+    """Where to write each point's name: names side by side may keep their heights."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    groups: list[list[tuple[float, float, str]]] = []
+    for point in sorted(points):
+        near = groups and point[0] - groups[-1][-1][0] < 0.2 * (right - left)
+        groups[-1].append(point) if near else groups.append([point])
+    placed = []
+    for group in groups:
+        heights = _apart([y for _, y, _ in group], 0.055 * (high - low))
+        placed += [(x, y, arm) for (x, _, arm), y in zip(group, heights, strict=True)]
+    return placed
+
+
+def _gain(run: FinishedRun, benchmarks: Sequence[str]) -> float:
+    return difference([run], benchmarks).value
+
+
+# ---- curves ------------------------------------------------------------------------------------
+
+
+def general_ability(study: Study) -> Figure | None:
+    names = dict.fromkeys(n for run in study.runs for n in run.metrics if n.startswith("probe/"))
+    panels = [(n, f"General ability while training: {n[6:]}", "% correct") for n in names]
+    return _panels(study, panels)
+
+
+def loss(study: Study) -> Figure | None:
+    return _panels(study, [("loss", "Training loss", "")])
+
+
+def rewards(study: Study) -> Figure | None:
+    return _panels(
+        study,
+        [
+            ("held_out/rewards/chosen", "Reward of y⁺", "β log π_θ / π_ref"),
+            ("held_out/rewards/rejected", "Reward of y⁻", "β log π_θ / π_ref"),
+        ],
+    )
+
+
+def distance(study: Study) -> Figure | None:
+    return _panels(
+        study,
+        [
+            ("held_out/kl", "KL to the base", "nats per token"),
+            ("tether/chosen", "Tether on y⁺, λ⁺", "pull that is left"),
+            ("delta", "BCO's threshold δ", "reward"),
+        ],
+    )
+
+
+def _panels(study: Study, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
+    """Curves side by side: (column, title, unit) each; panels nobody logged are left out."""
+    panels = [panel for panel in panels if any(_moves(run, panel[0]) for run in study.runs)]
+    if not panels:
+        return None
+    width = HALF if len(panels) == 1 else WIDE
+    figure = Figure(figsize=(width, 3.3 if len(panels) < 3 else 2.9), layout="constrained")
+    for axes, (column, title, unit) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
+    ):
+        _curves(axes, study, column)
+        axes.set_title(title)
+        axes.set_ylabel(unit)
+        axes.set_xlabel("optimiser step")
+    return figure
+
+
+def _moves(run: FinishedRun, column: str) -> bool:
+    """Whether the run measured the column and found more than zeros (δ of most losses is 0)."""
+    return any(run.metrics.get(column, ([], []))[1])
+
+
+def _curves(axes: Axes, study: Study, column: str) -> None:
+    """A line for each arm, the mean over seeds, within the range over seeds."""
+    palette, ends = colours(list(study.arms)), []
+    for arm, runs in study.arms.items():
+        logged = [run.metrics[column] for run in runs if _moves(run, column)]
+        steps = sorted(set.intersection(*(set(s) for s, _ in logged))) if logged else []
+        if not steps:
             continue
-        steps = sorted(set.intersection(*(set(s) for s, _ in logged)))
         rows = [[v for s, v in zip(*run, strict=True) if s in set(steps)] for run in logged]
         values = np.array([_smooth(row) for row in rows])
         line = values.mean(axis=0)
-        axes.plot(steps, line, color=colour(arm), linewidth=1.4, label=label(arm))
         if len(values) > 1:
-            axes.fill_between(
-                steps, values.min(axis=0), values.max(axis=0), color=colour(arm), alpha=0.15, lw=0
-            )
-        ends.append((steps[-1], line[-1], arm))
-    _name_lines(axes, ends)
-    axes.set_xlabel("step")
-    return bool(ends)
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(steps, low, high, color=palette[arm], alpha=0.14, linewidth=0)
+        marker = "o" if len(steps) < 12 else ""
+        axes.plot(steps, line, marker=marker, markersize=3, color=palette[arm], linewidth=1.5)
+        ends.append((steps[-1], float(line[-1]), arm))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.margins(x=0.01)
+    low, high = axes.get_ylim()
+    room = axes.get_window_extent().height * 72 / axes.figure.dpi  # points, before the layout
+    heights = _apart([end[1] for end in ends], 11.5 * (high - low) / max(1.0, room * 0.9))
+    for (step, _, arm), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            label(arm), (step, height), xytext=(5, 0), textcoords="offset points",
+            va="center", fontsize=8.5, color=palette[arm], annotation_clip=False,
+        )  # fmt: skip
+    axes.set_ylim(low, high)
 
 
 def _smooth(values: Sequence[float], width: int = 5) -> list[float]:
@@ -106,149 +217,70 @@ def _smooth(values: Sequence[float], width: int = 5) -> list[float]:
     return list(np.convolve(padded, np.ones(width) / width, mode="valid"))
 
 
-def _name_lines(axes: Axes, ends: list[tuple[int, float, str]]) -> None:
-    """Write each arm's name at its line's end, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    gap, last = (high - low) * 0.062, -np.inf
-    for step, value, arm in sorted(ends, key=lambda end: end[1]):
-        last = max(value, last + gap)
-        axes.annotate(
-            label(arm),
-            (step, last),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=colour(arm),
-            va="center",
-            fontsize=8,
-            annotation_clip=False,
-        )
-    axes.set_ylim(low, high)
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights moved as little as possible so that neighbours are at least `gap` apart."""
+    order = np.argsort(heights, kind="stable")
+    # With steps of `gap` taken out, "at least gap apart" is "not falling": pool what falls.
+    pools: list[list[float]] = []
+    for place, index in enumerate(order):
+        pools.append([heights[index] - gap * place])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [float(np.mean(pool)) for pool in pools for _ in pool]
+    moved = [0.0] * len(heights)
+    for place, index in enumerate(order):
+        moved[index] = level[place] + gap * place
+    return moved
 
 
-def _panels(study: Study, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
-    """Curves side by side: (column, title, unit) each; panels nobody logged are left out."""
-    logged = {name for run in study.runs for name in run.metrics}
-    panels = [panel for panel in panels if panel[0] in logged]
-    if not panels:
-        return None
-    figure = Figure(figsize=(4.4 * len(panels), 3.1), layout="constrained")
-    for axes, (column, title, unit) in zip(
-        np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
-    ):
-        curves(axes, study, column)
-        axes.set_title(title)
-        axes.set_ylabel(unit)
-        axes.margins(x=0.02)
-        axes.set_xlim(right=axes.get_xlim()[1] * 1.24)
-    return figure
-
-
-def loss(study: Study) -> Figure | None:
-    return _panels(study, [("loss", "Training loss (Figure 3)", "loss")])
-
-
-def rewards(study: Study) -> Figure | None:
-    return _panels(
-        study,
-        [
-            ("held_out/rewards/chosen", "Reward of y⁺ (Figure 4, left)", "β log π_θ / π_ref"),
-            ("held_out/rewards/rejected", "Reward of y⁻ (Figure 4, right)", "β log π_θ / π_ref"),
-        ],
-    )
-
-
-def general_ability(study: Study) -> Figure | None:
-    names = [name for run in study.runs for name in run.metrics if name.startswith("probe/")]
-    panels = [
-        (n, f"General ability: {n[6:]} (Figure 2)", "% correct") for n in dict.fromkeys(names)
-    ]
-    return _panels(study, panels)
-
-
-def distance(study: Study) -> Figure | None:
-    return _panels(
-        study,
-        [
-            ("held_out/kl", "KL to the starting model", "nats per token"),
-            ("tether/chosen", "Tether on y⁺, λ⁺", "1 − σ(r⁺ − δ)"),
-            ("delta", "BCO's threshold δ", "δ"),
-        ],
-    )
+# ---- pairs -------------------------------------------------------------------------------------
 
 
 def change_ratio(study: Study) -> Figure | None:
-    """Histogram of R_LCS over all measured corrections, kept and dropped, with γ marked."""
+    """Histogram of R_LCS over the corrections, those held out at any γ and those trained on."""
     run = next((r for r in study.runs if r.record["config"]["data"]["arm"] == "rectified"), None)
     if run is None:
         return None
-    kept = [p.change_ratio for p in run.pairs() if p.change_ratio is not None]
-    watched = [p.change_ratio for p in run.pairs("held_out") if p.change_ratio is not None]
+    parts = {name: [p.change_ratio for p in run.pairs(name) if p.change_ratio is not None]
+             for name in ("pairs", "held_out")}  # fmt: skip
     gamma = run.record["config"]["data"]["gamma"]
     counts = run.manifest("pairs")["counts"]
-    figure = Figure(figsize=(5.2, 3.1), layout="constrained")
-    axes = figure.subplots()
+    above = counts.get("change_ratio_above_gamma", 0)
+    within = counts.get("rectified", 0) + counts.get("beyond_pairs", 0)
+    figure, axes = _one()
     bins = [edge / 20 for edge in range(21)]
-    share = [np.full(len(values), 100 / max(1, len(values))) for values in (kept, watched)]
-    axes.hist(kept, bins, weights=share[0], color="#0072B2", alpha=0.75, label="trained on")
-    axes.hist(
-        watched, bins, weights=share[1], histtype="step", color="#D55E00", label="held out, any γ"
-    )
-    axes.axvline(gamma, color="#7F7F7F", linestyle="--", linewidth=1)
+    blue, orange = colours(["dpo"])["dpo"], colours(["spot_bco"])["spot_bco"]
+    share = {name: np.full(len(v), 100 / max(1, len(v))) for name, v in parts.items()}
+    axes.hist(parts["pairs"], bins, weights=share["pairs"], color=blue, alpha=0.6,
+              label=f"trained on ({len(parts['pairs'])})")  # fmt: skip
+    axes.hist(parts["held_out"], bins, weights=share["held_out"], histtype="step", color=orange,
+              linewidth=1.4, label=f"held out, any γ ({len(parts['held_out'])})")  # fmt: skip
+    axes.axvline(gamma, color=INK[0], linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.12)
+    kept = f": {100 * within / (within + above):.0f}% kept" if within + above else ""
     axes.annotate(
-        f"γ = {gamma:g}: {counts.get('change_ratio_above_gamma', 0)} dropped",
-        (gamma, axes.get_ylim()[1]),
-        xytext=(4, -8),
-        textcoords="offset points",
-        fontsize=8,
-        color="#7F7F7F",
-    )
-    axes.set_title("Change ratio of corrections (Figure 5)")
+        f"γ = {gamma:g}{kept}", (gamma, axes.get_ylim()[1]),
+        xytext=(5, -4), textcoords="offset points", va="top", fontsize=8.5,
+    )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_title("Change ratio of the corrections")
     axes.set_xlabel("R_LCS(y⁻, y⁺), in tokens")
     axes.set_ylabel("% of pairs")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8.5, loc="center right")
     return figure
 
 
-def gain_against_forgetting(study: Study) -> Figure | None:
-    """One point per arm and seed: gain in-domain, change of general ability, in percent points."""
-    inside, general = study.domains.get("in_domain"), study.domains.get("general")
-    if not inside or not general:
-        return None
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color="#7F7F7F", linewidth=0.8)
-    axes.axvline(0, color="#7F7F7F", linewidth=0.8)
-    for arm, runs in study.arms.items():
-        x = [_gain(run, inside) for run in runs]
-        y = [_gain(run, general) for run in runs]
-        axes.scatter(x, y, s=14, color=colour(arm), alpha=0.5, linewidths=0)
-        axes.scatter([np.mean(x)], [np.mean(y)], s=46, color=colour(arm), linewidths=0)
-        axes.annotate(
-            label(arm),
-            (float(np.mean(x)), float(np.mean(y))),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour(arm),
-        )
-    axes.set_title("Gain against forgetting")
-    axes.set_xlabel("in-domain, change in points")
-    axes.set_ylabel("general ability, change in points")
-    axes.margins(0.12)
-    return figure
-
-
-def _gain(run: FinishedRun, benchmarks: Sequence[str]) -> float:
-    after = [np.mean(list(run.means[name].values())) for name in benchmarks]
-    before = [np.mean(list(run.base_means[name].values())) for name in benchmarks]
-    return float(np.mean(after) - np.mean(before))
+def _one() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(HALF, 3.3), layout="constrained")
+    return figure, figure.subplots()
 
 
 FIGURES: dict[str, Draw] = {
+    "gains": gains,
     "gain_against_forgetting": gain_against_forgetting,
     "general_ability": general_ability,
     "loss": loss,
+    "change_ratio": change_ratio,
     "rewards": rewards,
     "distance": distance,
-    "change_ratio": change_ratio,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,15 @@ class FinishedRun:
     @property
     def seed(self) -> int:
         return int(self.record["seed"])
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """What the command line chose, but for what `arm` and `seed` already say."""
+        said = {"seed", "arm", "study", "output"}
+        if not self.record["arm"]:
+            said |= {"loss", "data.arm"}  # they are the arm's name then
+        pairs = (line.lstrip("+").partition("=") for line in self.record["overrides"])
+        return {key: value for key, _, value in pairs if key not in said}
 
     def product(self, name: str) -> Path:
         return (self.folder / self.record["products"][name]).resolve()
@@ -70,6 +79,11 @@ class FinishedRun:
                         columns[name][0].append(int(row["step"]))
                         columns[name][1].append(float(value))
         return dict(columns)
+
+    def last(self, metric: str) -> float | None:
+        """The last measured value of a column of metrics.csv."""
+        _, values = self.metrics.get(metric, ([], []))
+        return values[-1] if values else None
 
     def pairs(self, name: str = "pairs") -> list[Pair]:
         return store.read_rows(self.product(name), Pair)
@@ -107,6 +121,12 @@ def _read(folder: Path) -> FinishedRun:
     return FinishedRun(folder, record)
 
 
+def varied(runs: Sequence[FinishedRun]) -> list[str]:
+    """Keys that some runs' command lines choose differently from others'."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
+
+
 @dataclass(frozen=True)
 class Study:
     """Runs grouped by arm, with the benchmarks they share."""
@@ -116,21 +136,32 @@ class Study:
 
     @cached_property
     def arms(self) -> dict[str, list[FinishedRun]]:
-        """Runs of each arm by seed; arms in the order they first ran."""
+        """Runs of each arm by seed; arms in the order they first ran.
+
+        Runs that differ in more than arm and seed are arms of their own, named by what differs:
+        `spot_bco data.gamma=0.4`.
+        """
         groups: dict[str, list[FinishedRun]] = defaultdict(list)
+        keys = varied(self.runs)
         for run in self.runs:
-            groups[run.arm].append(run)
+            chosen = [f"{key}={run.overrides[key]}" for key in keys if key in run.overrides]
+            groups[" ".join([run.arm, *chosen])].append(run)
         return {arm: sorted(runs, key=lambda r: r.seed) for arm, runs in groups.items()}
 
     @cached_property
     def domains(self) -> dict[str, list[str]]:
         """Benchmarks of each domain, in_domain first, then ood, then general."""
         rows = {name: rows[0].domain for name, rows in self.runs[0].scores.items()}
+        order = dict.fromkeys([*("in_domain", "ood", "general"), *rows.values()])
         return {
             domain: [name for name in self.ordered(rows) if rows[name] == domain]
-            for domain in ("in_domain", "ood", "general")
+            for domain in order
             if domain in rows.values()
         }
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
 
     def ordered(self, names: Mapping[str, Any]) -> list[str]:
         """Benchmarks in the order the configuration names them."""

@@ -91,7 +91,9 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
         "products": {n: f"../../products/{p.stage}/{p.key}" for n, p in products.items()},
         "stages": [
             {"stage": "select", "product": "pairs", "seconds": 1.0, "reused": number > 0,
-             "counts": {"rectified": 1, "duplicate": 2, "change_ratio_above_gamma": 1}}
+             "counts": {"rectified": 1, "duplicate": 2, "change_ratio_above_gamma": 1}},
+            {"stage": "rectify", "product": "held_out_rectifications", "seconds": 1.0, "reused": False,
+             "counts": {"ok": 6, "wrong": 1}},
         ],
         "seconds": 2.0,
         "finished": "2026-01-01T00:00:00",
@@ -196,6 +198,7 @@ def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(sweep):
     assert arms == list(ARMS)
     assert (step.total, step.passed) == (4, 1)
     assert step.others == {"duplicate": 2, "change_ratio_above_gamma": 1}
+    assert "7 of the wrong responses\nare held out" in (sweep / "report.html").read_text()
 
 
 def test_cautions_name_what_weakens_the_numbers(sweep):

@@ -81,7 +81,8 @@ def gain_against_forgetting(study: Study) -> Figure | None:
     if not inside or not general or len(study.runs) < 2:
         return None
     palette = colours(list(study.arms))
-    figure, axes = _one()
+    figure = Figure(figsize=(WIDE, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.axhline(0, color=SOFT[0], linewidth=1)
     axes.axvline(0, color=SOFT[0], linewidth=1)
     points: list[tuple[float, float, str]] = []
@@ -91,10 +92,10 @@ def gain_against_forgetting(study: Study) -> Figure | None:
         axes.scatter(x, y, s=16, color=palette[arm], alpha=0.45, linewidths=0)
         axes.scatter([np.mean(x)], [np.mean(y)], s=52, color=palette[arm], linewidths=0)
         points.append((float(np.mean(x)), float(np.mean(y)), arm))
-    axes.margins(0.16)
+    axes.margins(0.08, 0.16)
     for across, height, arm in _labels_apart(points, axes):
         axes.annotate(
-            label(arm), (across, height), xytext=(7, 0), textcoords="offset points",
+            label(arm), (across, height), xytext=(6, 7), textcoords="offset points",
             va="center", fontsize=8.5, color=palette[arm],
         )  # fmt: skip
     axes.set_title("Gain against forgetting")
@@ -110,7 +111,7 @@ def _labels_apart(
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     groups: list[list[tuple[float, float, str]]] = []
     for point in sorted(points):
-        near = groups and point[0] - groups[-1][-1][0] < 0.2 * (right - left)
+        near = groups and point[0] - groups[-1][-1][0] < 0.1 * (right - left)
         groups[-1].append(point) if near else groups.append([point])
     placed = []
     for group in groups:
@@ -200,7 +201,10 @@ def _curves(axes: Axes, study: Study, column: str) -> None:
     axes.margins(x=0.01)
     low, high = axes.get_ylim()
     room = axes.get_window_extent().height * 72 / axes.figure.dpi  # points, before the layout
-    heights = _apart([end[1] for end in ends], 11.5 * (high - low) / max(1.0, room * 0.9))
+    gap = 11.5 * (high - low) / max(1.0, room * 0.9)
+    heights = _apart([end[1] for end in ends], gap)
+    for rank, index in enumerate(np.argsort(heights, kind="stable")):  # not below the axis
+        heights[index] = max(heights[index], low + (rank + 0.3) * gap)
     for (step, _, arm), height in zip(ends, heights, strict=True):
         axes.annotate(
             label(arm), (step, height), xytext=(5, 0), textcoords="offset points",
@@ -248,7 +252,10 @@ def change_ratio(study: Study) -> Figure | None:
     above = counts.get("change_ratio_above_gamma", 0)
     within = counts.get("rectified", 0) + counts.get("beyond_pairs", 0)
     figure, axes = _one()
-    bins = [edge / 20 for edge in range(21)]
+    bins = [
+        0,
+        *(edge / 20 + 1e-9 for edge in range(1, 21)),
+    ]  # a ratio of γ itself is kept: left of it
     blue, orange = colours(["dpo"])["dpo"], colours(["spot_bco"])["spot_bco"]
     share = {name: np.full(len(v), 100 / max(1, len(v))) for name, v in parts.items()}
     axes.hist(parts["pairs"], bins, weights=share["pairs"], color=blue, alpha=0.6,

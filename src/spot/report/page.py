@@ -32,10 +32,6 @@ CAPTIONS = {
     "change_ratio": "Share of y⁺ that is not in y⁻, in order (Figure 5).",
 }  # fmt: skip
 PAPER_NOTE = " Hollow diamonds are the paper's gains (Qwen3-8B)."
-SECTIONS = {
-    "training": ("general_ability", "loss", "rewards", "distance"),
-    "data": ("change_ratio",),
-}
 
 
 @dataclass(frozen=True)
@@ -120,6 +116,7 @@ def _content(study: Study) -> dict[str, Any]:
         "cautions": cautions(study),
         "answers": tables.answers(study),
         "funnels": tables.funnels(study),
+        "held_out": tables.held_out(run),
         "times": tables.stage_times(study),
         "pairs": [(pair, *marked(pair)) for pair in _examples(run.pairs())],
         "colour": {arm: f"var(--c{code[1:]})" for arm, code in palette.items()},
@@ -127,7 +124,6 @@ def _content(study: Study) -> dict[str, Any]:
         "choices": _choices(config),
         "versions": manifest["versions"],
         "revision": manifest["revision"] or "",
-        "sections": SECTIONS,
     }
 
 
@@ -144,7 +140,7 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
     asked = {
         "model": config.get("model", {}).get("name"),
         "questions": data.get("source"),
-        "oracle": config.get("oracle", {}).get("name"),
+        "oracle": config.get("oracle", {}).get("kind"),
         "γ": data.get("gamma"),
         "pairs": data.get("pairs"),
         "benchmarks": config["benchmarks"].get("name"),

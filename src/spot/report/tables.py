@@ -239,6 +239,12 @@ def _funnel(run: FinishedRun) -> list[Step]:
     return steps
 
 
+def held_out(run: FinishedRun) -> int:
+    """How many wrong responses were set aside to watch the training."""
+    stages = [s for s in run.record["stages"] if s["product"] == "held_out_rectifications"]
+    return sum(sum(stage["counts"].values()) for stage in stages)
+
+
 def stage_times(study: Study) -> list[tuple[str, float, int, int]]:
     """(product, seconds spent making it over all runs, times made, times reused)."""
     seconds: dict[str, float] = defaultdict(float)

@@ -1,5 +1,6 @@
 """The whole loop through its command line: once, again, killed in every stage, and resumed."""
 
+import csv
 import json
 import os
 import signal
@@ -101,6 +102,18 @@ def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(finished)
     spot(finished, "data.gamma=1.0")
     made = {s["product"] for s in last_run(finished)[1]["stages"] if not s["reused"]}
     assert made == {"pairs", "checkpoint", "scores"}
+
+
+def test_a_sweep_shares_what_its_jobs_have_in_common(finished):
+    before = set(products(finished))
+    sweep = spot(finished, "-m", "arm=spot_bco,sft_plus", "seed=0,1")
+    made = {name.split("/")[0] for name in set(products(finished)) - before}
+    assert made == {"train", "evaluate"}
+    (folder,) = (finished / "outputs" / "sweeps").iterdir()
+    with (folder / "scores.csv").open() as file:
+        rows = [(row["arm"], row["seed"]) for row in csv.DictReader(file)]
+    assert set(rows) == {("base", "")} | {(a, s) for a in ("spot_bco", "sft_plus") for s in "01"}
+    assert "report.html" in sweep.stdout
 
 
 def lines_of(folder: Path, stage: str, count: int) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 CHECKPOINT = "state.ckpt"
 
 
@@ -53,6 +55,9 @@ def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Weights, config, generation config, tokenizer and chat template in Hugging Face format."""
+
+    if not torch.cuda.is_available():  # transformers imports DeepSpeed here, which warns on a CPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     def fill(aside: Path) -> None:
         model.save_pretrained(aside)

@@ -107,6 +107,8 @@ def test_stopping_a_sweep_stops_its_job_and_all_it_started(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what it puts in the background deaf to Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     sweeps = tmp_path / "outputs" / "sweeps"
 

@@ -108,7 +108,9 @@ def _with_hydra(command: str, arguments: list[str]) -> None:
         sweep = compose.check(list(parsed.overrides), parsed.multirun, _until(command))
         if sweep and command != "run":
             raise UserError(f"spot {command} takes one configuration: only `spot run` sweeps.")
-    sys.argv = [sys.argv[0], *arguments]
+    # Hydra's own parser takes no flag behind an override.
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    sys.argv = [sys.argv[0], *flags, *parsed.overrides]
     entry = hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
     entry(_task(command))()
 

@@ -26,6 +26,7 @@ from spot.chat import prompt_ids, response_ids
 from spot.oracle.rule import collected, rewrite
 from spot.progress import track
 from spot.questions import arithmetic, corpus
+from spot.training.saving import save_model
 
 Rows = Sequence[tuple[str, str]]  # (question, response)
 
@@ -169,9 +170,8 @@ def make(
         source = corpus.rows(settings.seed)
     model = new_model(tokenizer, settings, context_length)
     curve, dropped = _pretrain(model, tokenizer, source, settings, context_length)
-    model.half().save_pretrained(folder)
+    save_model(model.half(), tokenizer, folder)
     _declare_fp32(folder)
-    tokenizer.save_pretrained(folder)
     manifest = {
         "settings": {name: getattr(settings, name) for name in PretrainSettings.__annotations__},
         "context_length": context_length,

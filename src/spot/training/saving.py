@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 CHECKPOINT = "state.ckpt"
 
@@ -58,6 +59,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
     if not torch.cuda.is_available():  # transformers imports DeepSpeed here, which warns on a CPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    disable_progress_bar()
 
     def fill(aside: Path) -> None:
         model.save_pretrained(aside)

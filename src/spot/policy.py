@@ -47,7 +47,7 @@ def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None)
     recipe = model.pretrain
     if recipe is None:
         raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
-    settings = asdict(recipe)
+    settings = asdict(recipe) | {"context_length": model.context_length}
     inputs = {}
     rows = None
     if recipe.corpus == "data":
@@ -75,7 +75,8 @@ def _is_shipped(model: ModelConfig) -> bool:
     if not (SHIPPED / "manifest.json").exists():
         return False
     manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
-    return bool(manifest["settings"] == asdict(model.pretrain))
+    reaches = manifest["context_length"] >= model.context_length
+    return bool(manifest["settings"] == asdict(model.pretrain) and reaches)
 
 
 def _folder_of(path: str, revision: str | None) -> Path:
@@ -101,7 +102,5 @@ def _folder_of(path: str, revision: str | None) -> Path:
 def _digest(folder: Path) -> str:
     """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
     hashes = store.folder_hashes(folder)
-    covered = {
-        k: v for k, v in hashes.items() if Path(k).suffix in (".safetensors", ".json", ".jinja")
-    }
+    covered = {k: v for k, v in hashes.items() if not k.startswith((".", "README"))}
     return store.hash_text(json.dumps(covered, sort_keys=True))

@@ -140,11 +140,16 @@ def split_held_out(
     """`(train, held_out)`: the attempts of as many questions as hold `count` wrong attempts.
 
     Questions go in the order of a seeded hash of their id, so a question stays on its side whatever
-    else is asked, and all attempts at it stay together. Raises UserError if none is left to train on.
+    else is asked. All attempts at the same text stay together, under whatever ids a file lists it.
+    Raises UserError if none is left to train on.
     """
+    names: dict[str, str] = {}  # text → the first of its ids
+    for attempt in sorted(attempts, key=lambda a: a.question_id):
+        names.setdefault(" ".join(attempt.question.split()), attempt.question_id)
+    ids = {a.id: names[" ".join(a.question.split())] for a in attempts}
     wrong: dict[str, int] = defaultdict(int)
     for attempt in attempts:
-        wrong[attempt.question_id] += attempt.verdict == WRONG
+        wrong[ids[attempt.id]] += attempt.verdict == WRONG
     held_out: set[str] = set()
     found = 0
     for question_id in sorted(wrong, key=lambda i: _shuffled(seed, i)):
@@ -157,8 +162,8 @@ def split_held_out(
         raise UserError(
             f"data.held_out={count} takes all {found} wrong attempts: lower it or ask more questions."
         )
-    train = [a for a in attempts if a.question_id not in held_out]
-    return train, [a for a in attempts if a.question_id in held_out]
+    train = [a for a in attempts if ids[a.id] not in held_out]
+    return train, [a for a in attempts if ids[a.id] in held_out]
 
 
 def _shuffled(seed: int, row_id: str) -> tuple[str, str]:

@@ -36,9 +36,9 @@ def attempts(this: Run) -> store.Product:
 
 
 def policy(this: Run, attempts: store.Product) -> Policy:
-    """The starting weights; a student of the data's own text learns it from imported attempts."""
+    """The starting weights; a student of the data's own text reads the attempts that are not held out."""
     imported = this.config.data.fields.response is not None
-    texts = store.read_rows(attempts.folder, Attempt) if imported else None
+    texts = unpack.split_attempts(this.config, attempts)[0] if imported else None
     return prepare(this.config.model, this.root, texts)
 
 
@@ -46,7 +46,7 @@ def pretrain(this: Run) -> Path:
     """The student of `model.pretrain`, made even where the package ships the same one."""
     texts = None
     if this.config.data.fields.response is not None:
-        texts = store.read_rows(_import(this).folder, Attempt)
+        texts = unpack.split_attempts(this.config, _import(this))[0]
     return weights.pretrain(this.config.model, this.root, texts).folder / "model"
 
 

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import time
@@ -30,7 +31,8 @@ from spot.progress import say, track
 from spot.records import SCHEMA, Row, RowT, from_json, to_json
 
 ROWS, PARTIAL, MANIFEST, LOCK = "rows.jsonl", "rows.partial.jsonl", "manifest.json", "lock"
-UNFINISHED = (PARTIAL, LOCK, "resume")  # never part of a finished product
+RESUME = "resume"
+UNFINISHED = (PARTIAL, LOCK, RESUME)  # never part of a finished product
 VERSIONED = ("torch", "transformers", "tokenizers", "pytorch-lightning", "deepspeed", "hydra-core")
 Produce = Callable[[frozenset[str], "Counter[str]"], Iterable[Row]]
 
@@ -111,13 +113,14 @@ def compute_files(target: Product, make: Callable[[Path], Any], content: str = "
     """Make `target` complete by calling `make(folder)`, which writes files and may return details.
 
     `content` is the glob of the files that the digest covers: logs with timings stay outside of it.
-    `make` resumes by itself from what it finds under `folder/resume`.
+    `make` resumes by itself from what it keeps under `folder/resume`, which goes with completion.
     """
     with _owned(target) as mine:
         if mine:
             started = time.monotonic()
             details = make(target.folder)
             finish(target, {}, time.monotonic() - started, details, content)
+            shutil.rmtree(target.folder / RESUME, ignore_errors=True)
 
 
 def finish(

@@ -49,8 +49,11 @@ def benchmarks(config: Config, attempts: store.Product, verifier: Verifier) -> l
     benchmarks = arithmetic_benchmarks([t for t in tasks if t.family == "arithmetic"], seed)
     for task in tasks:
         if task.family == "data":
-            rows = wrong_attempts(config, attempts, "held_out")[: task.questions]
-            questions = [Question(r.question_id, r.task, r.question, r.answer) for r in rows]
+            rows = wrong_attempts(config, attempts, "held_out")
+            by_id = {
+                r.question_id: Question(r.question_id, r.task, r.question, r.answer) for r in rows
+            }
+            questions = list(by_id.values())[: task.questions]
             grade = _answer_grader(verifier, config.data.answer_format)
             benchmarks.append(Benchmark(task.name, task.domain, questions, task.trials, grade))
     return benchmarks
@@ -127,14 +130,8 @@ def generation_settings(config: Config) -> dict[str, Any]:
     """What decides a response; the batch size does, by the order of additions in the last bits."""
     generator = config.generator
     return asdict(generator) | {
-        "max_new_tokens": _max_new_tokens(config),
-        "context_length": config.model.context_length,
         "thinking": config.model.thinking,
     }
-
-
-def _max_new_tokens(config: Config) -> int:
-    return min(config.generator.max_new_tokens, config.model.context_length)
 
 
 def sampling(config: Config) -> Sampling:
@@ -142,7 +139,7 @@ def sampling(config: Config) -> Sampling:
 
     generator = config.generator
     return Sampling(
-        generator.temperature, generator.top_p, generator.top_k, _max_new_tokens(config)
+        generator.temperature, generator.top_p, generator.top_k, generator.max_new_tokens
     )
 
 

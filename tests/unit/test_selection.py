@@ -218,3 +218,14 @@ def test_holding_out_everything_is_refused():
         split_held_out(attempts, 5, seed=0)
     train, held_out = split_held_out([attempt(0)], 5, seed=0)
     assert (len(train), held_out) == (1, [])
+
+
+def test_a_question_listed_under_several_ids_stays_on_one_side():
+    attempts = [
+        replace(attempt(n, verdict="wrong"), question=f"the  same {n // 4}?" if n % 2 else f"the same {n // 4}?")
+        for n in range(40)
+    ]  # fmt: skip
+    train, held_out = split_held_out(attempts, 12, seed=0)
+    sides = [{" ".join(a.question.split()) for a in side} for side in (train, held_out)]
+    assert len(held_out) == 12
+    assert not sides[0] & sides[1]

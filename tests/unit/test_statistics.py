@@ -99,6 +99,22 @@ def test_two_ways_by_hand():
     )
 
 
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        ([[50.0], [0.0]], -100, 100),  # one question
+        (
+            [[50.0, -50.0, 0.0], [-50.0, 50.0, 0.0]],
+            -124.2,
+            124.2,
+        ),  # no main effect: MS 5000, n 6, t(2)
+    ],
+)
+def test_tables_without_a_spread_to_go_by(table, low, high):
+    estimate = crossed([np.array(table)])
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.1)
+
+
 def test_an_average_over_benchmarks_has_a_quarter_of_two_equal_variances():
     rng = np.random.default_rng(0)
     tables = [rng.normal(size=(1, 50)) for _ in range(2)]

@@ -216,6 +216,10 @@ def test_schedules_by_hand() -> None:
 # --- the same optimisation, whatever the packing -------------------------------------------------
 
 
+# Before the first update all rewards are rounding noise, and so is which of two is larger.
+ROUNDED = {"rewards/accuracies", "held_out/rewards/accuracies"}
+
+
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(((a[k] - b[k]).norm() / b[k].norm()).item() for k in b)
 
@@ -237,7 +241,7 @@ def test_packing_changes_nothing(
     )  # fmt: skip
     whole = rows(runs[name][0])
     for got, wanted in zip(rows(tmp_path), whole, strict=True):
-        for column in wanted.keys() - TIMINGS - {"held_out/kl"}:
+        for column in wanted.keys() - TIMINGS - {"held_out/kl"} - ROUNDED:
             assert float(got[column] or 0) == pytest.approx(
                 float(wanted[column] or 0), rel=1e-3, abs=1e-4
             ), column

@@ -128,13 +128,19 @@ def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:
         return Estimate(value, single.low, single.high, questions, seeds)
     by_question = sum(_variance(t.mean(axis=0)) / t.shape[1] for t in tables) / count**2
     freedom_q = min(t.shape[1] for t in tables) - 1
+    if freedom_q < 1:  # one question says nothing of others
+        return Estimate(value, -100.0, 100.0, questions, seeds)
     if seeds == 1:
         half = _t(freedom_q) * math.sqrt(by_question)
         return Estimate(value, value - half, value + half, questions, 1)
     by_seed = _variance(np.mean([t.mean(axis=1) for t in tables], axis=0)) / seeds
     rest = sum(_residual(t) / t.size for t in tables) / count**2
-    total = max(by_question + by_seed - rest, by_question, by_seed)
-    freedom = (by_question + by_seed) ** 2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
+    explained = by_question + by_seed
+    if explained == 0:  # all of the spread is what neither explains
+        half = _t(freedom_q) * math.sqrt(rest)
+        return Estimate(value, value - half, value + half, questions, seeds)
+    total = max(explained - rest, by_question, by_seed)
+    freedom = explained**2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
     half = _t(freedom) * math.sqrt(total)
     return Estimate(value, value - half, value + half, questions, seeds)
 

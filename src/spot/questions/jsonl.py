@@ -205,7 +205,17 @@ def _row(
         return _missing("response", str(fields.response))
     if fields.id is not None and not isinstance(value_at(row, fields.id), (str, int)):
         return _missing("id", fields.id)
-    return _UsableRow(row_id(row, number, fields.id), question, truth, response)
+    usable = _UsableRow(row_id(row, number, fields.id), question, truth, response)
+    return usable if _encodable(usable) else Problem("not_utf8", "half a character (surrogate)")
+
+
+def _encodable(row: _UsableRow) -> bool:
+    """Whether the row can be written again: JSON may escape half of a pair of surrogates."""
+    try:
+        "".join((row.id, row.question, row.answer, row.response)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _missing(what: str, field: str) -> Problem:

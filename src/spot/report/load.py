@@ -39,9 +39,7 @@ class FinishedRun:
     @property
     def overrides(self) -> dict[str, str]:
         """What the command line chose, but for what `arm` and `seed` already say."""
-        said = {"seed", "arm", "study", "output"}
-        if not self.record["arm"]:
-            said |= {"loss", "data.arm"}  # they are the arm's name then
+        said = {"seed", "arm", "loss", "data.arm", "study", "output"}
         pairs = (line.lstrip("+").partition("=") for line in self.record["overrides"])
         return {key: value for key, _, value in pairs if key not in said}
 

@@ -117,7 +117,6 @@ def train(
 
     clock = time.perf_counter()
     save_model(model, tokenizer, out / "model")
-    checkpoints.remove()
     timings |= module.seconds | {"save": time.perf_counter() - clock}
     return TrainResult(
         steps=len(plan),

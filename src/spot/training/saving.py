@@ -76,7 +76,8 @@ class Checkpoints:
 
     def latest(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint: how many steps were done, and its file."""
-        found = [(int(p.name.removeprefix("step_")), p) for p in self.folder.glob("step_*")]
+        whole = [p for p in self.folder.glob("step_*") if (p / CHECKPOINT).is_file()]
+        found = [(int(p.name.removeprefix("step_")), p) for p in whole]
         if not found:
             return None
         step, path = max(found)
@@ -90,9 +91,6 @@ class Checkpoints:
         for path in self.folder.glob("step_*"):
             if path != new:
                 shutil.rmtree(path)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class MetricsTable:

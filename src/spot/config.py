@@ -3,7 +3,8 @@
 YAML files under `conf/` hold choices; this file holds types, defaults and ranges. A misspelt key or a
 wrong type is refused by OmegaConf while composing, a value out of range by `__post_init__` when
 `typed()` turns the composed tree into these dataclasses. Nothing here imports torch, so a mistake is
-reported before anything heavy is loaded. Config objects stop at `pipeline.py`: stages get plain values.
+reported before anything heavy is loaded. Config objects stop where
+stages are put together (`stages.py`, `unpack.py`): what they call gets plain values.
 """
 
 from __future__ import annotations
@@ -36,9 +37,7 @@ SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
 class PretrainConfig:
     """A student made on this machine: its architecture, its corpus and its schedule."""
 
-    corpus: str = (
-        "arithmetic"  # arithmetic | data (learn tokenizer and model from the data's own text)
-    )
+    corpus: str = "arithmetic"  # arithmetic | data (learn everything from the data's own text)
     vocabulary: int = 2048  # size of a learned byte-pair vocabulary; the arithmetic one is fixed
     layers: int = 4
     width: int = 160
@@ -66,6 +65,10 @@ class Tuned:
 
     learning_rate: float | None = None
     beta: float | None = None
+
+    def __post_init__(self) -> None:
+        in_range("model.tuned.<arm>.learning_rate", self.learning_rate, 0, 1, open_low=True)
+        in_range("model.tuned.<arm>.beta", self.beta, 0, open_low=True)
 
 
 @dataclass
@@ -140,9 +143,7 @@ class OracleConfig:
     kind: str = "rule"  # rule | human
     seed: int = 0
     minimal: float = 0.5  # rule: share of smallest fixes
-    continuation: float = (
-        0.3  # rule: right steps kept, then the Oracle's own words; the rest is rewritten
-    )
+    continuation: float = 0.3  # rule: right steps kept, then its own words; the rest is rewritten
     path: str | None = None  # human: the file of corrections; null: data.path
 
     def __post_init__(self) -> None:
@@ -367,6 +368,8 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError(
             "oracle=human needs corrections: data.fields.solution=<field> or oracle.path=<file>."
         )
+    if oracle.kind == "human" and not (oracle.path or data.path):
+        raise UserError("oracle=human corrects from a file: give oracle.path=<file>.")
     if until not in ("rectify", "select") and loss in NEEDS_REJECTED and data.arm == "self":
         raise UserError(
             f"loss={loss} needs rejected responses and data.arm=self has none: "

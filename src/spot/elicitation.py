@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from spot.generation import Generator, Request, Sampling, request_seed
 from spot.records import Attempt, Question
-from spot.verification import Verifier
+
+# (response, truth, finish reason) → verdict and the final answer found
+Grade = Callable[[str, str, str], tuple[str, str | None]]
 
 
 def elicit(
     questions: Sequence[Question],
     generator: Generator,
     sampling: Sampling,
-    verifier: Verifier,
+    grade: Grade,
     *,
-    answer_format: str,
     samples: int,
     seed: int,
     model: str,
@@ -37,9 +38,7 @@ def elicit(
     seeds = {request.key: request.seed for request in requests}
     for completion in generator.generate(requests, sampling, done):
         question, trial = asked[completion.key]
-        verdict, extracted = verifier.verdict(
-            completion.text, question.answer, completion.finish_reason, answer_format
-        )
+        verdict, extracted = grade(completion.text, question.answer, completion.finish_reason)
         yield Attempt(
             id=completion.key,
             question_id=question.id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one line and names the next step."""
@@ -18,6 +20,8 @@ def in_range(
     """Refuse a value outside [low, high], or (low, high] when `open_low`."""
     if value is None:
         return
+    if not math.isfinite(value):
+        raise UserError(f"{key}={value:g} is out of range: it must be a finite number.")
     too_low = value <= low if open_low else value < low
     if too_low or (high is not None and value > high):
         left = f"{'>' if open_low else '>='} {low:g}"

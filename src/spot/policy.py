@@ -85,7 +85,13 @@ def _folder_of(path: str, revision: str | None) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
+        if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+            raise UserError(
+                f"model.path={path} holds no weights: give the whole folder of a model."
+            )
         return folder
+    if path.startswith(("/", ".", "~")):
+        raise UserError(f"model.path={path} is no folder: give a folder, or the hub id of a model.")
     from huggingface_hub import snapshot_download
 
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
                     questions,
                     generator,
                     unpack.sampling(config),
-                    verifier,
-                    answer_format=data.answer_format,
+                    partial(verifier.verdict, answer_format=data.answer_format),
                     samples=data.samples,
                     seed=data.seed,
                     model=policy.name,

@@ -112,7 +112,9 @@ def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
 def _read(folder: Path) -> FinishedRun:
     try:
         record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except ValueError:
+        if not {"arm", "seed", "study", "config", "overrides", "products", "stages"} <= set(record):
+            raise ValueError("another shape")
+    except (ValueError, TypeError):
         raise UserError(
             f"{folder / RUN_FILE} is damaged: delete it and run its command again."
         ) from None

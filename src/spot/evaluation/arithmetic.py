@@ -15,7 +15,6 @@ from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import extract, quick_equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
-GRADING_ANSWER = "48"  # a constant response to score: what obeying without reading would give
 
 
 def benchmark_questions(name: str, count: int, seed: int) -> list[Question]:

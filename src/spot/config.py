@@ -197,6 +197,7 @@ class LossConfig:
     beta: float | None = None  # null: model.tuned, else 0.1
     delta: DeltaConfig = field(default_factory=DeltaConfig)
     sft_reduction: str = "token"  # token (mean over response tokens) | sequence (eq. 2's sum)
+    edit_weight: float = 1.0  # of edited tokens in rewards and token losses; 1 is the paper
     learning_rate: float | None = None  # null: the model's
     epochs: int = 2
     batch_pairs: int = 32
@@ -212,6 +213,7 @@ class LossConfig:
         one_of("loss.sft_reduction", self.sft_reduction, ("token", "sequence"))
         one_of("loss.schedule", self.schedule, ("cosine", "linear", "constant"))
         in_range("loss.beta", self.beta, 0, open_low=True)
+        in_range("loss.edit_weight", self.edit_weight, 0, open_low=True)
         in_range("loss.learning_rate", self.learning_rate, 0, 1, open_low=True)
         in_range("loss.epochs", self.epochs, 1)
         in_range("loss.batch_pairs", self.batch_pairs, 1)
@@ -227,16 +229,30 @@ class HardwareConfig:
     """What it runs on."""
 
     name: str = MISSING
-    accelerator: str = "cpu"
-    precision: str = "fp32"
+    accelerator: str = "cpu"  # cpu | gpu
+    precision: str = "fp32"  # fp32 | bf16 (with fp32 master weights, log-probs and losses)
     threads: int | None = None  # of torch on a CPU; null: torch's own choice
-    tokens_per_pack: int = 8192  # the largest forward pass
+    tokens_per_pack: int = 8192  # the largest forward pass; pairs that are longer are dropped
+    attention: str = "auto"  # auto | sdpa | varlen | flash
+    logprobs: str = "torch"  # torch | liger (a GPU's fused kernel, if its numbers agree)
+    checkpoint_layers: str = "none"  # auto | all | none | how many
+    memory_gib: float | None = None  # of a device, for checkpoint_layers=auto; null: what it has
 
     def __post_init__(self) -> None:
-        one_of("hardware.accelerator", self.accelerator, ("cpu",))
-        one_of("hardware.precision", self.precision, ("fp32",))
+        one_of("hardware.accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("hardware.precision", self.precision, ("fp32", "bf16"))
+        one_of("hardware.attention", self.attention, ("auto", "sdpa", "varlen", "flash"))
+        one_of("hardware.logprobs", self.logprobs, ("torch", "liger"))
         in_range("hardware.threads", self.threads, 1)
         in_range("hardware.tokens_per_pack", self.tokens_per_pack, 1)
+        in_range("hardware.memory_gib", self.memory_gib, 0, open_low=True)
+        if not (
+            self.checkpoint_layers in ("auto", "all", "none") or self.checkpoint_layers.isdecimal()
+        ):
+            raise UserError(
+                f"hardware.checkpoint_layers={self.checkpoint_layers} is unknown: choose auto, all, "
+                "none or a number of layers."
+            )
 
 
 @dataclass

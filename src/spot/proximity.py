@@ -1,16 +1,20 @@
 """How far a correction strays from what the policy wrote, measured on token ids (§3, eq. 1).
 
 Everything here rests on the longest common subsequence (LCS): the most tokens of y⁻ that survive,
-in order, in y⁺. RapidFuzz finds it bit-parallel, in milliseconds for thousands of tokens.
+in order, in y⁺. RapidFuzz finds it bit-parallel, in milliseconds for thousands of tokens; it is
+imported where it is used, so that packs can be built with torch and transformers alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rapidfuzz.distance import LCSseq
+import numpy as np
 
 EditedSpan = tuple[str, int, int, int, int]
+
+PARTS = ("shared", "edited", "after")  # of a response, as `align` tells them apart
+SHARED, EDITED, AFTER, NO_PART = range(4)
 
 
 def change_ratio(rejected: Sequence[int], chosen: Sequence[int]) -> float:
@@ -20,6 +24,8 @@ def change_ratio(rejected: Sequence[int], chosen: Sequence[int]) -> float:
 
     0 when y⁺ only deletes from y⁻; 1 when they share nothing. An empty y⁺ raises ValueError.
     """
+    from rapidfuzz.distance import LCSseq
+
     if not chosen:
         raise ValueError("the change ratio of an empty correction is undefined")
     return (len(chosen) - LCSseq.similarity(rejected, chosen)) / len(chosen)
@@ -41,6 +47,8 @@ def edited_spans(rejected: Sequence[int], chosen: Sequence[int]) -> list[EditedS
     The tag is equal, delete, insert or replace. Spans cover both sequences in order, without gaps,
     and neighbours differ in being equal or edited, so each edit is one span.
     """
+    from rapidfuzz.distance import LCSseq
+
     spans: list[EditedSpan] = []
     i = j = 0
     for block in LCSseq.editops(rejected, chosen).as_matching_blocks():
@@ -50,6 +58,22 @@ def edited_spans(rejected: Sequence[int], chosen: Sequence[int]) -> list[EditedS
         if block.size:
             spans.append(("equal", block.a, i, block.b, j))
     return spans
+
+
+def align(chosen: np.ndarray, rejected: np.ndarray, prefix: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part that every token of y⁺ and of y⁻ belongs to, as two arrays of uint8.
+
+    SHARED: the common prefix, of this many tokens. EDITED: what the LCS alignment deletes, inserts or
+    replaces. AFTER: what it keeps beyond the first edit.
+    """
+    parts = tuple(np.full(len(ids), AFTER, dtype=np.uint8) for ids in (chosen, rejected))
+    for tag, i1, i2, j1, j2 in edited_spans(rejected[prefix:].tolist(), chosen[prefix:].tolist()):
+        if tag != "equal":
+            parts[0][prefix + j1 : prefix + j2] = EDITED
+            parts[1][prefix + i1 : prefix + i2] = EDITED
+    for part in parts:
+        part[:prefix] = SHARED
+    return parts[0], parts[1]
 
 
 def _edit_tag(deleted: int, inserted: int) -> str:

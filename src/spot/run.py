@@ -14,6 +14,7 @@ from typing import Any
 
 from spot import store
 from spot.config import Config
+from spot.files import write_aside
 from spot.progress import say
 
 RUN_FILE = "run.json"
@@ -78,4 +79,4 @@ class Run:
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        store.write_atomically(self.folder / RUN_FILE, json.dumps(record, indent=1) + "\n")
+        write_aside(self.folder / RUN_FILE, json.dumps(record, indent=1) + "\n")

@@ -259,11 +259,11 @@ def _train(
 ) -> dict[str, Any]:
     """Call the trainer with plain values; returns what the manifest tells of it."""
     from spot import tracking
-    from spot.training.loop import RunOptions
+    from spot.training.loop import Hardware, RunOptions
     from spot.training.loop import train as train_policy
     from spot.training.losses import Method
-    from spot.training.module import Optimisation
     from spot.training.packing import PackingSettings
+    from spot.training.schedule import Optimisation
 
     config, loss = this.config, this.config.loss
     unpack.set_threads(config.hardware.threads)
@@ -287,6 +287,7 @@ def _train(
                 loss.delta.mode,
                 loss.delta.decay,
                 loss.sft_reduction,
+                loss.edit_weight,
             ),
             Optimisation(
                 configuration.learning_rate(config),
@@ -301,6 +302,12 @@ def _train(
             config.seed,
             RunOptions(
                 PackingSettings(config.hardware.tokens_per_pack, config.data.share_prefix),
+                Hardware(
+                    **{
+                        name: getattr(config.hardware, name)
+                        for name in Hardware.__dataclass_fields__
+                    }
+                ),
                 this.root.parent / "reference",
                 config.model.thinking,
                 config.probe.every,

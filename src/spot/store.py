@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from spot.errors import UserError
+from spot.files import write_aside
 from spot.progress import say, track
 from spot.records import SCHEMA, Row, RowT, from_json, to_json
 
@@ -103,7 +104,7 @@ def compute_rows(
                 file.write(to_json(row) + "\n")
                 file.flush()
         ordered = [found[key] for key in sorted(found)]
-        write_atomically(target.folder / ROWS, "".join(to_json(row) + "\n" for row in ordered))
+        write_aside(target.folder / ROWS, "".join(to_json(row) + "\n" for row in ordered))
         counts = Counter(_kind(row) for row in ordered) + dropped
         finish(target, counts, time.monotonic() - started, details())
         partial.unlink()
@@ -147,7 +148,7 @@ def finish(
         "versions": versions(),
         "revision": revision(),
     }
-    write_atomically(target.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_aside(target.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -189,16 +190,6 @@ def hash_text(text: str) -> str:
 def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write aside, fsync, rename: a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
 
 
 @functools.cache

@@ -102,6 +102,16 @@ def _build_pairs() -> Any:
 
 
 @pytest.fixture(scope="session")
+def pairs() -> list[Any]:
+    return build_pairs(20)
+
+
+@pytest.fixture(scope="session")
+def held_out() -> list[Any]:
+    return build_pairs(6, seed=1)
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     return build_tokenizer()
 

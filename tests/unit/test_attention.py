@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from spot.errors import UserError
 from spot.training import attention
-from spot.training.packing import PairTokens, build_pack
+from spot.training.packing import PackingSettings, PairTokens, build_pack
 
 ROWS = [(3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (19, 3, 3)]
 
 
 def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Softmax attention over all tokens at once, with a T x T mask built token by token."""
-    total = q.shape[2]
+    total = q.shape[0]
     seen = torch.zeros(total, total, dtype=torch.bool)
     start = 0
     for c, a, b in ROWS:
@@ -26,38 +28,156 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         start += c + a + b
     groups = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(groups, 1) for t in (k, v))
-    scores = (q @ k.transpose(2, 3)) * 0.3
-    return (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v).transpose(1, 2)
+    scores = torch.einsum("qhd,khd->hqk", q, k) * 0.3
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, v)
 
 
-def test_packed_attention_equals_dense() -> None:
+def loop(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_ends: torch.Tensor, k_ends: torch.Tensor,
+    longest_q: int, longest_k: int, scale: float | None, corner: int = 1,
+) -> torch.Tensor:  # fmt: skip
+    """A variable-length call as a GPU kernel has it: segment by segment, causal from the bottom right.
+
+    corner=0 aligns to the top left instead, which is what a wrong kernel would do.
+    """
+    outputs = []
+    segments = zip(
+        q_ends.tolist(), q_ends.tolist()[1:], k_ends.tolist(), k_ends.tolist()[1:], strict=False
+    )
+    groups = q.shape[1] // k.shape[1]
+    for q0, q1, k0, k1 in segments:
+        assert q1 - q0 <= longest_q
+        assert k1 - k0 <= longest_k
+        keys, values = (t[k0:k1].repeat_interleave(groups, 1) for t in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q[q0:q1], keys) * scale
+        ones = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool)
+        seen = ones.tril((k1 - k0 - (q1 - q0)) * corner)
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, values))
+    return torch.cat(outputs)
+
+
+def with_other_heads(*inputs: Any) -> torch.Tensor:
+    """Grouped heads in the wrong order."""
+    q, *rest = inputs
+    return loop(q.flip(1), *rest).flip(1)
+
+
+def without_gradient_of_keys(*inputs: Any) -> torch.Tensor:
+    """A backward pass that is not there."""
+    q, k, *rest = inputs
+    return loop(q, k.detach(), *rest) + 0 * k.sum()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> Any:
+    """Kernels for segments that run on a CPU: one right, three wrong."""
+    wrong = {"top_left": partial(loop, corner=0), "heads": with_other_heads,
+             "backward": without_gradient_of_keys}  # fmt: skip
+    names = {"loop": loop, **wrong}
+    for name, call in names.items():
+        attention.register(name, attention._segments(call))
+    yield
+    for name in names:
+        del attention.KERNELS[name]
+
+
+@pytest.mark.parametrize("name", ["sdpa", "loop"])
+def test_packed_attention_equals_dense(name: str) -> None:
     torch.manual_seed(0)
     total = sum(map(sum, ROWS))
-    q = torch.randn(1, 4, total, 8, dtype=torch.float64, requires_grad=True)
-    k, v = (torch.randn(1, 2, total, 8, dtype=torch.float64, requires_grad=True) for _ in "kv")
-    layout = attention.make_layout(ROWS, torch.float64)
-    assert len(layout.blocks) > 1
-    got, _ = attention.packed_sdpa(torch.nn.Identity(), q, k, v, None, layout=layout, scaling=0.3)
-    wanted = dense(q, k, v)
-    torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
-    weights = torch.randn_like(got)
-    for a, b in zip(
-        torch.autograd.grad((got * weights).sum(), (q, k, v)),
-        torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    q = torch.randn(total, 4, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(total, 2, 8, dtype=torch.float64, requires_grad=True) for _ in "kv")
+    kernel = attention.KERNELS[name]
+    layout = kernel.layout(ROWS, torch.float64)
+    got = kernel.attend(q, k, v, layout, 0.3)
+    for wanted in (dense(q, k, v), attention.dense(q, k, v, ROWS, 0.3)):
+        torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
+        weights = torch.randn_like(got)
+        for a, b in zip(
+            torch.autograd.grad((got * weights).sum(), (q, k, v), retain_graph=True),
+            torch.autograd.grad((wanted * weights).sum(), (q, k, v)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_segments_by_hand() -> None:
+    layout = attention.make_segments([(3, 2, 4), (1, 0, 3), (4, 4, 0)])
+    assert layout.pieces == (3, 2, 4, 1, 3, 4, 4)
+    assert layout.keys == (0, 1, 0, 2, 3, 3, 4, 5, 6)  # c a | c b | c | c b | c a
+    assert layout.q_ends.tolist() == [0, 5, 9, 10, 13, 21]
+    assert layout.k_ends.tolist() == [0, 5, 12, 13, 17, 25]
+    assert layout.longest == (8, 8)
+    assert layout.q_ends.dtype == torch.int32
 
 
 def test_work_is_the_sum_of_squares_not_the_square_of_the_sum() -> None:
-    layout = attention.make_layout([(50, 25, 25)] * 30 + [(10, 0, 0)] * 5)
+    layout = attention.make_blocks([(50, 25, 25)] * 30 + [(10, 0, 0)] * 5)
     elements = sum(block.mask.numel() for block in layout.blocks)
     assert elements == 30 * 100**2 + 5 * 10**2
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sdpa", "loop"])
+def test_the_self_check_passes_what_is_right(
+    build_model: Any, kind: str, dtype: torch.dtype, name: str
+) -> None:
+    off = attention.check_kernel(name, build_model(kind).to(dtype))
+    assert off < attention.BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("name", ["top_left", "heads", "backward"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_self_check_refuses_what_is_wrong(
+    build_model: Any, name: str, dtype: torch.dtype
+) -> None:
+    with pytest.raises(UserError, match=rf"attention={name} is not exact here"):
+        attention.check_kernel(name, build_model().to(dtype))
+
+
+@pytest.mark.parametrize("name", ["varlen", "flash"])
+def test_a_kernel_that_does_not_run_here(build_model: Any, name: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=rf"attention={name} does not run here .*attention=sdpa"):
+        attention.check_kernel(name, build_model())
+
+
+def test_auto_is_varlen_only_where_it_can_be() -> None:
+    assert attention.choose("auto", torch.bfloat16, "cuda") == "varlen"
+    assert attention.choose("auto", torch.float32, "cuda") == "sdpa"
+    assert attention.choose("auto", torch.bfloat16, "cpu") == "sdpa"
+    assert attention.choose("flash", torch.bfloat16, "cuda") == "flash"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["sdpa", "varlen"])
+def test_kernels_on_this_gpu(build_model: Any, name: str) -> None:
+    model = build_model().to("cuda", torch.bfloat16)
+    assert attention.check_kernel(name, model) < attention.BOUNDS[torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_a_model_gives_the_same_through_either_kernel(build_model: Any, kind: str) -> None:
+    model = build_model(kind).double()
+    pairs = [
+        PairTokens("a", (2, 3), (4, 5, 6, 0), (4, 7, 0)), PairTokens("b", (9,), (4, 0), (4, 8)),
+        PairTokens("c", (5, 6), (4, 5), (4, 5, 0)), PairTokens("d", (5,), (4, 5)),
+    ]  # fmt: skip
+    pack = build_pack(pairs, PackingSettings(100))
+    found = []
+    for name in ("sdpa", "loop"):
+        with attention.packed(model, name):
+            found.append(attention.hidden_states(model, pack))
+    torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+
+
 def test_a_model_outside_the_context_is_untouched(build_model: Any) -> None:
     model = build_model()
-    pack = build_pack([PairTokens("p", (2,), (3, 0), (4, 0))], True)
+    pack = build_pack([PairTokens("p", (2,), (3, 0), (4, 0))], PackingSettings(9))
     with pytest.raises(RuntimeError, match="attention is sdpa"):
         attention.hidden_states(model, pack)
     with attention.packed(model):

@@ -8,25 +8,24 @@ from typing import Any
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training import attention
 from spot.training.packing import (
     PackingSettings,
     PairTokens,
     build_pack,
-    fill_packs,
+    fitting,
     plan_steps,
-    row_tokens,
-    scored_tokens,
     step_packs,
 )
-from spot.training.reference import pack_logprobs
+from spot.training.scoring import pack_logprobs
 
+SHARED, SEPARATE = PackingSettings(100), PackingSettings(100, share_prefix=False)
+CHOSEN = PackingSettings(100, rejected=False)
 PAIR = PairTokens("p", (10, 11), (20, 21, 22, 0), (20, 21, 30, 31, 0))
 
 
 def test_a_shared_row_by_hand() -> None:
-    pack = build_pack([PAIR], share_prefix=True)
+    pack = build_pack([PAIR], SHARED)
     assert pack.input_ids[0].tolist() == [10, 11, 20, 21, 22, 0, 30, 31, 0]
     assert pack.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6]
     assert pack.rows == ((4, 2, 3),)
@@ -37,28 +36,39 @@ def test_a_shared_row_by_hand() -> None:
     assert chosen.tolist() == [1 + 2 + 4 + 8]
     assert rejected.tolist() == [1 + 2 + 16 + 32 + 64]
     assert pack.scored == (7,)
-    assert row_tokens(PAIR, True) == 9
-    assert scored_tokens(PAIR, True) == 7
+    assert PAIR.tokens(SHARED) == 9
+    assert PAIR.scored(SHARED) == 7
 
 
 def test_separate_rows_by_hand() -> None:
-    pack = build_pack([PAIR], share_prefix=False)
+    pack = build_pack([PAIR], SEPARATE)
     assert pack.input_ids[0].tolist() == [10, 11, 20, 21, 22, 0, 10, 11, 20, 21, 30, 31, 0]
     assert pack.rows == ((2, 4, 0), (2, 5, 0))
     assert pack.sources.tolist() == [1, 2, 3, 4, 7, 8, 9, 10, 11]
     assert pack.targets.tolist() == [20, 21, 22, 0, 20, 21, 30, 31, 0]
-    assert row_tokens(PAIR, False) == 13
-    assert scored_tokens(PAIR, False) == 9
+    assert PAIR.tokens(SEPARATE) == 13
+    assert PAIR.scored(SEPARATE) == 9
 
 
-def test_chosen_only_row_and_two_pairs_in_a_pack() -> None:
-    pack = build_pack([PAIR, PAIR.without_rejected()], share_prefix=True, places=[7, 3])
+def test_a_pair_without_rejected_beside_another() -> None:
+    own = PairTokens("own", PAIR.prompt, PAIR.chosen)
+    pack = build_pack([PAIR, own], SHARED, places=[7, 3])
     assert pack.pairs.tolist() == [7, 3]
     assert pack.has_rejected.tolist() == [True, False]
     assert pack.rows == ((4, 2, 3), (2, 4, 0))
     assert pack.sources.tolist()[7:] == [10, 11, 12, 13]
     assert pack.slot_counts()[0].tolist() == [4, 4]
     assert pack.slot_counts()[1].tolist() == [5, 0]
+
+
+def test_rejected_left_out() -> None:
+    pack = build_pack([PAIR], CHOSEN)
+    assert pack.rows == ((2, 4, 0),)
+    assert pack.has_rejected.tolist() == [False]
+    assert pack.slots.tolist() == [0, 0, 0, 0]
+    assert pack.parts.tolist() == [0, 0, 1, 2]  # still told apart, against the y- left out
+    assert (PAIR.tokens(CHOSEN), PAIR.scored(CHOSEN), PAIR.unshared_tokens(CHOSEN)) == (6, 4, 6)
+    assert (PAIR.unshared_tokens(SHARED), PAIR.longest) == (13, 5)
 
 
 @pytest.mark.parametrize(("chosen", "rejected"), [((), (1,)), ((1,), ()), ((1, 2), (1, 2))])
@@ -119,9 +129,11 @@ def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("settings", [SHARED, SEPARATE])
 @pytest.mark.parametrize("tied", [True, False])
-def test_packed_equals_separate(build_model: Any, kind: str, share: bool, tied: bool) -> None:
+def test_packed_equals_separate(
+    build_model: Any, kind: str, settings: PackingSettings, tied: bool
+) -> None:
     model, pairs = build_model(kind, tied=tied), case_pairs()
     up, down = torch.linspace(0.5, 2, len(pairs)), torch.linspace(-1, 1.5, len(pairs))
 
@@ -134,7 +146,7 @@ def test_packed_equals_separate(build_model: Any, kind: str, share: bool, tied: 
     wanted = gradients(model, loss)
 
     with attention.packed(model):
-        pack = build_pack(pairs, share)
+        pack = build_pack(pairs, settings)
         sums = pack.slot_sums(pack_logprobs(model, pack))
         got = gradients(model, (up * sums[0]).sum() + (down * sums[1]).sum())
     assert model.config._attn_implementation == "sdpa"
@@ -150,7 +162,7 @@ def test_packed_equals_separate(build_model: Any, kind: str, share: bool, tied: 
 def test_token_logprobs_in_packs_equal_separate_ones(build_model: Any) -> None:
     model, pairs = build_model(), case_pairs()
     with attention.packed(model), torch.no_grad():
-        pack = build_pack(pairs, True)
+        pack = build_pack(pairs, SHARED)
         parts = pack_logprobs(model, pack).split(pack.scored)
     for pair, part in zip(pairs, parts, strict=True):
         assert pair.rejected is not None
@@ -192,8 +204,29 @@ def test_steps_are_fixed_by_the_seed_and_cover_every_epoch() -> None:
     assert [len(step) for step in plan_steps(10, 4, 1, 0)] == [4, 4, 2]
 
 
-def test_packs_are_filled_first_fit_decreasing() -> None:
-    assert fill_packs([3, 7, 5, 4, 1], 10) == [[1, 0], [2, 3, 4]]
-    assert fill_packs([], 10) == []
-    with pytest.raises(UserError, match="11 tokens and a pack holds 10"):
-        fill_packs([3, 11], 10)
+def test_pairs_longer_than_a_pack_are_left_out_whatever_the_loss() -> None:
+    pairs = [PAIR, PairTokens("long", range(2, 90), (5, 6, 7), (5, 8, 7))]
+    for settings in (SHARED, CHOSEN):
+        assert [len(found) for found in fitting(pairs, settings)] == [2, 0]
+    # 88 + 1 + 2 + 2 tokens in one row, 182 in two; y+ alone would fit
+    for settings in (PackingSettings(92), PackingSettings(92, rejected=False), SEPARATE):
+        kept, over_long = fitting(pairs, settings)
+        assert [pair.id for pair in kept] == ["p"]
+        assert over_long == ["long"]
+
+
+def test_parts_of_a_pair_by_hand() -> None:
+    # y-: 5 6 |7 8| 9 3 0     y+: 5 6 |1| 9 3 |4| 0
+    pair = PairTokens("p", (2, 3), (5, 6, 1, 9, 3, 4, 0), (5, 6, 7, 8, 9, 3, 0))
+    for settings in (SHARED, SEPARATE):
+        pack = build_pack([pair], settings)
+        parts = {slot: pack.parts[pack.slots == slot].tolist() for slot in range(2)}
+        assert parts == {0: [0, 0, 1, 2, 2, 1, 2], 1: [0, 0, 1, 1, 2, 2, 2]}
+    assert set(build_pack([pair], PackingSettings(100, parts=False)).parts.tolist()) == {3}
+    own = build_pack([PairTokens("own", (2,), (5, 0))], SHARED)
+    assert own.parts.tolist() == [3, 3]
+
+
+def test_twins_share_a_context() -> None:
+    assert build_pack([PAIR], SHARED).contexts.tolist() == list(range(7))
+    assert build_pack([PAIR], SEPARATE).contexts.tolist() == [0, 1, 2, 3, 0, 1, 6, 7, 8]

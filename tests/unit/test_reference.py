@@ -11,14 +11,15 @@ import torch
 
 from spot.training import reference
 from spot.training.loop import tokenise
-from spot.training.packing import PackingSettings, build_pack, scored_tokens
+from spot.training.packing import PackingSettings, build_pack
+from spot.training.scoring import PLAIN, Kernels
 
 SETTINGS = PackingSettings(1000)
 
 
 @pytest.fixture
 def pairs(tiny_tokenizer: Any, build_pairs: Any) -> list[Any]:
-    return tokenise(tiny_tokenizer, build_pairs(12), True, False)
+    return tokenise(tiny_tokenizer, build_pairs(12), False)
 
 
 def no_scoring(*_: Any) -> None:
@@ -35,17 +36,17 @@ def test_independent_of_packs(build_model: Any, pairs: list[Any]) -> None:
     many = reference.score(model, pairs[::-1], PackingSettings(60))
     for pair in pairs:
         assert one[pair.id].dtype == torch.float32
-        assert one[pair.id].shape == (scored_tokens(pair, True),)
+        assert one[pair.id].shape == (pair.scored(SETTINGS),)
         torch.testing.assert_close(one[pair.id], many[pair.id], atol=1e-5, rtol=0)
 
 
 def test_chosen_only_rows_use_the_first_part(build_model: Any, pairs: list[Any]) -> None:
-    model = build_model()
+    model, alone = build_model(), PackingSettings(1000, rejected=False)
     full = reference.ReferenceScores(reference.score(model, pairs, SETTINGS))
-    chosen = [pair.without_rejected() for pair in pairs]
-    alone = reference.ReferenceScores(reference.score(model, chosen, SETTINGS))
-    pack = build_pack(chosen, True)
-    torch.testing.assert_close(full.of(pack), alone.of(pack), atol=1e-5, rtol=0)
+    chosen = reference.ReferenceScores(reference.score(model, pairs, alone))
+    pack = build_pack(pairs, alone)
+    assert len(full.by_id[pairs[0].id]) > len(chosen.by_id[pairs[0].id])
+    torch.testing.assert_close(full.of(pack), chosen.of(pack), atol=1e-5, rtol=0)
 
 
 def test_a_second_run_reads_and_does_not_score(
@@ -67,14 +68,18 @@ def test_everything_it_depends_on_changes_the_key(
     with torch.no_grad():
         other.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-6
 
-    def key(*arguments: Any) -> str:
-        return json.dumps(reference._identity(*arguments), sort_keys=True)
+    def key(*arguments: Any, kernels: Kernels = PLAIN) -> str:
+        return json.dumps(reference._identity(*arguments, kernels), sort_keys=True)
 
     base = key(model, tiny_tokenizer, pairs, SETTINGS)
     assert base == key(build_model(), tiny_tokenizer, pairs, SETTINGS)
     assert base != key(other, tiny_tokenizer, pairs, SETTINGS)
     assert base != key(model, tiny_tokenizer, pairs[:-1], SETTINGS)
     assert base != key(model, tiny_tokenizer, pairs, PackingSettings(1000, share_prefix=False))
+    assert base != key(model.double(), tiny_tokenizer, pairs, SETTINGS)
+    model.float()
+    for kernels in (Kernels(attention="varlen"), Kernels(logprobs="liger")):
+        assert base != key(model, tiny_tokenizer, pairs, SETTINGS, kernels=kernels)
     template = tiny_tokenizer.chat_template
     try:
         tiny_tokenizer.chat_template = template + " "

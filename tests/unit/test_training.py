@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
 
-from spot import tracking
-from spot.errors import UserError
-from spot.training import saving
-from spot.training.loop import Method, Optimisation, RunOptions, TrainResult, tokenise, train
-from spot.training.losses import LOSSES
+from spot import files
+from spot.training.diagnostics import KL_SIDES, SIDES
+from spot.training.loop import Hardware, RunOptions, TrainResult, tokenise, train
+from spot.training.losses import LOSSES, Method
 from spot.training.packing import PackingSettings, plan_steps
-
-OPTIMISATION = Optimisation(learning_rate=3e-3, epochs=2, batch_pairs=8)  # 20 pairs: 5 steps
-STEPS = 5
-TIMINGS = {"tokens_per_second"}
-
-
-@pytest.fixture(scope="module")
-def pairs(build_pairs: Any) -> list[Any]:
-    return build_pairs(20)
-
-
-@pytest.fixture(scope="module")
-def held_out(build_pairs: Any) -> list[Any]:
-    return build_pairs(6, seed=1)
+from spot.training.schedule import Optimisation
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +34,10 @@ def runs(
     return done
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "model" / "model.safetensors")
 
 
 def response_logps(model: Any, prompt: tuple[int, ...], response: tuple[int, ...]) -> torch.Tensor:
@@ -100,7 +70,7 @@ def test_the_first_step_from_scratch(
     name: str, runs: Any, tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any]
 ) -> None:
     """Loss and gradient norm of the global batch equal those of plain separate sequences."""
-    tokens = tokenise(tiny_tokenizer, pairs, True, False)
+    tokens = tokenise(tiny_tokenizer, pairs, False)
     batch = [tokens[i] for i in plan_steps(20, 8, 2, 0)[0]]
     model = load(tiny_policy)
     loss = first_loss(name, model, batch)
@@ -133,12 +103,19 @@ def test_one_row_per_step_and_what_each_method_has(name: str, runs: Any) -> None
     always = {
         "loss", "logps/chosen", "gradient_norm", "learning_rate", "tokens_per_second",
         "held_out/rewards/chosen", "held_out/rewards/rejected", "held_out/rewards/margins",
-        "held_out/rewards/accuracies", "held_out/kl",
+        "held_out/rewards/accuracies", "held_out/kl", "held_out/entropy",
+        *(f"held_out/rewards/{part}" for part in SIDES), *(f"held_out/kl/{part}" for part in KL_SIDES),
+        "gradients/shared", "gradients/chosen_edited", "gradients/chosen_after",
     }  # fmt: skip
-    chosen = {"rewards/chosen", "tether/chosen"}
+    chosen = {
+        "rewards/chosen", "tether/chosen",
+        "rewards/shared", "rewards/chosen_edited", "rewards/chosen_after",
+    }  # fmt: skip
     both = chosen | {
         "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/rejected",
-        "tether/rejected",
+        "tether/rejected", "rewards/rejected_edited", "rewards/rejected_after",
+        "gradients/rejected_edited", "gradients/rejected_after",
+        *(f"kl/{part}" for part in KL_SIDES),
     }  # fmt: skip
     own = {"sft": set(), "dft": set(), "rwsft": chosen, "bco": both | {"delta"}}.get(name, both)
     for row in table[1:]:
@@ -163,7 +140,7 @@ def test_held_out_metrics_of_the_last_step_from_scratch(
     policy, start = load(out / "model"), load(tiny_policy)
     chosen, rejected, kl = [], [], []
     with torch.no_grad():
-        for pair in tokenise(tiny_tokenizer, held_out, True, False):
+        for pair in tokenise(tiny_tokenizer, held_out, False):
             for response, rewards in ((pair.chosen, chosen), (pair.rejected, rejected)):
                 assert response is not None
                 d = response_logps(policy, pair.prompt, response) - response_logps(
@@ -183,6 +160,87 @@ def test_held_out_metrics_of_the_last_step_from_scratch(
     wins = sum(a > b for a, b in zip(chosen, rejected, strict=True))
     assert last["held_out/rewards/accuracies"] == pytest.approx(wins / 6)
     assert last["held_out/kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bco", "dpo"])
+def test_parts_add_up_and_the_shared_prefix_is_left_alone(name: str, runs: Any) -> None:
+    """Shared + edited + after is the reward; on the shared prefix the two gradients cancel."""
+    for row in rows(runs[name][0])[1:]:
+        value = {k: float(v) for k, v in row.items() if v}
+        for prefix in ("", "held_out/"):
+            for side in ("chosen", "rejected"):
+                parts = ("shared", f"{side}_edited", f"{side}_after")
+                total = sum(value[f"{prefix}rewards/{part}"] for part in parts)
+                assert total == pytest.approx(value[f"{prefix}rewards/{side}"], abs=1e-5)
+        if name == "dpo" or row["step"] == "1":  # both sides have the same coefficient
+            assert value["gradients/shared"] == pytest.approx(0, abs=1e-7)
+        assert value["gradients/chosen_edited"] == pytest.approx(
+            0.1 * value["tether/chosen"], rel=0.2
+        )
+    assert abs(float(rows(runs[name][0])[-1]["held_out/kl/shared"])) > 1e-9
+
+
+def test_edit_weight_moves_edited_tokens_further(
+    runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    method = Method("bco", edit_weight=4.0)
+    train(tiny_policy, tmp_path, pairs, held_out, method, OPTIMISATION, 0, RunOptions())
+    plain, weighted = rows(runs["bco"][0])[1], rows(tmp_path)[1]
+    for side in ("chosen", "rejected"):
+        name = f"gradients/{side}_edited"
+        assert float(weighted[name]) == pytest.approx(4 * float(plain[name]), rel=1e-4)
+        name = f"gradients/{side}_after"
+        assert float(weighted[name]) == pytest.approx(float(plain[name]), rel=1e-4)
+    assert weighted["gradients/shared"] == plain["gradients/shared"]
+    assert distance(weights(tmp_path), weights(runs["bco"][0])) > 1e-4
+
+
+# --- the same in bf16, with fp32 masters --------------------------------------------------------
+
+
+BF16 = RunOptions(hardware=Hardware(precision="bf16"))
+
+
+def test_bf16_follows_fp32(
+    runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    """Rewards start at rounding, and the curves are those of fp32 within what bf16 allows."""
+    train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, BF16)
+    got, wanted = rows(tmp_path), rows(runs["bco"][0])
+    assert float(got[1]["loss"]) == pytest.approx(2 * math.log(2), abs=5e-3)
+    assert float(got[1]["gradient_norm"]) == pytest.approx(
+        float(wanted[1]["gradient_norm"]), rel=0.03
+    )
+    for column in ("held_out/rewards/margins", "held_out/rewards/chosen"):
+        assert float(got[-1][column]) == pytest.approx(float(wanted[-1][column]), rel=0.2)
+    assert {t.dtype for t in weights(tmp_path).values()} == {torch.bfloat16}
+    assert distance(weights(tmp_path), weights(runs["bco"][0])) < 0.02
+
+
+def test_updates_too_small_for_bf16_add_up(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    """At a rate of 1e-6 every update of a weight above 5e-4 is below bf16's resolution."""
+    slow = Optimisation(1e-5, epochs=40, batch_pairs=8, schedule="constant", weight_decay=0.0)
+    train(tiny_policy, tmp_path, pairs, [], Method("sft"), slow, 0, BF16)
+    start, end = load_file(tiny_policy / "model.safetensors"), weights(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before, after = start[name].bfloat16().float(), end[name].float()
+    far = before.abs() > 0.05  # resolution 2**-12 and more: 20 updates of 1e-5 make one
+    moved = (before != after) & far
+    assert 0.05 < moved.sum() / far.sum() < 1
+    assert (before - after)[far].abs().max() > 1e-4
+
+
+def test_checkpointed_layers_change_nothing(
+    runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    options = RunOptions(hardware=Hardware(checkpoint_layers="1"))
+    result = train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
+    assert result.checkpointed_layers == 1
+    assert runs["bco"][1].checkpointed_layers == 0
+    wanted = weights(runs["bco"][0])
+    assert all(torch.equal(v, wanted[k]) for k, v in weights(tmp_path).items())
 
 
 def test_delta_follows_the_logged_rewards(runs: Any) -> None:
@@ -218,10 +276,6 @@ def test_schedules_by_hand() -> None:
 
 # Before the first update all rewards are rounding noise, and so is which of two is larger.
 ROUNDED = {"rewards/accuracies", "held_out/rewards/accuracies"}
-
-
-def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max(((a[k] - b[k]).norm() / b[k].norm()).item() for k in b)
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "bco"])
@@ -302,211 +356,8 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
         (aside / "part").write_text("half")
         raise OSError("No space left on device")
 
-    saving.write_folder_aside(tmp_path / "kept", lambda aside: (aside / "a").write_text("whole"))
+    files.write_folder_aside(tmp_path / "kept", lambda aside: (aside / "a").write_text("whole"))
     with pytest.raises(OSError, match="No space"):
-        saving.write_folder_aside(tmp_path / "kept", fail)
+        files.write_folder_aside(tmp_path / "kept", fail)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["kept"]
-
-
-# --- resuming --------------------------------------------------------------------------------
-
-
-class StoppedError(Exception):
-    """The run ends here."""
-
-
-def stop_at(step: int) -> Any:
-    """An ability probe that ends the run when it is called for the `step`-th time after the start."""
-    calls = iter(range(1000))
-
-    def probe(model: Any) -> dict[str, float]:
-        if next(calls) == step:
-            raise StoppedError
-        return {"zero": 0.0}
-
-    return probe
-
-
-def without_timings(out: Path) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows(out)]
-
-
-@pytest.mark.parametrize("name", ["bco", "sft"])
-@pytest.mark.parametrize(("save_every", "stop", "resumes_at"), [(2, 5, 4), (1, 3, 2), (3, 4, 3)])
-def test_a_stopped_run_ends_as_if_it_had_not_been(
-    name: str,
-    save_every: int,
-    stop: int,
-    resumes_at: int,
-    tiny_policy: Path,
-    pairs: list[Any],
-    held_out: list[Any],
-    tmp_path: Path,
-) -> None:
-    def run(out: str, probe: Any) -> TrainResult:
-        options = RunOptions(save_every=save_every, ability_probe=probe, ability_every=1)
-        return train(
-            tiny_policy, tmp_path / out, pairs, held_out, Method(name), OPTIMISATION, 3, options
-        )
-
-    run("whole", stop_at(-1))
-    with pytest.raises(StoppedError):
-        run("stopped", stop_at(stop))
-    kept = [path.name for path in (tmp_path / "stopped" / "resume").iterdir()]
-    assert kept == [f"step_{resumes_at:08d}"]
-    assert run("stopped", stop_at(-1)).resumed_at == resumes_at
-    wanted, got = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
-    assert wanted.keys() == got.keys()
-    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
-    assert without_timings(tmp_path / "stopped") == without_timings(tmp_path / "whole")
-
-
-def test_state_of_another_run_is_refused(
-    tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
-) -> None:
-    options = RunOptions(save_every=1, ability_probe=stop_at(3), ability_every=1)
-    with pytest.raises(StoppedError):
-        train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
-    with pytest.raises(UserError, match="belongs to another run"):
-        train(tiny_policy, tmp_path, pairs, held_out, Method("bce"), OPTIMISATION, 0, RunOptions())
-
-
-RUNS = """
-import json, sys
-from pathlib import Path
-from spot.records import Pair
-from spot.training.loop import Method, Optimisation, RunOptions, train
-
-policy, data, *outs = map(Path, sys.argv[1:])
-pairs = [Pair(**row) for row in json.loads(data.read_text())]
-for out in outs:
-    optimisation = Optimisation(3e-3, epochs=20, batch_pairs=4)
-    train(policy, out, pairs, pairs[:4], Method("bco"), optimisation, 0, RunOptions(save_every=7))
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_process_resumes_bit_for_bit(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path
-) -> None:
-    """SIGKILL somewhere in the middle, then the same command: 100 steps, each once."""
-    data = tmp_path / "pairs.json"
-    data.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-
-    def start(*outs: Path) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-c", RUNS, *map(str, (tiny_policy, data, *outs))]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
-
-    process = start(whole, killed)
-    table, deadline = killed / "metrics.csv", time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if table.exists() and table.read_bytes().count(b"\n") > 40:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
-    assert list((killed / "resume").glob("step_*/state.ckpt"))
-    assert start(killed).wait(200) == 0
-    wanted, got = weights(whole), weights(killed)
-    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
-    assert without_timings(killed) == without_timings(whole)
-    assert len(rows(killed)) == 101
-
-
-# --- probes, loggers, bad input ------------------------------------------------------------------
-
-
-def test_the_ability_probe_sees_the_model_as_it_is(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path
-) -> None:
-    seen = []
-
-    def probe(model: Any) -> dict[str, float]:
-        seen.append((model.training, torch.is_grad_enabled(), model.config._attn_implementation))
-        return {"words": len(seen)}
-
-    options = RunOptions(ability_probe=probe, ability_every=3)
-    train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
-    assert seen == [(False, False, "sdpa")] * 3
-    assert [row["probe/words"] for row in rows(tmp_path)] == ["1", "", "", "2", "", "3"]
-
-
-def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    loggers = tracking.loggers(["csv", "tensorboard"], tmp_path / "logs", "run", {})
-    options = RunOptions(loggers=loggers)
-    train(tiny_policy, tmp_path, pairs, [], Method("rwsft"), OPTIMISATION, 0, options)
-    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard")).Reload()
-    logged = [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
-    wanted = [(int(r["step"]), float(r["rewards/chosen"])) for r in rows(tmp_path)[1:]]
-    assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
-
-
-@pytest.mark.slow
-def test_wandb_offline(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    try:
-        loggers = tracking.loggers(["wandb"], tmp_path / "logs", "run", {"a": 1}, mode="online")
-        options = RunOptions(loggers=loggers)
-        train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
-    finally:
-        tracking.finish()
-    assert list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
-
-
-def test_unknown_logger(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'mlflow': use csv, tensorboard or wandb"):
-        tracking.loggers(["mlflow"], tmp_path, "run", {})
-
-
-def test_pairs_without_rejected(tiny_policy: Path, build_pairs: Any, tmp_path: Path) -> None:
-    own = build_pairs(6, seed=2, with_rejected=False)
-    for name in ("sft", "rwsft"):
-        train(tiny_policy, tmp_path / name, own, own, Method(name), OPTIMISATION, 0, RunOptions())
-        last = rows(tmp_path / name)[-1]
-        assert last["held_out/rewards/chosen"]
-        assert not last["held_out/rewards/rejected"]
-        assert not last["held_out/kl"]
-    with pytest.raises(UserError, match="loss=bco needs rejected responses"):
-        train(tiny_policy, tmp_path, own, [], Method("bco"), OPTIMISATION, 0, RunOptions())
-
-
-def test_bad_input_is_one_line(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
-    def run(some: list[Any], options: RunOptions) -> None:
-        train(tiny_policy, tmp_path, some, [], Method("bco"), OPTIMISATION, 0, options)
-
-    with pytest.raises(UserError, match="no pairs"):
-        run([], RunOptions())
-    with pytest.raises(UserError, match="same id"):
-        run([pairs[0], pairs[0]], RunOptions())
-    with pytest.raises(UserError, match=r"Pair pair-0-\d+ takes \d+ tokens and a pack holds 20"):
-        run(pairs, RunOptions(packing=PackingSettings(20)))
-
-
-def test_a_run_that_blows_up_names_the_step_and_its_pairs(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path
-) -> None:
-    wild = Optimisation(learning_rate=1e38, batch_pairs=8, schedule="constant")
-    with pytest.raises(UserError, match=r"step 2 is not finite \(pairs pair-0-\d+, "):
-        train(tiny_policy, tmp_path, pairs, [], Method("sft"), wild, 0, RunOptions())
-
-
-def test_a_reference_of_another_model_is_noticed(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from spot.training import reference
-
-    right = reference.score
-
-    def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
-        return {key: value + 0.05 for key, value in right(*arguments).items()}
-
-    monkeypatch.setattr(reference, "score", wrong)
-    with pytest.raises(UserError, match=r"must be 0 .* delete the reference folder"):
-        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, RunOptions())

@@ -1,18 +1,23 @@
 """Attention over packs: every token sees its own sequence and nothing else.
 
-The pack is one flat row of tokens, so that linear layers waste nothing. Only for attention its rows
-are gathered into padded blocks of similar length, `[rows, width]`, and one SDPA call with a 4-D mask
-runs per block: the cost is the sum of squared row lengths, not the square of the pack.
+The pack is one flat row of tokens, so that linear layers waste nothing. Two kernels know its rows:
 
-The function is registered through transformers' AttentionInterface and gets its layout as an extra
-keyword argument of the model's forward; no model is forked.
+- `sdpa`, anywhere: rows are gathered into padded blocks of similar length, `[rows, width]`, and one
+  SDPA call with a 4-D mask runs per block: the cost is the sum of squared row lengths.
+- `varlen` and `flash`, on a GPU: one call over segments, two for each row `[c | a | b]`: the queries
+  of c and a see the keys of c and a, the queries of b the keys of c and b, causal from the right.
+
+They are registered through transformers' AttentionInterface and get the layout of a pack as an extra
+keyword argument of the model's forward; no model is forked. Results of two calls are never merged by
+their log-sum-exp: the backward pass of these kernels ignores it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,10 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from spot.training.packing import Pack
+from spot.errors import UserError
 
-NAME = "spot_sdpa"
+Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
 WASTE = 1.3  # a block ends where its longest row would pad a shorter one beyond this ratio
+
+
+# ---- sdpa: padded blocks -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,14 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Blocks:
     """Where attention finds every row of a pack, and where it puts the result back."""
 
     blocks: tuple[Block, ...]
     back: Tensor  # [T] place of every token in the blocks laid end to end
 
 
-def visible(rows: Sequence[tuple[int, int, int]], width: int) -> Tensor:
+def visible(rows: Rows, width: int) -> Tensor:
     """Boolean mask [rows, width, width] of rows `[c | a | b]`: causal, and b does not see a.
 
     Padding lies behind the row, so no real token sees it.
@@ -57,10 +65,12 @@ def visible(rows: Sequence[tuple[int, int, int]], width: int) -> Tensor:
     return (key <= query) & ~((query >= ca) & ((key >= c) & (key < ca)))
 
 
-def make_layout(rows: Sequence[tuple[int, int, int]], dtype: torch.dtype = torch.float32) -> Layout:
-    """The blocks of a pack's rows (lengths of c, a and b, in the order of the tokens)."""
+def make_blocks(
+    rows: Rows, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Blocks:
+    """The blocks of a pack's rows. Additive masks: a boolean one would be converted in every layer."""
     lengths = [sum(row) for row in rows]
-    starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+    starts = [0, *accumulate(lengths)]
     blocks, back, offset = [], torch.empty(starts[-1], dtype=torch.long), 0
     for group in _groups(lengths):
         width = lengths[group[0]]
@@ -70,11 +80,11 @@ def make_layout(rows: Sequence[tuple[int, int, int]], dtype: torch.dtype = torch
         index = torch.where(real, start + column, start)
         mask = torch.zeros(len(group), 1, width, width, dtype=dtype)
         mask.masked_fill_(~visible([rows[i] for i in group], width)[:, None], float("-inf"))
-        blocks.append(Block(index.flatten(), mask))
+        blocks.append(Block(index.flatten().to(device), mask.to(device)))
         place = torch.arange(len(group) * width).view_as(index) + offset
         back[index[real]] = place[real]
         offset += index.numel()
-    return Layout(tuple(blocks), back)
+    return Blocks(tuple(blocks), back.to(device))
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -87,58 +97,263 @@ def _groups(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def packed_sdpa(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    layout: Layout | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """SDPA over the rows of a pack: query [1, heads, T, d], key and value [1, kv_heads, T, d].
-
-    Returns ([1, T, heads, d], None), as transformers expects.
-    """
-    if layout is None:
-        raise RuntimeError("packed attention was called without a layout; see attention.packed")
+def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Blocks, scale: float | None) -> Tensor:
+    """q [T, heads, d], k and v [T, kv_heads, d] → [T, heads, d]."""
 
     def gather(states: Tensor, block: Block) -> Tensor:  # → [rows, heads, width, d]
-        _, heads, _, d = states.shape
-        flat = states.transpose(1, 2).reshape(-1, heads * d)
+        _, heads, d = states.shape
+        flat = states.reshape(-1, heads * d)
         return flat.index_select(0, block.index).view(*block.shape, heads, d).transpose(1, 2)
 
     outputs = []
     for block in layout.blocks:
-        q, k, v = (gather(states, block) for states in (query, key, value))
+        query, key, value = (gather(states, block) for states in (q, k, v))
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=block.mask, scale=kwargs.get("scaling"), enable_gqa=True
+            query, key, value, attn_mask=block.mask, scale=scale, enable_gqa=True
         )
-        outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[3]))
+        outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[2]))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return flat.index_select(0, layout.back).view(1, -1, query.shape[1], query.shape[3]), None
+    return flat.index_select(0, layout.back).view(q.shape)
 
 
-AttentionInterface.register(NAME, packed_sdpa)
+# ---- varlen and flash: segments ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Queries are the pack's tokens in order; keys are its pieces, with c twice where there is a b."""
+
+    pieces: tuple[int, ...]  # lengths of c, a and b of every row, empty ones left out
+    keys: tuple[int, ...]  # which pieces the keys are made of, in order
+    q_ends: Tensor  # [segments + 1] int32: where the queries of each begin and end
+    k_ends: Tensor  # [segments + 1] int32
+    longest: tuple[int, int]  # queries and keys of the longest
+
+
+def make_segments(
+    rows: Rows, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Segments:
+    """Two segments for a row with a second tail, one for any other."""
+    pieces: list[int] = []
+    keys: list[int] = []
+    queries, seen = [], []
+    for c, a, b in rows:
+        place = {}
+        for name, length in zip("cab", (c, a, b), strict=True):
+            if length:
+                place[name] = len(pieces)
+                pieces.append(length)
+        keys += [place[name] for name in "ca" if name in place]
+        queries.append(c + a)
+        seen.append(c + a)
+        if b:
+            keys += [place["c"], place["b"]]
+            queries.append(b)
+            seen.append(c + b)
+    q_ends, k_ends = (
+        torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=device) for n in (queries, seen)
+    )
+    return Segments(tuple(pieces), tuple(keys), q_ends, k_ends, (max(queries), max(seen)))
+
+
+def packed_segments(
+    call: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Segments,
+    scale: float | None,
+) -> Tensor:
+    """One variable-length call. Keys are put together by slices: their gradient is then a plain sum."""
+
+    def seen(states: Tensor) -> Tensor:
+        pieces = states.split(layout.pieces)
+        return torch.cat([pieces[i] for i in layout.keys])
+
+    return call(q, seen(k), seen(v), layout.q_ends, layout.k_ends, *layout.longest, scale)
+
+
+def torch_varlen(
+    q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
+    longest_q: int, longest_k: int, scale: float | None,
+) -> Tensor:  # fmt: skip
+    """torch.nn.attention.varlen (2.10 and later, CUDA only)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    causal = (-1, 0)
+    out = varlen_attn(
+        q, k, v, q_ends, k_ends, longest_q, longest_k,
+        window_size=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out
+
+
+def flash_varlen(
+    q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
+    longest_q: int, longest_k: int, scale: float | None,
+) -> Tensor:  # fmt: skip
+    """flash-attn (2.1 and later, whose causal mask is aligned to the bottom right)."""
+    from flash_attn import flash_attn_varlen_func
+
+    out: Tensor = flash_attn_varlen_func(
+        q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale, causal=True
+    )
+    return out
+
+
+# ---- kernels by name -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a pack's rows are laid out, and what computes attention over them."""
+
+    layout: Callable[..., Any]
+    attend: Callable[..., Tensor]
+
+
+def _segments(call: Callable[..., Tensor]) -> Kernel:
+    return Kernel(make_segments, lambda *inputs: packed_segments(call, *inputs))
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def register(name: str, kernel: Kernel) -> None:
+    """Make a kernel known to `packed`, and to transformers as `spot_<name>`."""
+
+    def attention(
+        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
+        attention_mask: Tensor | None, layout: Any = None, **kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """query [1, heads, T, d], key and value [1, kv_heads, T, d] → [1, T, heads, d]."""
+        if layout is None:
+            raise RuntimeError("packed attention was called without a layout; see attention.packed")
+        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        return kernel.attend(q, k, v, layout, kwargs.get("scaling"))[None], None
+
+    KERNELS[name] = kernel
+    AttentionInterface.register(f"spot_{name}", attention)
+
+
+register("sdpa", Kernel(make_blocks, packed_sdpa))
+register("varlen", _segments(torch_varlen))
+register("flash", _segments(flash_varlen))
+
+
+def choose(wanted: str, dtype: torch.dtype, device: torch.device | str) -> str:
+    """`auto` is varlen on a GPU in a 16-bit dtype, sdpa anywhere else."""
+    if wanted != "auto":
+        return wanted
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    return "varlen" if narrow and torch.device(device).type == "cuda" else "sdpa"
 
 
 @contextmanager
-def packed(model: Any) -> Iterator[None]:
+def packed(model: Any, kernel: str = "sdpa") -> Iterator[None]:
     """Within, the model's attention is ours and takes packs; outside, it is the model's own."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(f"spot_{kernel}")
     try:
         yield
     finally:
         model.set_attn_implementation(before)
 
 
-def hidden_states(model: Any, pack: Pack) -> Tensor:
+def hidden_states(model: Any, pack: Any) -> Tensor:
     """Last hidden states [T, hidden] of a pack. The model's attention must be ours: see `packed`."""
-    if model.config._attn_implementation != NAME:
-        raise RuntimeError(f"the model's attention is {model.config._attn_implementation}")
-    layout = make_layout(pack.rows, dtype=model.dtype)
+    name = model.config._attn_implementation.removeprefix("spot_")
+    if f"spot_{name}" != model.config._attn_implementation:
+        raise RuntimeError(f"the model's attention is {name}")
+    layout = KERNELS[name].layout(pack.rows, model.dtype, pack.input_ids.device)
     output = model.base_model(
         input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False, layout=layout
     )
-    return output.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+# ---- the self-check ------------------------------------------------------------------------------
+
+CHECK_ROWS = ((3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (130, 1, 70), (65, 90, 3), (2, 0, 0))
+BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def dense_mask(rows: Rows) -> Tensor:
+    """Boolean [T, T], token by token: the same row, no later, and no look from b into a."""
+    row, place, piece = (
+        torch.tensor(values)
+        for values in zip(
+            *(
+                (r, i, 0 if i < c else 1 if i < c + a else 2)
+                for r, (c, a, b) in enumerate(rows)
+                for i in range(c + a + b)
+            ),
+            strict=True,
+        )
+    )
+    same, earlier = row[:, None] == row[None], place[None] <= place[:, None]
+    return same & earlier & ~((piece[:, None] == 2) & (piece[None] == 1))
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
+    """The oracle: one SDPA call over all tokens with the boolean mask. Shapes as `packed_sdpa`."""
+    query, key, value = (states.transpose(0, 1)[None] for states in (q, k, v))
+    mask = dense_mask(rows).to(q.device)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
+
+
+def disagreement(
+    name: str, heads: int, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device | str
+) -> float:
+    """Largest relative L2 distance to the fp32 oracle (fp64 for fp64), of output and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    total = sum(map(sum, CHECK_ROWS))
+    given = [
+        torch.randn(total, n, d, generator=generator, dtype=torch.float64).to(device, dtype)
+        for n in (heads, kv_heads, kv_heads, heads)
+    ]
+
+    def outcome(cast: torch.dtype, attend: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        q, k, v, upstream = (t.to(cast, copy=True).requires_grad_() for t in given)
+        out = attend(q, k, v)
+        return out.detach(), *torch.autograd.grad(out, (q, k, v), upstream)
+
+    kernel = KERNELS[name]
+    layout = kernel.layout(CHECK_ROWS, dtype, device)
+    found = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
+    exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
+    return max(
+        ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
+        for got, wanted in zip(found, exact, strict=True)
+    )
+
+
+def check_kernel(name: str, model: Any) -> float:
+    """Try a kernel on the model's head shapes before it is trusted; a UserError where it is wrong.
+
+    What it would catch: another alignment of the causal mask where queries are fewer than keys, heads
+    grouped in another order, a wrong backward pass. Returns the disagreement.
+    """
+    config = model.config
+    heads = config.num_attention_heads
+    d = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    try:
+        off = disagreement(name, heads, kv_heads, d, model.dtype, model.device)
+    except (ImportError, NotImplementedError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"hardware.attention={name} does not run here ({reason}): choose hardware.attention=sdpa."
+        ) from error
+    if not off <= BOUNDS[model.dtype]:
+        raise UserError(
+            f"hardware.attention={name} is not exact here (off by {off:.2g}, bound "
+            f"{BOUNDS[model.dtype]:g}): choose hardware.attention=sdpa."
+        )
+    return off

@@ -11,10 +11,11 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -22,18 +23,22 @@ from transformers.utils.logging import disable_progress_bar
 
 from spot import chat
 from spot.errors import UserError
+from spot.files import sync
 from spot.progress import say
 from spot.records import Pair
+from spot.training import attention
+from spot.training.balance import Cost
+from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.losses import Method
-from spot.training.module import HeldOut, Optimisation, PairModule, Steps, Watch
-from spot.training.packing import (
-    PackingSettings,
-    PairTokens,
-    plan_steps,
-    row_tokens,
-)
-from spot.training.reference import ReferenceScores, reference_scores, weights_digest
-from spot.training.saving import Checkpoints, MetricsTable, save_model, sync
+from spot.training.memory import checkpoint_layers, plan_layers
+from spot.training.module import PairModule
+from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps, step_packs
+from spot.training.precision import DTYPES
+from spot.training.reference import pairs_digest, reference_scores, weights_digest
+from spot.training.saving import Checkpoints, MetricsTable, save_model
+from spot.training.schedule import Optimisation, Steps
+from spot.training.scoring import Kernels
+from spot.training.watch import HeldOut, Watch
 
 COLUMNS = [
     "step", "loss",
@@ -42,8 +47,28 @@ COLUMNS = [
     "delta", "tether/chosen", "tether/rejected",
     "gradient_norm", "learning_rate", "tokens_per_second",
     "held_out/rewards/chosen", "held_out/rewards/rejected",
-    "held_out/rewards/margins", "held_out/rewards/accuracies", "held_out/kl",
+    "held_out/rewards/margins", "held_out/rewards/accuracies", "held_out/kl", "held_out/entropy",
+    *(f"{measure}/{part}" for measure in ("rewards", "gradients") for part in SIDES),
+    *(f"kl/{part}" for part in KL_SIDES),
+    *(f"held_out/rewards/{part}" for part in SIDES),
+    *(f"held_out/kl/{part}" for part in KL_SIDES),
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the model is computed with; the config group `hardware` has the same names."""
+
+    accelerator: str = "cpu"  # cpu | gpu
+    precision: str = "fp32"  # fp32 | bf16, with fp32 master weights
+    attention: str = "auto"  # auto | sdpa | varlen | flash
+    logprobs: str = "torch"  # torch | liger
+    checkpoint_layers: str = "none"  # auto | all | none | how many
+    memory_gib: float | None = None  # what checkpoint_layers=auto plans with; None: the device's
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.accelerator == "gpu" else "cpu"
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,7 @@ class RunOptions:
     """What does not change the trained weights: layout, watching, saving, where things are kept."""
 
     packing: PackingSettings = field(default_factory=PackingSettings)
+    hardware: Hardware = field(default_factory=Hardware)
     reference_folder: Path | None = (
         None  # shared by the losses and seeds of a sweep; None: not kept
     )
@@ -71,6 +97,11 @@ class TrainResult:
     seconds: float
     timings: dict[str, float]  # seconds by stage
     max_start_reward: float  # max |r| at step 0, over held-out pairs and the first batch
+    kernels: dict[str, str]  # what computed attention and log-probs
+    kernel_error: float  # relative distance of the attention kernel to the oracle, at start-up
+    checkpointed_layers: int
+    over_long: list[str]  # ids of pairs, dropped because they do not fit a pack
+    held_out_over_long: list[str]
     final: dict[str, float]  # the last row of metrics.csv
 
 
@@ -92,23 +123,34 @@ def train(
     begin = time.perf_counter()
     timings: dict[str, float] = {}
     out.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = load_policy(policy_folder)
-    tokens = tokenise(tokenizer, pairs, method.loss.needs_rejected, options.thinking)
-    watched = tokenise(tokenizer, held_out, True, options.thinking)
-    check_pairs(tokens, method, options.packing)
+    hardware = options.hardware
+    model, tokenizer = load_policy(policy_folder, hardware)
+    packing = replace(options.packing, cost=Cost.of(model))
+    kernels = Kernels(
+        attention.choose(hardware.attention, model.dtype, model.device), hardware.logprobs
+    )
+    checks = kernels.check(model)
+    tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
+    watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
+    check_pairs(tokens, over_long, method, packing)
     timings["load"] = time.perf_counter() - begin
 
     clock = time.perf_counter()
-    reference, held_reference = _references(model, tokenizer, pairs, watched, method, options)
+    folder = options.reference_folder
+    held_reference = reference_scores(model, tokenizer, watched, packing, folder, kernels)
+    reference = None
+    if method.loss.needs_reference:
+        reference = reference_scores(model, tokenizer, tokens, packing, folder, kernels)
     timings["reference"] = time.perf_counter() - clock
 
     watch = Watch(
-        HeldOut(watched, held_reference, options.packing),
+        HeldOut(watched, held_reference, packing, kernels),
         options.probe_every,
         options.ability_probe,
         options.ability_every,
     )
-    module = PairModule(model, tokens, reference, method, optimisation, options.packing, watch)
+    checkpointed = _checkpoint(model, tokens, packing, kernels, hardware)
+    module = PairModule(model, tokens, reference, method, optimisation, packing, watch, kernels)
     module.run_key = run_key(weights_digest(model), tokens, method, optimisation, seed)
     plan = plan_steps(len(tokens), optimisation.batch_pairs, optimisation.epochs, seed)
     checkpoints = Checkpoints(out / "resume")
@@ -124,40 +166,74 @@ def train(
         seconds=time.perf_counter() - begin,
         timings={name: round(value, 3) for name, value in timings.items()},
         max_start_reward=module.max_start_reward,
+        kernels=dict(vars(kernels)),
+        kernel_error=checks["attention"],
+        checkpointed_layers=checkpointed,
+        over_long=over_long,
+        held_out_over_long=held_over_long,
         final={name: float(value) for name, value in table.rows()[-1].items() if value},
     )
 
 
-def load_policy(folder: Path) -> tuple[Any, Any]:
-    """Model (fp32, train mode, no dropout) and tokenizer from a folder in Hugging Face format."""
+def load_policy(folder: Path, hardware: Hardware) -> tuple[Any, Any]:
+    """Model (train mode, no dropout) and tokenizer from a folder in Hugging Face format."""
+    if hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware.accelerator=gpu needs a CUDA device: choose hardware=cpu.")
     disable_progress_bar()
     config = AutoConfig.from_pretrained(folder)
     for name, value in vars(config).items():
         if "dropout" in name and isinstance(value, float):
             setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-    return model.train(), AutoTokenizer.from_pretrained(folder)
+    dtype = DTYPES[hardware.precision]
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+    return model.to(hardware.device).train(), AutoTokenizer.from_pretrained(folder)
 
 
-def tokenise(
-    tokenizer: Any, pairs: Sequence[Pair], with_rejected: bool, thinking: bool
-) -> list[PairTokens]:
-    """Pairs in token ids, each response tokenised once. Without y⁻ where it is not asked for."""
+def _checkpoint(
+    model: Any,
+    pairs: Sequence[PairTokens],
+    packing: PackingSettings,
+    kernels: Kernels,
+    hardware: Hardware,
+) -> int:
+    """Checkpoint the activations of as many layers as the setting means; returns how many."""
+    sample = step_packs(pairs[:1], packing)[0].to(model.device)
+    setting, budget = hardware.checkpoint_layers, packing.token_budget
+    count = plan_layers(setting, model, sample, kernels, budget, hardware.memory_gib)
+    checkpoint_layers(model, count)
+    return count
+
+
+def tokenise(tokenizer: Any, pairs: Sequence[Pair], thinking: bool) -> list[PairTokens]:
+    """Pairs in token ids, each response tokenised once."""
 
     def ids(pair: Pair) -> PairTokens:
-        rejected = pair.rejected if with_rejected else None
+        rejected = pair.rejected
         return PairTokens(
             pair.id,
-            tuple(chat.prompt_ids(tokenizer, pair.question, thinking)),
-            tuple(chat.response_ids(tokenizer, pair.chosen)),
-            None if rejected is None else tuple(chat.response_ids(tokenizer, rejected)),
+            np.asarray(chat.prompt_ids(tokenizer, pair.question, thinking)),
+            np.asarray(chat.response_ids(tokenizer, pair.chosen)),
+            None if rejected is None else np.asarray(chat.response_ids(tokenizer, rejected)),
         )
 
     return [ids(pair) for pair in pairs]
 
 
-def check_pairs(pairs: Sequence[PairTokens], method: Method, packing: PackingSettings) -> None:
-    """Refuse pairs that this method or pack size cannot take."""
+def check_pairs(
+    pairs: Sequence[PairTokens], over_long: Sequence[str], method: Method, packing: PackingSettings
+) -> None:
+    """Refuse pairs that this method cannot take; say how many a pack cannot take."""
+    if over_long:
+        advice = "raise hardware.tokens_per_pack to train on them"
+        say(
+            f"{len(over_long)} of {len(pairs) + len(over_long)} pairs are longer than a pack of "
+            f"{packing.token_budget} tokens and are dropped: {advice}."
+        )
+        if not pairs:
+            raise UserError(
+                f"All {len(over_long)} pairs are longer than a pack of {packing.token_budget} tokens: "
+                "raise hardware.tokens_per_pack."
+            )
     if not pairs:
         raise UserError("There are no pairs to train on: elicit more or raise data.gamma.")
     if len({pair.id for pair in pairs}) < len(pairs):
@@ -167,18 +243,11 @@ def check_pairs(pairs: Sequence[PairTokens], method: Method, packing: PackingSet
             f"loss={method.name} needs rejected responses and some pairs have none: use "
             "data.arm=rectified or direct, or loss=sft, dft or rwsft."
         )
-    costs = {pair.id: row_tokens(pair, packing.share_prefix) for pair in pairs}
-    longest = max(costs, key=costs.__getitem__)
-    if costs[longest] > packing.token_budget:
-        raise UserError(
-            f"Pair {longest} takes {costs[longest]} tokens and a pack holds {packing.token_budget}: "
-            "raise hardware.tokens_per_pack or lower model.context_length."
-        )
 
 
 def run_key(weights: str, pairs: Sequence[PairTokens], *settings: Any) -> str:
     """Names what the trained weights are determined by, so that no other run's state is resumed."""
-    return hashlib.sha256(repr((weights, list(pairs), settings)).encode()).hexdigest()
+    return hashlib.sha256(repr((weights, pairs_digest(pairs), settings)).encode()).hexdigest()
 
 
 def fit(
@@ -212,11 +281,11 @@ def fit(
 
 
 def make_trainer(options: RunOptions, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    """One process on the CPU; the schedule is one Lightning epoch."""
+    """One process on one device; the schedule is one Lightning epoch."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return pl.Trainer(
-        accelerator="cpu",
+        accelerator=options.hardware.accelerator,
         devices=1,
         max_epochs=1,
         logger=list(options.loggers) or False,
@@ -241,23 +310,3 @@ class SaveState(pl.Callback):
         if step % self.every == 0 and step < last:
             sync(self.table.path)  # no state without the rows that led to it
             self.checkpoints.save(step, trainer.save_checkpoint)
-
-
-def _references(
-    model: Any,
-    tokenizer: Any,
-    pairs: Sequence[Pair],
-    watched: Sequence[PairTokens],
-    method: Method,
-    options: RunOptions,
-) -> tuple[ReferenceScores | None, ReferenceScores]:
-    """Scores of the training pairs, if the loss has rewards, and of the held-out pairs.
-
-    Training pairs are scored with their y⁻ even for a loss that leaves it out: one file for all.
-    """
-    folder, packing = options.reference_folder, options.packing
-    held_out = reference_scores(model, tokenizer, watched, packing, folder)
-    if not method.loss.needs_reference:
-        return None, held_out
-    full = tokenise(tokenizer, pairs, True, options.thinking)
-    return reference_scores(model, tokenizer, full, packing, folder), held_out

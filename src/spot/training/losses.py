@@ -107,6 +107,7 @@ class Method:
     sft_reduction: str = (
         "token"  # token: mean over the step's response tokens | sequence: eq. 2's sum
     )
+    edit_weight: float = 1.0  # of edited tokens in rewards and token losses; 1 is the paper
 
     def __post_init__(self) -> None:
         if self.name not in LOSSES:

@@ -10,14 +10,17 @@ computed and scored once and count for both sides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spot.errors import UserError
-from spot.proximity import common_prefix
+from spot.proximity import NO_PART, align
+from spot.training.balance import TOKENS_ONLY, Cost, deal
+
+Ids = np.ndarray  # token ids, int32
 
 
 @dataclass(frozen=True)
@@ -26,54 +29,72 @@ class PackingSettings:
 
     token_budget: int = 8192  # tokens of one pack at most
     share_prefix: bool = True
+    rejected: bool = True  # False: a loss without a y⁻ term does not forward y⁻
+    cost: Cost = TOKENS_ONLY  # what packs are balanced by
+    parts: bool = True  # tell shared, edited and later tokens apart (an LCS for each pair)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairTokens:
     """A pair in token ids, each response tokenised once and ending in one EOS.
 
-    `rejected` is None where there is no y⁻ or the loss has no use for it.
+    `rejected` is None where there is no y⁻. `prefix` is how many tokens the responses begin alike.
     """
 
     id: str
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...] | None = None
+    prompt: Ids
+    chosen: Ids
+    rejected: Ids | None = None
+    prefix: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        if not self.prompt or not self.chosen or self.rejected == ():
+        for name in ("prompt", "chosen", "rejected"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.asarray(ids, dtype=np.int32))
+        a, b = self.chosen, self.rejected
+        if not len(self.prompt) or not len(a) or (b is not None and not len(b)):
             raise ValueError(f"pair {self.id}: the prompt or a response has no tokens")
-        if self.chosen == self.rejected:
-            raise ValueError(f"pair {self.id}: the two responses are the same")
+        if b is not None:
+            unlike = np.flatnonzero(a[: len(b)] != b[: len(a)])
+            object.__setattr__(
+                self, "prefix", int(unlike[0]) if len(unlike) else min(len(a), len(b))
+            )
+            if self.prefix == len(a) == len(b):
+                raise ValueError(f"pair {self.id}: the two responses are the same")
 
     @property
-    def unshared_tokens(self) -> int:
-        """Tokens of the pair as sequences of their own: the unit of throughput."""
-        rejected = 0 if self.rejected is None else len(self.prompt) + len(self.rejected)
-        return len(self.prompt) + len(self.chosen) + rejected
+    def longest(self) -> int:
+        """Tokens of the longer of the two responses."""
+        return max(len(self.chosen), 0 if self.rejected is None else len(self.rejected))
 
-    def without_rejected(self) -> PairTokens:
-        return PairTokens(self.id, self.prompt, self.chosen)
+    def row(self, settings: PackingSettings) -> tuple[int, int, int]:
+        """Lengths of (c, a, b) when prefixes are shared; of (prompt, y⁺, y⁻) when they are not."""
+        c, a = len(self.prompt), len(self.chosen)
+        if self.rejected is None or not settings.rejected:
+            return c, a, 0
+        f = self.prefix if settings.share_prefix else 0
+        return c + f, a - f, len(self.rejected) - f
 
+    def tokens(self, settings: PackingSettings) -> int:
+        """Tokens the pair takes in a pack."""
+        c, a, b = self.row(settings)
+        return c + a + b + (c if b and not settings.share_prefix else 0)
 
-def shared_length(pair: PairTokens, share_prefix: bool) -> int:
-    """How many response tokens y⁺ and y⁻ share in the row (0 when they are kept apart)."""
-    if pair.rejected is None or not share_prefix:
-        return 0
-    return common_prefix(pair.chosen, pair.rejected)
+    def unshared_tokens(self, settings: PackingSettings) -> int:
+        """Tokens of what is trained on as sequences of their own: the unit of throughput."""
+        return self.tokens(replace(settings, share_prefix=False))
 
+    def scored(self, settings: PackingSettings) -> int:
+        """Log-probs computed for the pair: all of y⁺, then of y⁻ what is not shared, in this order."""
+        c, a, b = self.row(settings)
+        return c + a + b - len(self.prompt)
 
-def row_tokens(pair: PairTokens, share_prefix: bool) -> int:
-    """Tokens the pair takes in a pack."""
-    if pair.rejected is None or not share_prefix:
-        return pair.unshared_tokens
-    return pair.unshared_tokens - len(pair.prompt) - shared_length(pair, share_prefix)
-
-
-def scored_tokens(pair: PairTokens, share_prefix: bool) -> int:
-    """Log-probs computed for the pair: all of y⁺, then of y⁻ what is not shared, in this order."""
-    rejected = 0 if pair.rejected is None else len(pair.rejected)
-    return len(pair.chosen) + rejected - shared_length(pair, share_prefix)
+    def cost(self, settings: PackingSettings) -> float:
+        """Forward FLOPs, by the settings' cost model."""
+        c, a, b = self.row(settings)
+        if b and not settings.share_prefix:
+            return settings.cost.row(c, a, 0, a) + settings.cost.row(c, b, 0, b)
+        return settings.cost.row(c, a, b, self.scored(settings))
 
 
 @dataclass(frozen=True)
@@ -94,95 +115,132 @@ class Pack:
     scored: tuple[int, ...]  # [P] scored tokens of each pair, in the order of the pairs
     members: Tensor  # [M] index into the scored tokens, M >= N
     slots: Tensor  # [M] the slot it counts for
+    parts: Tensor  # [M] SHARED, EDITED or AFTER: see proximity.align
+    contexts: Tensor  # [N] the first scored token with the same tokens before it: twins share one
     has_rejected: Tensor  # [P] bool
 
     @property
     def tokens(self) -> int:
         return self.input_ids.shape[1]
 
-    def slot_sums(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of per-token values [N] for y⁺ and y⁻ of every pair: two of [P] (0 without y⁻)."""
-        sums = values.new_zeros(2 * len(self.ids))
-        sums = sums.index_add(0, self.slots, values[self.members])
+    def to(self, device: torch.device | str) -> Pack:
+        """The same pack with its tensors on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    def slot_sums(self, values: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sums of per-token values [N] for y⁺ and y⁻ of every pair: two of [P] (0 without y⁻).
+
+        `members` [M] weighs each token for the side it counts for.
+        """
+        terms = values[self.members]
+        terms = terms if members is None else terms * members
+        sums = values.new_zeros(2 * len(self.ids)).index_add(0, self.slots, terms)
         chosen, rejected = sums.view(2, -1)
         return chosen, rejected
 
     def slot_counts(self) -> tuple[Tensor, Tensor]:
         """Response tokens of y⁺ and y⁻ of every pair: two of [P]."""
-        return self.slot_sums(torch.ones(len(self.targets), dtype=torch.float32))
+        return self.slot_sums(torch.ones_like(self.targets, dtype=torch.float32))
 
 
 @dataclass
 class _Builder:
     """Collects rows and scored tokens, then becomes a Pack."""
 
-    tokens: list[int] = field(default_factory=list)
-    positions: list[np.ndarray] = field(default_factory=list)
+    tokens: int = 0
+    scored: int = 0
+    columns: dict[str, list[Any]] = field(default_factory=dict)
     rows: list[tuple[int, int, int]] = field(default_factory=list)
-    sources: list[np.ndarray] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    members: list[np.ndarray] = field(default_factory=list)
-    slots: list[np.ndarray] = field(default_factory=list)
 
-    def row(self, c: Sequence[int], a: Sequence[int], b: Sequence[int]) -> int:
+    def add(self, name: str, values: Any) -> None:
+        self.columns.setdefault(name, []).append(values)
+
+    def row(self, c: Sequence[Ids], a: Ids, b: Ids) -> int:
         """Append `[c | a | b]`; returns where it begins."""
-        start = len(self.tokens)
-        self.tokens += [*c, *a, *b]
-        self.positions.append(np.arange(len(c) + len(a)))
-        self.positions.append(np.arange(len(c), len(c) + len(b)))
-        self.rows.append((len(c), len(a), len(b)))
+        start, shared = self.tokens, sum(map(len, c))
+        for ids in (*c, a, b):
+            self.add("input_ids", ids)
+        self.add("position_ids", np.arange(shared + len(a)))
+        self.add("position_ids", np.arange(shared, shared + len(b)))
+        self.rows.append((shared, len(a), len(b)))
+        self.tokens += shared + len(a) + len(b)
         return start
 
-    def score(self, before: int, first: int, tokens: Sequence[int], slots: Sequence[int]) -> None:
-        """Score `tokens`, which lie at `first`, `first + 1`, …; the first is predicted from `before`."""
-        if not tokens:
-            return
-        index = len(self.targets) + np.arange(len(tokens))
-        self.sources.append(np.concatenate([[before], first + np.arange(len(tokens) - 1)]))
-        self.targets += tokens
-        for slot in slots:
-            self.members.append(index)
-            self.slots.append(np.full(len(tokens), slot))
+    def score(
+        self, before: int, first: int, ids: Ids, slots: dict[int, Ids], twin: int | None = None
+    ) -> int:
+        """Score `ids`, which lie at `first`, `first + 1`, …; the first is predicted from `before`.
+
+        `slots` says for which sides, and in which part of each. Returns the index of the first among
+        the scored tokens; `twin` is that of the same tokens scored in another row.
+        """
+        begin, index = self.scored, self.scored + np.arange(len(ids))
+        if len(ids):
+            self.add("sources", np.concatenate([[before], first + np.arange(len(ids) - 1)]))
+            self.add("targets", ids)
+            self.add("contexts", index if twin is None else twin + np.arange(len(ids)))
+        for slot, parts in slots.items():
+            self.add("members", index)
+            self.add("slots", np.full(len(ids), slot))
+            self.add("parts", parts)
+        self.scored += len(ids)
+        return begin
+
+    def tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate(self.columns[name]).astype(np.int64))
 
 
 def build_pack(
-    pairs: Sequence[PairTokens], share_prefix: bool, places: Sequence[int] | None = None
+    pairs: Sequence[PairTokens],
+    settings: PackingSettings,
+    places: Sequence[int] | None = None,
 ) -> Pack:
     """One pack of these pairs; `places` are their indices in the step (default 0, 1, …)."""
-    build = _Builder()
-    count = len(pairs)
+    build, count = _Builder(), len(pairs)
     for p, pair in enumerate(pairs):
-        n = len(pair.prompt)
-        chosen, rejected = list(pair.chosen), list(pair.rejected or ())
-        if rejected and share_prefix:
-            f = shared_length(pair, share_prefix)
-            start = build.row([*pair.prompt, *chosen[:f]], chosen[f:], rejected[f:])
+        n, f, y, z = len(pair.prompt), pair.prefix, pair.chosen, pair.rejected
+        parts, other = _parts(pair, settings)
+        if z is None or not settings.rejected:
+            start = build.row([pair.prompt], y, y[:0])
+            build.score(start + n - 1, start + n, y, {p: parts})
+        elif settings.share_prefix:
+            start = build.row([pair.prompt, y[:f]], y[f:], z[f:])
             end = start + n + f  # where c ends: both tails are predicted from the token before
-            build.score(start + n - 1, start + n, chosen[:f], (p, count + p))
-            build.score(end - 1, end, chosen[f:], (p,))
-            build.score(end - 1, end + len(chosen) - f, rejected[f:], (count + p,))
-            continue
-        for slot, response in ((p, chosen), (count + p, rejected)):
-            if response:
-                start = build.row(pair.prompt, response, ())
-                build.score(start + n - 1, start + n, response, (slot,))
+            build.score(start + n - 1, start + n, y[:f], {p: parts[:f], count + p: parts[:f]})
+            build.score(end - 1, end, y[f:], {p: parts[f:]})
+            build.score(end - 1, end + len(y) - f, z[f:], {count + p: other[f:]})
+        else:
+            start = build.row([pair.prompt], y, y[:0])
+            twin = build.score(start + n - 1, start + n, y, {p: parts})
+            start = build.row([pair.prompt], z, z[:0])
+            build.score(start + n - 1, start + n, z[:f], {count + p: other[:f]}, twin)
+            end = start + n + f
+            build.score(end - 1, end, z[f:], {count + p: other[f:]})
     return Pack(
         ids=tuple(pair.id for pair in pairs),
         pairs=torch.tensor(range(count) if places is None else list(places)),
-        input_ids=torch.tensor(build.tokens)[None],
-        position_ids=_tensor(build.positions)[None],
+        input_ids=build.tensor("input_ids")[None],
+        position_ids=build.tensor("position_ids")[None],
         rows=tuple(build.rows),
-        sources=_tensor(build.sources),
-        targets=torch.tensor(build.targets),
-        scored=tuple(scored_tokens(pair, share_prefix) for pair in pairs),
-        members=_tensor(build.members),
-        slots=_tensor(build.slots),
-        has_rejected=torch.tensor([pair.rejected is not None for pair in pairs]),
+        sources=build.tensor("sources"),
+        targets=build.tensor("targets"),
+        scored=tuple(pair.scored(settings) for pair in pairs),
+        members=build.tensor("members"),
+        slots=build.tensor("slots"),
+        parts=build.tensor("parts"),
+        contexts=build.tensor("contexts"),
+        has_rejected=torch.tensor([p.rejected is not None and settings.rejected for p in pairs]),
     )
 
 
-def _tensor(parts: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts))
+def _parts(pair: PairTokens, settings: PackingSettings) -> tuple[np.ndarray, np.ndarray]:
+    """The part of every token of y⁺ and of y⁻; NO_PART where there is nothing to compare with."""
+    if pair.rejected is not None and settings.parts:
+        return align(pair.chosen, pair.rejected, pair.prefix)
+    rejected = pair.chosen[:0] if pair.rejected is None else pair.rejected
+    return np.full(len(pair.chosen), NO_PART), np.full(len(rejected), NO_PART)
 
 
 def plan_steps(n_pairs: int, batch_pairs: int, epochs: int, seed: int) -> list[list[int]]:
@@ -197,34 +255,24 @@ def plan_steps(n_pairs: int, batch_pairs: int, epochs: int, seed: int) -> list[l
     return [order[i : i + batch_pairs].tolist() for i in range(0, len(order), batch_pairs)]
 
 
-def fill_packs(costs: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Deal items of these token costs into as few packs as first-fit decreasing finds.
+def fitting(
+    pairs: Sequence[PairTokens], settings: PackingSettings
+) -> tuple[list[PairTokens], list[str]]:
+    """The pairs that fit a pack with both responses, and the ids of those that do not.
 
-    Returns the items of every pack, longest first. An item above the budget is a UserError: selection
-    drops such pairs before training.
+    Both responses count even where only y⁺ is forwarded, so that every loss trains on the same pairs.
     """
-    packs: list[list[int]] = []
-    free: list[int] = []
-    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        if costs[item] > token_budget:
-            raise UserError(
-                f"A pair takes {costs[item]} tokens and a pack holds {token_budget}: raise "
-                "hardware.tokens_per_pack or lower model.context_length."
-            )
-        place = next((i for i, room in enumerate(free) if room >= costs[item]), None)
-        if place is None:
-            place = len(packs)
-            packs.append([])
-            free.append(token_budget)
-        packs[place].append(item)
-        free[place] -= costs[item]
-    return packs
+    whole = replace(settings, rejected=True)
+    fits = [pair.tokens(whole) <= settings.token_budget for pair in pairs]
+    kept = [pair for pair, ok in zip(pairs, fits, strict=True) if ok]
+    return kept, [pair.id for pair, ok in zip(pairs, fits, strict=True) if not ok]
 
 
-def step_packs(pairs: Sequence[PairTokens], settings: PackingSettings) -> list[Pack]:
-    """The packs of one step's pairs; no pair is split."""
-    costs = [row_tokens(pair, settings.share_prefix) for pair in pairs]
-    return [
-        build_pack([pairs[i] for i in items], settings.share_prefix, items)
-        for items in fill_packs(costs, settings.token_budget)
-    ]
+def step_packs(
+    pairs: Sequence[PairTokens], settings: PackingSettings, rank: int = 0, ranks: int = 1
+) -> list[Pack]:
+    """What `rank` of `ranks` forwards for one step's pairs: as many packs on every rank."""
+    costs = [pair.cost(settings) for pair in pairs]
+    tokens = [pair.tokens(settings) for pair in pairs]
+    bins = deal(costs, tokens, settings.token_budget, ranks)[rank]
+    return [build_pack([pairs[i] for i in items], settings, items) for items in bins]

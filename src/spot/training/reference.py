@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from spot.files import write_aside
 from spot.training import attention
-from spot.training.logprobs import token_logprobs
-from spot.training.packing import (
-    Pack,
-    PackingSettings,
-    PairTokens,
-    build_pack,
-    fill_packs,
-    row_tokens,
-    scored_tokens,
-)
-from spot.training.saving import write_aside
+from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
+from spot.training.scoring import PLAIN, Kernels, check_finite, pack_logprobs
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
+TOGETHER = 256  # pairs that packs are made of at once
 
 
 @dataclass(frozen=True)
@@ -46,26 +40,25 @@ class ReferenceScores:
     by_id: dict[str, Tensor]
 
     def of(self, pack: Pack) -> Tensor:
-        """The pack's scored tokens [N], in the pack's order."""
-        return torch.cat([self.by_id[i][:n] for i, n in zip(pack.ids, pack.scored, strict=True)])
-
-
-def pack_logprobs(model: Any, pack: Pack) -> Tensor:
-    """fp32 log-probs [N] of a pack's scored tokens. The model's attention must be `packed`."""
-    hidden = attention.hidden_states(model, pack)
-    return token_logprobs(hidden[pack.sources], model.get_output_embeddings().weight, pack.targets)
+        """The pack's scored tokens [N], in the pack's order and on its device."""
+        parts = [self.by_id[i][:n] for i, n in zip(pack.ids, pack.scored, strict=True)]
+        return torch.cat(parts).to(pack.targets.device)
 
 
 @torch.no_grad()
-def score(model: Any, pairs: Sequence[PairTokens], settings: PackingSettings) -> dict[str, Tensor]:
-    """Per-token log-probs of every pair under the model as it is, by pair id."""
-    costs = [row_tokens(pair, settings.share_prefix) for pair in pairs]
+def score(
+    model: Any, pairs: Sequence[PairTokens], settings: PackingSettings, kernels: Kernels = PLAIN
+) -> dict[str, Tensor]:
+    """Per-token log-probs [scored] of every pair under the model as it is, by pair id, on the CPU."""
+    settings = replace(settings, parts=False)
     scores: dict[str, Tensor] = {}
-    with attention.packed(model):
-        for items in fill_packs(costs, settings.token_budget):
-            pack = build_pack([pairs[i] for i in items], settings.share_prefix)
-            parts = pack_logprobs(model, pack).split(pack.scored)
-            scores.update(zip(pack.ids, parts, strict=True))
+    longest_first = sorted(pairs, key=lambda pair: -pair.tokens(settings))
+    with attention.packed(model, kernels.attention):
+        for i in range(0, len(pairs), TOGETHER):
+            for pack in step_packs(longest_first[i : i + TOGETHER], settings):
+                logps = pack_logprobs(model, pack.to(model.device), kernels)
+                check_finite(pack, logps, "of the reference")
+                scores.update(zip(pack.ids, logps.cpu().split(pack.scored), strict=True))
     return scores
 
 
@@ -75,19 +68,22 @@ def reference_scores(
     pairs: Sequence[PairTokens],
     settings: PackingSettings,
     folder: Path | None,
+    kernels: Kernels = PLAIN,
 ) -> ReferenceScores:
     """The scores from `folder` when it has them, else computed and written there (None: not kept).
 
-    The model must still be the policy's start.
+    The model must still be the policy's start. Pairs are scored with their y⁻ even for a loss that
+    leaves it out: one file for all.
     """
+    settings = replace(settings, rejected=True)
     if folder is None or not pairs:
-        return ReferenceScores(score(model, pairs, settings))
-    identity = _identity(model, tokenizer, pairs, settings)
+        return ReferenceScores(score(model, pairs, settings, kernels))
+    identity = _identity(model, tokenizer, pairs, settings, kernels)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    lengths = [scored_tokens(pair, settings.share_prefix) for pair in pairs]
+    lengths = [pair.scored(settings) for pair in pairs]
     values = _read(folder, key, sum(lengths))
     if values is None:
-        scores = score(model, pairs, settings)
+        scores = score(model, pairs, settings, kernels)
         values = torch.cat([scores[pair.id] for pair in pairs])
         _write(folder, key, values, identity)
     parts = values.split(lengths)
@@ -95,40 +91,58 @@ def reference_scores(
 
 
 def _identity(
-    model: Any, tokenizer: Any, pairs: Sequence[PairTokens], settings: PackingSettings
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PairTokens],
+    settings: PackingSettings,
+    kernels: Kernels,
 ) -> dict[str, Any]:
     """All that the scores depend on. Pack size is not among it: it only rounds."""
     return {
         "format": FORMAT,
         "weights": weights_digest(model),
-        "tokens": _digest(repr([(p.id, p.prompt, p.chosen, p.rejected) for p in pairs])),
+        "tokens": pairs_digest(pairs),
         "tokenizer": tokenizer_digest(tokenizer),
         "dtype": str(model.dtype),
-        "attention": attention.NAME,
+        "device": model.device.type,
+        "kernels": vars(kernels),
         "share_prefix": settings.share_prefix,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def pairs_digest(pairs: Sequence[PairTokens]) -> str:
+    """Hash of ids and token ids, in order."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for part in (pair.prompt, pair.chosen, pair.rejected):
+            digest.update(b"none" if part is None else f"{len(part)} ".encode() + part.tobytes())
+        digest.update(f"{pair.id}\0".encode())
+    return digest.hexdigest()
 
 
 def weights_digest(model: Any) -> str:
-    """Hash of names, dtypes, shapes and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    """Hash of names, dtypes, shapes and bytes of all parameters and buffers; tensors in parallel."""
+
+    def of(item: tuple[str, Tensor]) -> bytes:
+        name, tensor = item
+        digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        return digest.digest()
+
+    with ThreadPoolExecutor() as threads:
+        return hashlib.sha256(
+            b"".join(threads.map(of, sorted(model.state_dict().items())))
+        ).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Hash of the vocabulary, special tokens and chat template."""
     vocabulary = sorted(tokenizer.get_vocab().items())
     template = getattr(tokenizer, "chat_template", None)
-    return _digest(repr((vocabulary, str(tokenizer.special_tokens_map), template)))
+    text = repr((vocabulary, str(tokenizer.special_tokens_map), template))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(folder: Path, key: str, tokens: int) -> Tensor | None:

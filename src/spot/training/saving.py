@@ -1,8 +1,4 @@
-"""What training leaves on disk: whole or not at all.
-
-Everything is written beside its place, flushed to the disk and renamed, so that a kill leaves either
-the old or the new, never a part.
-"""
+"""What training leaves on disk: the model, resumable states, metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,42 +12,9 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from spot.files import write_aside, write_folder_aside
+
 CHECKPOINT = "state.ckpt"
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_aside(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(data)
-        sync(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:
-    """Let `fill` write a folder beside its place, flush all of it and rename it, replacing `folder`."""
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    for path in [*aside.rglob("*"), aside]:
-        sync(path)
-    if folder.exists():  # a kill between the next two lines leaves no folder, and the run redoes it
-        shutil.rmtree(folder)
-    aside.replace(folder)
-    sync(folder.parent)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""Writing that leaves the whole or nothing: beside its place, flushed to the disk, then renamed.
+
+A kill or a full disk leaves either the old file or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_aside(path: Path, data: bytes | str) -> None:
+    """Write a file beside its place and rename it. Text is UTF-8.
+
+    A kill may leave a file ending in .tmp, which nothing reads.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(data if isinstance(data, bytes) else data.encode())
+        sync(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:
+    """Let `fill` write a folder beside its place, flush all of it and rename it, replacing `folder`."""
+    aside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fill(aside)
+    for path in [*aside.rglob("*"), aside]:
+        sync(path)
+    if folder.exists():  # a kill between the next two lines leaves no folder, and the run redoes it
+        shutil.rmtree(folder)
+    aside.replace(folder)
+    sync(folder.parent)

@@ -1,0 +1,139 @@
+"""Rows → bins of equal work: what one step costs, and who computes which part of it.
+
+A step lasts as long as its slowest rank, and a row's cost is not its length: attention grows with
+the square. So bins are filled by forward FLOPs, under a bound on their tokens (their memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward FLOPs: per token, per scored token, per (query, key) pair that attention looks at."""
+
+    token: float
+    scored: float = 0.0
+    seen: float = 0.0
+
+    @classmethod
+    def of(cls, model: Any) -> Cost:
+        """2 FLOPs a weight of the body's and the head's matrices; 4 · layers · heads · d in attention."""
+        config, head = model.config, model.get_output_embeddings().weight
+        matrices = [p for p in model.base_model.parameters() if p.ndim == 2]
+        embedding = model.get_input_embeddings().weight
+        body = sum(p.numel() for p in matrices if p is not embedding)
+        d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        seen = 4 * config.num_hidden_layers * config.num_attention_heads * d
+        return cls(2.0 * body, 2.0 * head.numel(), float(seen))
+
+    def row(self, c: int, a: int, b: int, scored: int) -> float:
+        """Of one row `[c | a | b]` with so many scored tokens."""
+        seen = c * (c + 1) / 2 + a * (c + (a + 1) / 2) + b * (c + (b + 1) / 2)
+        return self.token * (c + a + b) + self.scored * scored + self.seen * seen
+
+
+TOKENS_ONLY = Cost(1.0)
+
+
+def deal(
+    costs: Sequence[float], tokens: Sequence[int], budget: int, ranks: int = 1
+) -> list[list[list[int]]]:
+    """Items of every bin of every rank: `[rank][bin]`, the same number of bins on each rank.
+
+    As few bins as hold all items at `budget` tokens each, of costs as equal as can be found. Raises
+    ValueError if an item alone exceeds the budget: such pairs are dropped before training.
+    """
+    if tokens and max(tokens) > budget:
+        raise ValueError(f"an item of {max(tokens)} tokens does not fit a bin of {budget}")
+    per_rank = max(1, -(-sum(tokens) // (ranks * budget)))
+    while (bins := balance(costs, tokens, budget, ranks * per_rank)) is None:
+        per_rank += 1
+    if ranks == 1:
+        return [bins]
+    loads = [sum(costs[i] for i in items) for items in bins]
+    groups = balance(loads, [1] * len(bins), per_rank, ranks)
+    assert groups is not None  # ranks · per_rank bins of weight 1 always fit
+    return [[bins[b] for b in sorted(group)] for group in groups]
+
+
+def balance(
+    costs: Sequence[float], tokens: Sequence[int], budget: int, bins: int
+) -> list[list[int]] | None:
+    """Items of each of `bins` bins with at most `budget` tokens, or None if no room was found.
+
+    Longest processing time first: each item, from the dearest, to the cheapest bin with room. Then
+    exchanges between the dearest bin and another, as long as they make the dearer of the two cheaper.
+    """
+    content: list[list[int]] = [[] for _ in range(bins)]
+    load, room = [0.0] * bins, [budget] * bins
+    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        open_bins = [b for b in range(bins) if room[b] >= tokens[item]]
+        if not open_bins:
+            return _by_tokens(tokens, budget, bins)
+        best = min(open_bins, key=load.__getitem__)
+        content[best].append(item)
+        load[best] += costs[item]
+        room[best] -= tokens[item]
+    while bins > 1 and _exchange(costs, tokens, content, load, room):
+        pass
+    return content
+
+
+def _by_tokens(tokens: Sequence[int], budget: int, bins: int) -> list[list[int]] | None:
+    """First-fit decreasing by tokens: finds room more often, at the price of balance."""
+    content: list[list[int]] = [[] for _ in range(bins)]
+    room = [budget] * bins
+    for item in sorted(range(len(tokens)), key=lambda i: (-tokens[i], i)):
+        place = next((b for b in range(bins) if room[b] >= tokens[item]), None)
+        if place is None:
+            return None
+        content[place].append(item)
+        room[place] -= tokens[item]
+    return content
+
+
+def _exchange(
+    costs: Sequence[float],
+    tokens: Sequence[int],
+    content: list[list[int]],
+    load: list[float],
+    room: list[int],
+) -> bool:
+    """Move the best item, or swap the best two, out of the dearest bin; False when nothing helps."""
+    top = max(range(len(load)), key=load.__getitem__)
+    best: tuple[float, int, int, int | None] | None = None
+    bound = load[top] * (1 - 1e-9)
+    for other in range(len(load)):
+        gap = load[top] - load[other]
+        if gap <= 0:
+            continue
+        for out in content[top]:
+            for back in (None, *content[other]):
+                moved = costs[out] - (0.0 if back is None else costs[back])
+                if not 0 < moved < gap:
+                    continue
+                shift = tokens[out] - (0 if back is None else tokens[back])
+                if shift > room[other] or -shift > room[top]:
+                    continue
+                peak = max(load[top] - moved, load[other] + moved)
+                if peak < bound:
+                    bound, best = peak, (moved, other, out, back)
+    if best is None:
+        return False
+    moved, other, out, back = best
+    content[top].remove(out)
+    content[other].append(out)
+    shift = tokens[out]
+    if back is not None:
+        content[other].remove(back)
+        content[top].append(back)
+        shift -= tokens[back]
+    load[top] -= moved
+    load[other] += moved
+    room[top] += shift
+    room[other] -= shift
+    return True

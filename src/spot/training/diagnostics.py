@@ -1,0 +1,107 @@
+"""Where a loss acts: rewards, gradients and KL split into shared prefix, edited tokens and what follows.
+
+The paper claims surgery (§4.5): on the prefix that y⁺ and y⁻ share the two gradients cancel, so that
+only the edit and what depends on it is moved. Packs know every token's part, so each step can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spot.proximity import AFTER, EDITED, NO_PART, SHARED
+from spot.training.packing import Pack
+
+SIDES = {  # name: (part, y⁻?); a shared token is the same on both sides
+    "shared": (SHARED, False),
+    "chosen_edited": (EDITED, False),
+    "chosen_after": (AFTER, False),
+    "rejected_edited": (EDITED, True),
+    "rejected_after": (AFTER, True),
+}
+KL_SIDES = {"shared": (SHARED, True), "edited": (EDITED, True), "after": (AFTER, True)}
+
+
+def pair_metrics(
+    pack: Pack, logps: Tensor, reference: Tensor, beta: float, weights: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Rewards (paper, eq. 3) and log-probs of every pair of a pack, each [P]; y⁻ only where all have one.
+
+    The difference to the reference is taken per token and summed after: two sums of hundreds of nats
+    would lose what near-identical responses differ by. `weights` [M] are those of `edit_weights`.
+    """
+    chosen, rejected = (beta * s for s in pack.slot_sums(logps - reference, weights))
+    chosen_logps, rejected_logps = pack.slot_sums(logps)
+    metrics = {"rewards/chosen": chosen, "logps/chosen": chosen_logps}
+    if bool(pack.has_rejected.all()):
+        metrics["rewards/rejected"] = rejected
+        metrics["rewards/margins"] = chosen - rejected
+        metrics["rewards/accuracies"] = (chosen > rejected).to(chosen.dtype)
+        metrics["logps/rejected"] = rejected_logps
+    return metrics
+
+
+def edit_weights(pack: Pack, edit_weight: float) -> Tensor | None:
+    """Weights [M] of a pack's memberships: `edit_weight` on edited tokens, 1 elsewhere; None if all 1."""
+    if edit_weight == 1:
+        return None
+    return 1.0 + (edit_weight - 1.0) * (pack.parts == EDITED)
+
+
+def net_gradients(pack: Pack, gradient: Tensor) -> Tensor:
+    """∂L/∂log π(token) [N], added up over scored tokens that are the same token after the same context.
+
+    In a shared row they are one already; in separate rows y⁺ and y⁻ have a copy each, and what moves
+    the model is the sum.
+    """
+    return torch.zeros_like(gradient).index_add_(0, pack.contexts, gradient)[pack.contexts]
+
+
+def kl_terms(logps: Tensor, reference: Tensor) -> Tensor:
+    """exp(d) − 1 − d with d = log π_θ − log π_ref, per token (fp64).
+
+    Its mean over tokens sampled from π_ref estimates KL(π_ref ‖ π_θ) without ever being negative
+    (Schulman's k3).
+    """
+    d = (logps - reference).double()
+    return torch.expm1(d) - d
+
+
+@dataclass
+class PartMeans:
+    """Running sums and counts by measure and part, over the packs of a step."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self,
+        measure: str,
+        pack: Pack,
+        values: Tensor,
+        sides: Mapping[str, tuple[int, bool]] = SIDES,
+    ) -> None:
+        """Take in per-token values [N], as sums of fp64 and counts of tokens."""
+        side = (pack.slots >= len(pack.ids)).long()
+        cell = pack.parts + (NO_PART + 1) * side
+        size = 2 * (NO_PART + 1)
+        sums = torch.bincount(cell, values.detach().double()[pack.members], size).tolist()
+        counts = torch.bincount(cell, minlength=size).tolist()
+        for name, (part, rejected) in sides.items():
+            at = part + (NO_PART + 1) * rejected
+            key = f"{measure}/{name}"
+            self.sums[key] = self.sums.get(key, 0.0) + sums[at]
+            self.counts[key] = self.counts.get(key, 0) + int(counts[at])
+
+    def per_token(self, measure: str) -> dict[str, float]:
+        """Means over the tokens of each part that has any."""
+        names = [k for k in self.sums if k.startswith(f"{measure}/") and self.counts[k]]
+        return {name: self.sums[name] / self.counts[name] for name in names}
+
+    def per_pair(self, measure: str, pairs: int) -> dict[str, float]:
+        """Sums over the tokens of each part, as means over pairs; only parts that have any tokens."""
+        names = [k for k in self.sums if k.startswith(f"{measure}/") and self.counts[k]]
+        return {name: self.sums[name] / pairs for name in names}

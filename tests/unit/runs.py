@@ -1,0 +1,34 @@
+"""Reading what a training run left."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from spot.training.schedule import Optimisation
+
+OPTIMISATION = Optimisation(learning_rate=3e-3, epochs=2, batch_pairs=8)  # 20 pairs: 5 steps
+STEPS = 5
+TIMINGS = {"tokens_per_second"}
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """metrics.csv, as dicts of text."""
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_timings(out: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """The largest relative L2 distance of any tensor."""
+    return max(((a[k].float() - b[k].float()).norm() / b[k].float().norm()).item() for k in b)

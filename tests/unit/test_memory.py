@@ -1,0 +1,110 @@
+"""Selective activation checkpointing: the same gradients, less kept, and no more layers than needed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from spot.errors import UserError
+from spot.training import attention, memory
+from spot.training.memory import Activations, checkpoint_layers, fewest_layers, plan_layers
+from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
+from spot.training.scoring import PLAIN, pack_logprobs
+
+
+def make_pack(pairs: int = 6, seed: int = 0) -> Pack:
+    rng = random.Random(seed)
+    made = [
+        PairTokens(str(i), rng.choices(range(2, 45), k=5), [2, *rng.choices(range(4, 45), k=20)],
+                   [3, *rng.choices(range(4, 45), k=20)])
+        for i in range(pairs)
+    ]  # fmt: skip
+    return build_pack(made, PackingSettings(10**6))
+
+
+def gradient(model: Any, pack: Pack) -> torch.Tensor:
+    model.zero_grad()
+    with attention.packed(model):
+        pack_logprobs(model, pack).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_checkpointing_changes_no_bit(build_model: Any, kind: str, count: int) -> None:
+    model, pack = build_model(kind), make_pack()
+    plain = gradient(model, pack)
+    forwards = []
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(lambda *_: forwards.append(1))
+    checkpoint_layers(model, count)
+    assert torch.equal(gradient(model, pack), plain)
+    assert len(forwards) == 2 + count  # a checkpointed layer is computed twice
+    checkpoint_layers(model, 0)
+    assert torch.equal(gradient(model, pack), plain)
+    assert len(forwards) == 4 + count
+
+
+def test_measured_bytes_are_those_autograd_keeps(build_model: Any) -> None:
+    """What is predicted for 0, 1 and 2 checkpointed layers against what autograd holds on to then."""
+    model, pack = build_model(), make_pack(12)
+    found = memory.measure(model, pack, PLAIN)
+    assert found.layer > found.boundary == 32 * 4
+    kept = []
+    for count in range(3):
+        checkpoint_layers(model, count)
+        seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        held: list[torch.Tensor] = []
+
+        def save(tensor: torch.Tensor, seen: Any = seen, held: Any = held) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in seen:
+                seen.add(tensor.untyped_storage().data_ptr())
+                held.append(tensor)
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
+            attention.packed(model),
+        ):
+            pack_logprobs(model, pack)
+        kept.append(sum(tensor.untyped_storage().nbytes() for tensor in held))
+    layer = found.layer * pack.tokens
+    assert kept[0] == pytest.approx((2 * found.layer + found.rest) * pack.tokens, rel=1e-6)
+    # inputs of checkpointed layers are held outside of autograd's hooks
+    assert kept[0] - kept[1] == pytest.approx(layer, rel=0.25)
+    assert kept[1] - kept[2] == pytest.approx(layer, rel=0.25)
+
+
+def test_auto_takes_the_fewest_layers_that_fit() -> None:
+    activations = Activations(layer=100, boundary=10, rest=50)
+    # per token with k of 4 layers: 450, 460, 370, 280, 190: the first gains nothing by itself
+    assert [activations.kept(4, k) for k in range(5)] == [450, 460, 370, 280, 190]
+    budgets = {4500: 0, 4499: 2, 3700: 2, 3699: 3, 2799: 4, 1900: 4, 1899: None}
+    assert {b: fewest_layers(activations, 4, 10, b) for b in budgets} == budgets
+
+
+def test_settings(build_model: Any) -> None:
+    model, pack = build_model(), make_pack()
+
+    def plan(setting: str, gib: float | None = None, tokens: int = 1000) -> int:
+        return plan_layers(setting, model, pack, PLAIN, tokens, gib)
+
+    assert [plan(s) for s in ("none", "all", "1", "7", "auto")] == [0, 2, 1, 2, 0]
+    found = memory.measure(model, pack, PLAIN)
+    chunk = 3 * 4 * memory.CHUNK_ELEMENTS + 4 * 45 * 32
+    whole = memory.standing_bytes(model) + chunk + 1000 * found.kept(2, 0)
+    assert plan("auto", (whole + 8) / 2**30) == 0
+    assert plan("auto", (whole - 1000 * found.boundary) / 2**30) == 2
+    with pytest.raises(UserError, match=r"1000 tokens does not fit .* lower hardware.tokens_per"):
+        plan("auto", (whole - 1000 * found.kept(2, 0)) / 2**30)
+
+
+def test_standing_memory_by_hand(build_model: Any) -> None:
+    model = build_model()
+    count = sum(p.numel() for p in model.parameters())
+    assert memory.standing_bytes(model) == 16 * count  # weight, gradient, two moments
+    # beside bf16 weights the optimiser's are fp32 copies, and so are the gradients
+    assert memory.standing_bytes(model.bfloat16()) == 18 * count

@@ -1,0 +1,127 @@
+"""A run that is stopped or killed ends as if it had not been."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
+
+from spot.errors import UserError
+from spot.training.loop import Hardware, RunOptions, TrainResult, train
+from spot.training.losses import Method
+
+
+class StoppedError(Exception):
+    """The run ends here."""
+
+
+def stop_at(step: int) -> Any:
+    """An ability probe that ends the run when it is called for the `step`-th time after the start."""
+    calls = iter(range(1000))
+
+    def probe(model: Any) -> dict[str, float]:
+        if next(calls) == step:
+            raise StoppedError
+        return {"zero": 0.0}
+
+    return probe
+
+
+@pytest.mark.parametrize(("name", "precision"), [("bco", "fp32"), ("sft", "fp32"), ("bco", "bf16")])
+@pytest.mark.parametrize(("save_every", "stop", "resumes_at"), [(2, 5, 4), (1, 3, 2), (3, 4, 3)])
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    name: str,
+    precision: str,
+    save_every: int,
+    stop: int,
+    resumes_at: int,
+    tiny_policy: Path,
+    pairs: list[Any],
+    held_out: list[Any],
+    tmp_path: Path,
+) -> None:
+    def run(out: str, probe: Any) -> TrainResult:
+        hardware = Hardware(precision=precision)
+        options = RunOptions(
+            hardware=hardware, save_every=save_every, ability_probe=probe, ability_every=1
+        )
+        return train(
+            tiny_policy, tmp_path / out, pairs, held_out, Method(name), OPTIMISATION, 3, options
+        )
+
+    run("whole", stop_at(-1))
+    with pytest.raises(StoppedError):
+        run("stopped", stop_at(stop))
+    kept = [path.name for path in (tmp_path / "stopped" / "resume").iterdir()]
+    assert kept == [f"step_{resumes_at:08d}"]
+    assert run("stopped", stop_at(-1)).resumed_at == resumes_at
+    wanted, got = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
+    assert without_timings(tmp_path / "stopped") == without_timings(tmp_path / "whole")
+
+
+def test_state_of_another_run_is_refused(
+    tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    options = RunOptions(save_every=1, ability_probe=stop_at(3), ability_every=1)
+    with pytest.raises(StoppedError):
+        train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
+    with pytest.raises(UserError, match="belongs to another run"):
+        train(tiny_policy, tmp_path, pairs, held_out, Method("bce"), OPTIMISATION, 0, RunOptions())
+
+
+RUNS = """
+import json, sys
+from pathlib import Path
+from spot.records import Pair
+from spot.training.loop import RunOptions, train
+from spot.training.losses import Method
+from spot.training.schedule import Optimisation
+
+policy, data, *outs = map(Path, sys.argv[1:])
+pairs = [Pair(**row) for row in json.loads(data.read_text())]
+for out in outs:
+    optimisation = Optimisation(3e-3, epochs=20, batch_pairs=4)
+    train(policy, out, pairs, pairs[:4], Method("bco"), optimisation, 0, RunOptions(save_every=7))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_bit_for_bit(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    """SIGKILL somewhere in the middle, then the same command: 100 steps, each once."""
+    data = tmp_path / "pairs.json"
+    data.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def start(*outs: Path) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-c", RUNS, *map(str, (tiny_policy, data, *outs))]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+
+    process = start(whole, killed)
+    table, deadline = killed / "metrics.csv", time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if table.exists() and table.read_bytes().count(b"\n") > 40:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    assert list((killed / "resume").glob("step_*/state.ckpt"))
+    assert start(killed).wait(200) == 0
+    wanted, got = weights(whole), weights(killed)
+    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
+    assert without_timings(killed) == without_timings(whole)
+    assert len(rows(killed)) == 101

@@ -1,0 +1,191 @@
+"""Probes and loggers around a run, and what it says about pairs it cannot train on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.runs import OPTIMISATION, rows, without_timings
+
+from spot import tracking
+from spot.errors import UserError
+from spot.training.loop import Hardware, RunOptions, train
+from spot.training.losses import Method
+from spot.training.packing import PackingSettings
+from spot.training.schedule import Optimisation
+
+
+def test_the_ability_probe_sees_the_model_as_it_is(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    seen = []
+
+    def probe(model: Any) -> dict[str, float]:
+        seen.append((model.training, torch.is_grad_enabled(), model.config._attn_implementation))
+        return {"words": len(seen)}
+
+    options = RunOptions(ability_probe=probe, ability_every=3)
+    train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
+    assert seen == [(False, False, "sdpa")] * 3
+    assert [row["probe/words"] for row in rows(tmp_path)] == ["1", "", "", "2", "", "3"]
+
+
+def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = tracking.loggers(["csv", "tensorboard"], tmp_path / "logs", "run", {})
+    options = RunOptions(loggers=loggers)
+    train(tiny_policy, tmp_path, pairs, [], Method("rwsft"), OPTIMISATION, 0, options)
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard")).Reload()
+    logged = [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
+    wanted = [(int(r["step"]), float(r["rewards/chosen"])) for r in rows(tmp_path)[1:]]
+    assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
+
+
+@pytest.mark.slow
+def test_wandb_offline(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    try:
+        loggers = tracking.loggers(["wandb"], tmp_path / "logs", "run", {"a": 1}, mode="online")
+        options = RunOptions(loggers=loggers)
+        train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
+    finally:
+        tracking.finish()
+    assert list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_unknown_logger(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'mlflow': use csv, tensorboard or wandb"):
+        tracking.loggers(["mlflow"], tmp_path, "run", {})
+
+
+def test_pairs_without_rejected(tiny_policy: Path, build_pairs: Any, tmp_path: Path) -> None:
+    own = build_pairs(6, seed=2, with_rejected=False)
+    for name in ("sft", "rwsft"):
+        train(tiny_policy, tmp_path / name, own, own, Method(name), OPTIMISATION, 0, RunOptions())
+        last = rows(tmp_path / name)[-1]
+        assert last["held_out/rewards/chosen"]
+        assert not last["held_out/rewards/rejected"]
+        assert not last["held_out/kl"]
+    with pytest.raises(UserError, match="loss=bco needs rejected responses"):
+        train(tiny_policy, tmp_path, own, [], Method("bco"), OPTIMISATION, 0, RunOptions())
+
+
+def test_bad_input_is_one_line(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
+    def run(some: list[Any], options: RunOptions) -> None:
+        train(tiny_policy, tmp_path, some, [], Method("bco"), OPTIMISATION, 0, options)
+
+    with pytest.raises(UserError, match="no pairs"):
+        run([], RunOptions())
+    with pytest.raises(UserError, match="same id"):
+        run([pairs[0], pairs[0]], RunOptions())
+    with pytest.raises(UserError, match=r"All 20 pairs are longer than a pack of 20 tokens: raise"):
+        run(pairs, RunOptions(packing=PackingSettings(20)))
+    with pytest.raises(
+        UserError, match=r"accelerator=gpu needs a CUDA device: choose hardware=cpu"
+    ):
+        run(pairs, RunOptions(hardware=Hardware(accelerator="gpu")))
+    with pytest.raises(UserError, match=r"attention=varlen does not run here"):
+        run(pairs, RunOptions(hardware=Hardware(attention="varlen")))
+
+
+@pytest.mark.parametrize("name", ["bco", "sft"])
+def test_pairs_longer_than_a_pack_are_dropped_and_counted(
+    name: str, tiny_policy: Path, pairs: list[Any], tmp_path: Path, capsys: Any
+) -> None:
+    options = RunOptions(packing=PackingSettings(36))
+    result = train(
+        tiny_policy, tmp_path / "a", pairs, pairs[:6], Method(name), OPTIMISATION, 0, options
+    )
+    assert 0 < len(result.over_long) < 20
+    assert f"{len(result.over_long)} of 20 pairs are longer than a pack" in capsys.readouterr().err
+    assert set(result.held_out_over_long) <= set(result.over_long)
+    assert result.steps == -(-2 * (20 - len(result.over_long)) // 8)
+    # the same as if they had never been there
+    rest = [pair for pair in pairs if pair.id not in result.over_long]
+    watched = [pair for pair in pairs[:6] if pair.id not in result.over_long]
+    again = train(
+        tiny_policy, tmp_path / "b", rest, watched, Method(name), OPTIMISATION, 0, options
+    )
+    assert without_timings(tmp_path / "a") == without_timings(tmp_path / "b")
+    assert again.over_long == []
+
+
+def test_a_run_that_blows_up_names_the_step_and_its_pairs(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    wild = Optimisation(learning_rate=1e38, batch_pairs=8, schedule="constant")
+    with pytest.raises(UserError, match=r"log-probs of step 2 are not finite \(pairs pair-0-\d+, "):
+        train(tiny_policy, tmp_path, pairs, [], Method("sft"), wild, 0, RunOptions())
+
+
+def test_log_probs_that_are_not_finite_name_their_pair(
+    tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path
+) -> None:
+    """A broken embedding of a token that one pair has."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy)
+    token = tiny_tokenizer.convert_tokens_to_ids("+")
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.config.tie_word_embeddings = False
+        model.model.embed_tokens.weight[token] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tiny_tokenizer.save_pretrained(tmp_path / "broken")
+    plain = [replace(p, chosen=p.chosen.replace("+", "-"), rejected=p.rejected.replace("+", "-"),
+                     question=p.question.replace("+", "-")) for p in pairs]  # fmt: skip
+    plain[11] = replace(plain[11], question="1+1")
+    for name, where in (("bco", "of the reference"), ("sft", r"of step \d")):
+        with pytest.raises(
+            UserError, match=rf"log-probs {where} are not finite \(pairs pair-0-11\)"
+        ):
+            train(
+                tmp_path / "broken",
+                tmp_path,
+                plain,
+                [],
+                Method(name),
+                OPTIMISATION,
+                0,
+                RunOptions(),
+            )
+
+
+def test_gradients_that_are_not_finite_name_their_pair(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss whose value is finite and whose slope is not, for one pair."""
+    from spot.training.module import PairModule
+
+    right = PairModule._pack_loss
+
+    def steep(self: Any, pack: Any, logps: torch.Tensor) -> Any:
+        loss, metrics = right(self, pack, logps)
+        one = torch.tensor([i == "pair-0-7" for i in pack.ids])
+        zero = torch.where(one, loss - loss.detach(), torch.ones_like(loss))
+        return loss + zero.sqrt() - zero.sqrt().detach(), metrics
+
+    monkeypatch.setattr(PairModule, "_pack_loss", steep)
+    with pytest.raises(UserError, match=r"gradients of step \d are not finite \(pairs pair-0-7\):"):
+        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, RunOptions())
+
+
+def test_a_reference_of_another_model_is_noticed(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spot.training import reference
+
+    right = reference.score
+
+    def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
+        return {key: value + 0.05 for key, value in right(*arguments).items()}
+
+    monkeypatch.setattr(reference, "score", wrong)
+    with pytest.raises(UserError, match=r"must be 0 .* delete the reference folder"):
+        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, RunOptions())

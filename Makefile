@@ -1,11 +1,12 @@
 # make help                                                              everything below runs without a GPU or a key
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV   ?= .venv
+EXTRAS ?= test
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -17,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "spot needs Python 3.11, 3.12 or 3.13: make install PYTHON=<path>" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'Installing into $(VENV): this takes a few minutes the first time.'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install  ## the whole loop on this machine, in minutes; ends with the path of its report
@@ -25,6 +26,12 @@ demo: install  ## the whole loop on this machine, in minutes; ends with the path
 
 test: install  ## all tests that this machine can run
 	$(BIN)/python -m pytest
+
+bench: install  ## measure: equivalence, side by side with TRL, scaling, profile; writes performance/ (an hour on 2 cores)
+	$(BIN)/python -m performance.equivalence
+	$(BIN)/python -m performance.profile_step
+	$(BIN)/python -m performance.scaling
+	$(BIN)/python -m performance.vs_trl
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

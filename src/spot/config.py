@@ -391,25 +391,3 @@ def check_combination(config: Config, until: str | None = None) -> None:
             f"loss={loss} needs rejected responses and data.arm=self has none: "
             "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
         )
-
-
-def _tuned(config: Config) -> Tuned:
-    """What was tuned for this arm, else for this loss, else nothing."""
-    tuned = config.model.tuned
-    return tuned.get(config.arm or "", tuned.get(config.loss.name, Tuned()))
-
-
-def learning_rate(config: Config) -> float:
-    """`loss.learning_rate`, else the tuned one, else the model's for this kind of loss."""
-    sft_like = config.loss.name in SFT_LIKE
-    default = config.model.learning_rate_sft if sft_like else config.model.learning_rate_reward
-    return _first(config.loss.learning_rate, _tuned(config).learning_rate, default)
-
-
-def beta(config: Config) -> float:
-    """`loss.beta`, else the tuned one, else the paper's 0.1."""
-    return _first(config.loss.beta, _tuned(config).beta, 0.1)
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)

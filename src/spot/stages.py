@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import config as configuration
 from spot import policy as weights
 from spot import store, unpack
-from spot.config import Config
+from spot.config import Config, plain
 from spot.errors import UserError
 from spot.policy import Policy, prepare
 from spot.records import Attempt, Pair, Rectification, Score
@@ -233,8 +232,8 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
     settings = {
         "loss": asdict(config.loss)
         | {
-            "learning_rate": configuration.learning_rate(config),
-            "beta": configuration.beta(config),
+            "learning_rate": unpack.learning_rate(config),
+            "beta": unpack.beta(config),
         },
         "seed": config.seed,
         "hardware": asdict(config.hardware),
@@ -271,7 +270,7 @@ def _train(
         unpack.logger_names(config),
         this.folder / "logs",
         f"{config.arm or loss.name}-{config.seed}",
-        configuration.plain(config),
+        plain(config),
         config.logger.project,
         config.logger.wandb_mode,
     )
@@ -283,14 +282,14 @@ def _train(
             store.read_rows(held_out.folder, Pair)[: config.probe.pairs],
             Method(
                 loss.name,
-                configuration.beta(config),
+                unpack.beta(config),
                 loss.delta.mode,
                 loss.delta.decay,
                 loss.sft_reduction,
                 loss.edit_weight,
             ),
             Optimisation(
-                configuration.learning_rate(config),
+                unpack.learning_rate(config),
                 loss.epochs,
                 loss.batch_pairs,
                 loss.schedule,

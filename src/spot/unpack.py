@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot import store
-from spot.config import BenchmarkConfig, Config
+from spot.config import SFT_LIKE, BenchmarkConfig, Config, Tuned
 from spot.errors import UserError
 from spot.records import CORRECT, WRONG, Attempt, Question
 from spot.selection import split_held_out
@@ -220,3 +220,25 @@ def existing(path: str | None, key: str) -> Path:
     if path is None or not Path(path).expanduser().is_file():
         raise UserError(f"{key}={path} is not a file: give the path of a JSON Lines file.")
     return Path(path).expanduser()
+
+
+def _tuned(config: Config) -> Tuned:
+    """What was tuned for this arm, else for this loss, else nothing."""
+    tuned = config.model.tuned
+    return tuned.get(config.arm or "", tuned.get(config.loss.name, Tuned()))
+
+
+def learning_rate(config: Config) -> float:
+    """`loss.learning_rate`, else the tuned one, else the model's for this kind of loss."""
+    sft_like = config.loss.name in SFT_LIKE
+    default = config.model.learning_rate_sft if sft_like else config.model.learning_rate_reward
+    return _first(config.loss.learning_rate, _tuned(config).learning_rate, default)
+
+
+def beta(config: Config) -> float:
+    """`loss.beta`, else the tuned one, else the paper's 0.1."""
+    return _first(config.loss.beta, _tuned(config).beta, 0.1)
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

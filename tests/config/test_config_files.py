@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spot import config
+from spot import config, unpack
 from spot.compose import CONF, check, compose, sweep_name
 from spot.errors import UserError
 
@@ -135,8 +135,8 @@ def test_learning_rates_are_the_papers(model: str, reward: float, sft: float) ->
     for loss in config.LOSSES:
         expected = sft if loss in ("sft", "dft") else reward
         chosen = compose([f"model={model}", f"loss={loss}"])
-        assert config.learning_rate(chosen) == expected
-        assert config.beta(chosen) == 0.1
+        assert unpack.learning_rate(chosen) == expected
+        assert unpack.beta(chosen) == 0.1
 
 
 def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> None:
@@ -146,7 +146,7 @@ def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> N
             "sft": config.Tuned(learning_rate=0.1),
             "sft_plus": config.Tuned(learning_rate=0.2, beta=0.5),
         }
-        return config.learning_rate(chosen), config.beta(chosen)
+        return unpack.learning_rate(chosen), unpack.beta(chosen)
 
     assert tuned("arm=rft") == (0.1, 0.1)
     assert tuned("arm=sft_plus") == (0.2, 0.5)

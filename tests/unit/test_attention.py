@@ -113,10 +113,30 @@ def test_segments_by_hand() -> None:
     assert layout.q_ends.dtype == torch.int32
 
 
-def test_work_is_the_sum_of_squares_not_the_square_of_the_sum() -> None:
-    layout = attention.make_blocks([(50, 25, 25)] * 30 + [(10, 0, 0)] * 5)
-    elements = sum(block.mask.numel() for block in layout.blocks)
-    assert elements == 30 * 100**2 + 5 * 10**2
+def test_visibility_by_hand() -> None:
+    """[c c a b b]: b sees c and b, not a."""
+    assert attention.dense_mask([(2, 1, 2)]).int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+    heads, tails = attention.make_blocks([(2, 1, 2)]).blocks
+    assert heads.queries.tolist() == heads.keys.tolist() == [0, 1, 2]
+    assert heads.mask is None
+    assert tails.queries.tolist() == [3, 4]
+    assert tails.keys.tolist() == [0, 1, 3, 4]
+    assert tails.mask is not None
+    assert (tails.mask[0, 0] == 0).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_blocks_waste_little() -> None:
+    layout = attention.make_blocks([(50, 25, 25)] * 30 + [(10, 0, 0)] * 5 + [(48, 20, 22)])
+    sizes = [(b.rows, len(b.queries) // b.rows, len(b.keys) // b.rows) for b in layout.blocks]
+    assert sizes == [(31, 75, 75), (5, 10, 10), (31, 25, 75)]
+    assert sorted(layout.back.tolist()) != list(range(len(layout.back)))  # padding has no place
+    assert len(set(layout.back.tolist())) == len(layout.back) == 30 * 100 + 5 * 10 + 90
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])

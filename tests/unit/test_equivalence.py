@@ -18,14 +18,14 @@ def test_packs_equal_separate_sequences(kind: str, dtype: torch.dtype, prefix: s
 
 
 def test_a_wrong_mask_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the tail of y⁻ saw that of y⁺, the bounds would break by orders of magnitude."""
+    """If tails were aligned to the left, the bounds would break by orders of magnitude."""
     from spot.training import attention
 
-    def causal_only(rows: object, width: int) -> torch.Tensor:
-        ones = torch.ones(width, width, dtype=torch.bool).tril()
-        return ones.expand(len(rows), width, width)  # type: ignore[arg-type]
+    def aligned_left(before: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+        ones = torch.ones(queries, keys, dtype=torch.bool).tril()
+        return ones.expand(len(before), queries, keys)
 
-    monkeypatch.setattr(attention, "visible", causal_only)
+    monkeypatch.setattr(attention, "_aligned_right", aligned_left)
     shared, unshared = equivalence.compare("qwen3", torch.float32, "partial", 4)
     assert equivalence.beyond(shared)
     assert shared["gradients"] > 0.01

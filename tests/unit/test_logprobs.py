@@ -10,20 +10,20 @@ import torch
 
 from spot.errors import UserError
 from spot.training import logprobs
-from spot.training.logprobs import check_kernel, chunk_rows, token_logprobs
+from spot.training.logprobs import check_kernel, token_logprobs
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (hidden @ weight.T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 7, 100])
-def test_values_and_gradients_whatever_the_chunk(rows: int) -> None:
+@pytest.mark.parametrize("tile", [(1, 1), (3, 11), (7, 4), (2, 5), (100, 100)])
+def test_values_and_gradients_whatever_the_tile(tile: tuple[int, int]) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, requires_grad=True)
     weight = torch.randn(11, 5, requires_grad=True)
     targets, upstream = torch.randint(0, 11, (7,)), torch.randn(7)
-    got, entropy = token_logprobs(hidden, weight, targets, rows=rows)
+    got, entropy = token_logprobs(hidden, weight, targets, tile=tile)
     wanted = plain(hidden, weight, targets)
     assert entropy is None
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
@@ -41,16 +41,16 @@ def test_gradients_against_finite_differences() -> None:
     weight = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 5, 5, 2])
     assert torch.autograd.gradcheck(
-        lambda h, w: token_logprobs(h, w, targets, rows=3)[0], (hidden, weight)
+        lambda h, w: token_logprobs(h, w, targets, tile=(3, 4))[0], (hidden, weight)
     )
 
 
-@pytest.mark.parametrize("rows", [2, 50])
-def test_entropy_of_every_prediction(rows: int) -> None:
+@pytest.mark.parametrize("tile", [(2, 7), (50, 50)])
+def test_entropy_of_every_prediction(tile: tuple[int, int]) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(9, 4, requires_grad=True)
     weight, targets = torch.randn(30, 4), torch.randint(0, 30, (9,))
-    logps, entropy = token_logprobs(hidden, weight, targets, entropy=True, rows=rows)
+    logps, entropy = token_logprobs(hidden, weight, targets, entropy=True, tile=tile)
     assert entropy is not None
     wanted = torch.distributions.Categorical(logits=hidden @ weight.T).entropy()
     torch.testing.assert_close(entropy, wanted, atol=1e-5, rtol=0)
@@ -80,7 +80,7 @@ def test_bf16_states_give_what_fp64_gives() -> None:
     hidden = torch.randn(600, 64).bfloat16().requires_grad_()
     weight = (torch.randn(500, 64) / 4).bfloat16().requires_grad_()
     targets = torch.randint(0, 500, (600,))
-    got, _ = token_logprobs(hidden, weight, targets, rows=10)
+    got, _ = token_logprobs(hidden, weight, targets, tile=(10, 90))
     assert got.dtype == torch.float32
     exact_inputs = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     exact = plain(*exact_inputs, targets)
@@ -125,13 +125,20 @@ def test_rewards_of_near_identical_pairs_from_bf16_states() -> None:
     torch.testing.assert_close((got[0] - got[1]).double(), exact[0] - exact[1], atol=1e-4, rtol=0)
 
 
-def test_a_chunk_is_bounded_for_any_vocabulary() -> None:
-    assert chunk_rows(151_936) * 151_936 <= 2**22
-    assert chunk_rows(10**9) == 16
+def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
+    hidden = torch.tensor([[1.0], [-1.0]])
+    weight = torch.tensor([[200.0], [0.0], [-200.0], [199.0]])
+    got, entropy = token_logprobs(hidden, weight, torch.tensor([3, 0]), entropy=True, tile=(1, 1))
+    wanted = (hidden @ weight.T).double().log_softmax(-1)
+    exact = torch.stack([wanted[0, 3], wanted[1, 0]])
+    torch.testing.assert_close(got.double(), exact, atol=1e-5, rtol=1e-6)
+    exact = -(wanted.exp() * wanted).sum(-1)
+    assert entropy is not None
+    torch.testing.assert_close(entropy.double(), exact, atol=1e-4, rtol=0)
 
 
-def test_no_tensor_beyond_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that forward and backward make has more elements than a chunk, the states or the head."""
+def test_no_tensor_beyond_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that forward and backward make has more elements than a tile or the head (8,000 each)."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
@@ -144,14 +151,14 @@ def test_no_tensor_beyond_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
                     self.elements = max(self.elements, tensor.numel())
             return out
 
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 20 * 1000)
+    monkeypatch.setitem(logprobs.TILES, "cpu", (20, 400))
     hidden = torch.randn(400, 8, requires_grad=True)
     weight = torch.randn(1000, 8, requires_grad=True)
     targets = torch.randint(0, 1000, (400,))
     with Largest() as largest:
         logps, _ = token_logprobs(hidden, weight, targets, entropy=True)
         logps.sum().backward()
-    assert largest.elements == 20 * 1000
+    assert largest.elements == 20 * 400
 
 
 def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> None:
@@ -185,6 +192,6 @@ def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_liger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_scaled_cross_entropy", None)
     with pytest.raises(UserError, match=r"needs liger-kernel .* choose hardware.logprobs=torch"):
         logprobs.liger_logprobs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1).long())

@@ -94,8 +94,8 @@ def test_settings(build_model: Any) -> None:
 
     assert [plan(s) for s in ("none", "all", "1", "7", "auto")] == [0, 2, 1, 2, 0]
     found = memory.measure(model, pack, PLAIN)
-    chunk = 3 * 4 * memory.CHUNK_ELEMENTS + 4 * 45 * 32
-    whole = memory.standing_bytes(model) + chunk + 1000 * found.kept(2, 0)
+    assert memory.head_bytes(model) == 4 * (2 * 512 * 2048 + 45 * 32)
+    whole = memory.standing_bytes(model) + memory.head_bytes(model) + 1000 * found.kept(2, 0)
     assert plan("auto", (whole + 8) / 2**30) == 0
     assert plan("auto", (whole - 1000 * found.boundary) / 2**30) == 2
     with pytest.raises(UserError, match=r"1000 tokens does not fit .* lower hardware.tokens_per"):

@@ -79,18 +79,6 @@ def test_pairs_that_cannot_be_trained_on_are_refused(
         PairTokens("p", (1,), chosen, rejected)
 
 
-def test_visibility_by_hand() -> None:
-    # [c c a b b]: b sees c and b, not a; one column of padding
-    seen = attention.visible([(2, 1, 2)], 6)[0].int().tolist()
-    assert seen[:5] == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],
-        [1, 1, 0, 1, 1, 0],
-    ]
-
-
 CASES = {
     "no common prefix": ((5, 6, 7, 0), (8, 9, 0)),
     "partial": ((5, 6, 7, 8, 0), (5, 6, 9, 0)),

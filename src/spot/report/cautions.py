@@ -20,7 +20,7 @@ def cautions(study: Study) -> list[str]:
     """One line each: unfinished jobs, what weakens the numbers, and how training went wrong."""
     found = _unfinished(study) + _weak_intervals(study)
     for arm, runs in study.arms.items():
-        found += _answers(study, arm, runs) + _training(arm, runs)
+        found += _answers(study, arm, runs) + _dropped(arm, runs) + _training(arm, runs)
     return found
 
 
@@ -70,6 +70,17 @@ def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
         "often gives no usable answer": unusable,
     }
     return [f"{label(arm)} {what}: {', '.join(names)}." for what, names in lines.items() if names]
+
+
+def _dropped(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """Pairs that were selected and did not fit a pack."""
+    over_long = max(len(r.manifest("checkpoint")["details"].get("over_long", [])) for r in runs)
+    if not over_long:
+        return []
+    return [
+        f"{label(arm)} left out {over_long} pairs that are longer than a pack: raise "
+        "hardware.tokens_per_pack to train on them."
+    ]
 
 
 def _training(arm: str, runs: Sequence[FinishedRun]) -> list[str]:

@@ -1,11 +1,11 @@
 """Attention over packs: every token sees its own sequence and nothing else.
 
-The pack is one flat row of tokens, so that linear layers waste nothing. Two kernels know its rows:
+The pack is one flat row of tokens, so that linear layers waste nothing. Attention takes every row
+`[c | a | b]` apart: the queries of c and a see the keys of c and a, the queries of b the keys of c and
+b, causal and aligned to the right. Two kinds of kernel do that:
 
-- `sdpa`, anywhere: rows are gathered into padded blocks of similar length, `[rows, width]`, and one
-  SDPA call with a 4-D mask runs per block: the cost is the sum of squared row lengths.
-- `varlen` and `flash`, on a GPU: one call over segments, two for each row `[c | a | b]`: the queries
-  of c and a see the keys of c and a, the queries of b the keys of c and b, causal from the right.
+- `sdpa`, anywhere: rows of similar length in one padded block, one SDPA call a block.
+- `varlen` and `flash`, on a GPU: one call over all segments of unequal length.
 
 They are registered through transformers' AttentionInterface and get the layout of a pack as an extra
 keyword argument of the model's forward; no model is forked. Results of two calls are never merged by
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from spot.errors import UserError
@@ -36,80 +37,96 @@ WASTE = 1.3  # a block ends where its longest row would pad a shorter one beyond
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of similar length, padded to the longest."""
+    """Segments of similar length, padded to the longest: tokens of a pack that attend to each other.
 
-    index: Tensor  # [rows * width] tokens of the pack; padding repeats a row's first token
-    mask: Tensor  # [rows, 1, width, width] additive: 0 where a query (dim 2) sees a key (dim 3)
+    Padding repeats a segment's first token and lies behind it, where no real query looks.
+    """
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.mask.shape[0], self.mask.shape[2]
+    rows: int
+    queries: Tensor  # [rows * wide] places in the pack
+    keys: Tensor  # [rows * long] places in the pack
+    mask: Tensor | None  # [rows, 1, wide, long] additive; None: queries are the keys, causal
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where attention finds every row of a pack, and where it puts the result back."""
+    """Where attention finds every segment of a pack, and where it puts the result back."""
 
     blocks: tuple[Block, ...]
-    back: Tensor  # [T] place of every token in the blocks laid end to end
-
-
-def visible(rows: Rows, width: int) -> Tensor:
-    """Boolean mask [rows, width, width] of rows `[c | a | b]`: causal, and b does not see a.
-
-    Padding lies behind the row, so no real token sees it.
-    """
-    lengths = torch.tensor(rows)
-    c, ca = lengths[:, 0, None, None], lengths[:, :2].sum(1)[:, None, None]
-    query, key = torch.arange(width)[None, :, None], torch.arange(width)[None, None, :]
-    return (key <= query) & ~((query >= ca) & ((key >= c) & (key < ca)))
+    back: Tensor  # [T] place of every token in the blocks' queries laid end to end
 
 
 def make_blocks(
     rows: Rows, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Blocks:
-    """The blocks of a pack's rows. Additive masks: a boolean one would be converted in every layer."""
-    lengths = [sum(row) for row in rows]
-    starts = [0, *accumulate(lengths)]
+    """The blocks of a pack's rows: first all `[c | a]`, which need no mask, then all b."""
+    starts = [0, *accumulate(sum(row) for row in rows)]
+    heads, tails = [], []  # (queries, keys) of every segment
+    for (c, a, b), start in zip(rows, starts, strict=False):
+        heads.append((torch.arange(start, start + c + a),) * 2)
+        if b:
+            tail = torch.arange(start + c + a, start + c + a + b)
+            tails.append((tail, torch.cat([torch.arange(start, start + c), tail])))
     blocks, back, offset = [], torch.empty(starts[-1], dtype=torch.long), 0
-    for group in _groups(lengths):
-        width = lengths[group[0]]
-        length, start = (torch.tensor([v[i] for i in group])[:, None] for v in (lengths, starts))
-        column = torch.arange(width)[None]
-        real = column < length
-        index = torch.where(real, start + column, start)
-        mask = torch.zeros(len(group), 1, width, width, dtype=dtype)
-        mask.masked_fill_(~visible([rows[i] for i in group], width)[:, None], float("-inf"))
-        blocks.append(Block(index.flatten().to(device), mask.to(device)))
-        place = torch.arange(len(group) * width).view_as(index) + offset
-        back[index[real]] = place[real]
-        offset += index.numel()
+    for segments, masked in ((heads, False), (tails, True)):
+        for group in _groups([(len(q), len(k)) for q, k in segments]):
+            queries, keys = (
+                pad_sequence([segments[i][side] for i in group], batch_first=True, padding_value=-1)
+                for side in (0, 1)
+            )
+            real = queries >= 0
+            back[queries[real]] = offset + real.flatten().nonzero()[:, 0]
+            offset += queries.numel()
+            mask = None
+            if masked:
+                lengths = torch.tensor([[len(k) - len(q)] for q, k in (segments[i] for i in group)])
+                hidden = ~_aligned_right(lengths, *queries.shape[1:], *keys.shape[1:])[:, None]
+                mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+                mask = mask.to(device)
+            queries, keys = (_filled(places).to(device) for places in (queries, keys))
+            blocks.append(Block(len(group), queries, keys, mask))
     return Blocks(tuple(blocks), back.to(device))
 
 
-def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in order of falling length, cut where padding would waste too much."""
+def _aligned_right(before: Tensor, queries: int, keys: int) -> Tensor:
+    """Boolean [rows, queries, keys]: what a query sees when `before` [rows, 1] keys precede the first."""
+    return torch.arange(keys) <= (before + torch.arange(queries))[..., None]
+
+
+def _filled(places: Tensor) -> Tensor:
+    """Padded places with each row's first in the place of padding, flat."""
+    return torch.where(places < 0, places[:, :1], places).flatten()
+
+
+def _groups(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Segments in order of falling length, cut where padding would waste too much."""
     groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not groups or lengths[i] * WASTE < lengths[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(i)
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i][1], -sizes[i][0])):
+        q, k = sizes[i]
+        if groups:
+            queries, keys = sizes[groups[-1][0]]
+            if keys <= k * WASTE and queries / WASTE <= q <= queries * WASTE:
+                groups[-1].append(i)
+                continue
+        groups.append([i])
     return groups
 
 
 def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Blocks, scale: float | None) -> Tensor:
     """q [T, heads, d], k and v [T, kv_heads, d] → [T, heads, d]."""
 
-    def gather(states: Tensor, block: Block) -> Tensor:  # → [rows, heads, width, d]
+    def gather(states: Tensor, places: Tensor, rows: int) -> Tensor:  # → [rows, heads, length, d]
         _, heads, d = states.shape
-        flat = states.reshape(-1, heads * d)
-        return flat.index_select(0, block.index).view(*block.shape, heads, d).transpose(1, 2)
+        flat = states.reshape(-1, heads * d).index_select(0, places)
+        return flat.view(rows, -1, heads, d).transpose(1, 2)
 
     outputs = []
     for block in layout.blocks:
-        query, key, value = (gather(states, block) for states in (q, k, v))
+        query = gather(q, block.queries, block.rows)
+        key, value = (gather(states, block.keys, block.rows) for states in (k, v))
+        causal = block.mask is None
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=block.mask, scale=scale, enable_gqa=True
+            query, key, value, attn_mask=block.mask, is_causal=causal, scale=scale, enable_gqa=True
         )
         outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[2]))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spot.errors import UserError
 from spot.training import attention
-from spot.training.logprobs import CHUNK_ELEMENTS
+from spot.training.logprobs import TILES
 from spot.training.packing import Pack
 from spot.training.scoring import Kernels, pack_logprobs
 
@@ -115,6 +115,12 @@ def standing_bytes(model: Any) -> float:
     return total
 
 
+def head_bytes(model: Any) -> float:
+    """One tile of fp32 logits with its gradient, and the head's fp32 gradient."""
+    rows, words = TILES[model.device.type]
+    return 4.0 * (2 * rows * words + model.get_output_embeddings().weight.numel())
+
+
 def device_bytes(model: Any) -> float:
     """Memory of the model's device, or of the machine."""
     if model.device.type == "cuda":
@@ -135,8 +141,7 @@ def plan_layers(
     if setting != "auto":
         return min(int(setting), layers)
     memory = gib * 2**30 if gib else RESERVE * device_bytes(model)
-    chunk = 3 * 4 * CHUNK_ELEMENTS + 4 * model.get_output_embeddings().weight.numel()
-    available = memory - standing_bytes(model) - chunk
+    available = memory - standing_bytes(model) - head_bytes(model)
     count = fewest_layers(measure(model, pack, kernels), layers, token_budget, available)
     if count is None:
         raise UserError(

@@ -1,0 +1,330 @@
+"""One training step of Qwen3-8B's shape on one GPU: padded batches, packs, shared prefixes.
+
+`python -m performance.gpu_step` needs torch, transformers and numpy, and PYTHONPATH=src where the
+package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
+`--small` does the same on a CPU with a toy model.
+
+Attention kernels are compared with their oracle first. Then four arms compute one SPoT-BCE loss over
+the same random pairs; the script ends where losses, log-probs or gradient norms disagree. Timed are
+forward and backward, without packing, collation and the reference.
+
+- padded: what preference trainers commonly do. Prompt and response are one sequence; micro-batches
+  of `--micro` pairs are padded on the right to their longest, take the model's own SDPA attention
+  with a padding mask, and give all positions' logits at once to an fp32 log-softmax. Every layer is
+  checkpointed; gradients are accumulated over the micro-batches.
+- packed, nothing shared: the same sequences without padding, response log-probs in tiles.
+- packed, prefixes shared: a pair's prompt and common response prefix once.
+- and as few checkpointed layers as the free memory allows, or `--checkpointed`.
+
+Real tokens are those of the unshared, unpadded sequences, model FLOPs three times their forward pass;
+hardware FLOPs count padding and recomputation. 100% is what a plain matrix product reaches here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from performance import common
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from spot.errors import UserError
+from spot.training import attention, memory
+from spot.training.balance import Cost
+from spot.training.losses import bce
+from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
+from spot.training.scoring import Kernels, pack_logprobs
+
+BETA, MODULE = 0.1, "performance.gpu_step"
+# relative differences allowed: of losses, of log-probs, of gradient norms
+BOUNDS = {torch.float32: (1e-5, 1e-5, 2e-5), torch.bfloat16: (3e-2, 3e-2, 3e-2)}
+SHAPE = {  # option: Qwen3-8B's, the toy's
+    "layers": (36, 2), "hidden": (4096, 64), "intermediate": (12288, 128), "heads": (32, 4),
+    "kv_heads": (8, 2), "head_dim": (128, 16), "vocabulary": (151936, 512),
+}  # fmt: skip
+LENGTHS = {"mean": (1800, 40), "cv": (0.7, 0.7), "shared": (0.5, 0.5), "prompt": (150, 12)}
+OPTIONS = SHAPE | LENGTHS | {
+    "pairs": (8, 8), "budget": (16384, 512), "micro": (2, 2), "steps": (3, 2), "warmup": (1, 1),
+    "device": ("cuda", "cpu"), "dtype": ("bfloat16", "float32"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Rows of equal width: all y⁺ of some pairs, then all their y⁻."""
+
+    pairs: Tensor  # [P] places of the pairs in the step
+    input_ids: Tensor  # [2P, T]
+    mask: Tensor  # [2P, T] bool: there is a token
+    response: Tensor  # [2P, T] bool: of the response
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to compute the step."""
+
+    name: str
+    batches: Sequence[PaddedBatch | Pack]
+    sums: Callable[[Any, Any], Tensor]  # model, batch → log-probs of every y⁺ and y⁻, [2, P]
+    kernel: str | None  # attention of ours; None: the model's own
+    checkpointed: int  # layers
+    tokens: int  # positions it computes
+    padding: float  # these / those that hold a token
+    flops: float  # forward, recomputation and backward
+
+
+def pad(pairs: Sequence[PairTokens], places: Sequence[int], device: str) -> PaddedBatch:
+    """One micro-batch of these pairs of the step."""
+    sides = [(pairs[i], side) for side in ("chosen", "rejected") for i in places]
+    rows = [np.concatenate([pair.prompt, getattr(pair, side)]) for pair, side in sides]
+    ids = pad_sequence([torch.from_numpy(row).long() for row in rows], batch_first=True)
+    begin = torch.tensor([len(pair.prompt) for pair, _ in sides])[:, None]
+    column, end = torch.arange(ids.shape[1]), torch.tensor([len(row) for row in rows])[:, None]
+    tensors = ids, column < end, (begin <= column) & (column < end)
+    return PaddedBatch(torch.tensor(places), *(tensor.to(device) for tensor in tensors))
+
+
+def padded_sums(model: Any, batch: PaddedBatch) -> Tensor:
+    """Logits of every position, one log-softmax over them, then the response's are summed."""
+    logits = model(batch.input_ids, attention_mask=batch.mask, use_cache=False).logits
+    logps = logits[:, :-1].float().log_softmax(-1)
+    picked = logps.gather(-1, batch.input_ids[:, 1:, None])[..., 0]
+    return (picked * batch.response[:, 1:]).sum(1).view(2, -1)
+
+
+def padded_arm(model: Any, pairs: Sequence[PairTokens], options: argparse.Namespace) -> Arm:
+    """Micro-batches in the order of the pairs, every layer checkpointed."""
+    order, micro, cost = range(len(pairs)), options.micro, Cost.of(model)
+    batches = [pad(pairs, order[i : i + micro], options.device) for i in order[::micro]]
+    shapes = [batch.input_ids.shape for batch in batches]
+    flops = sum(n * (3 * cost.row(t, 0, 0, t) + cost.row(t, 0, 0, 0)) for n, t in shapes)
+    tokens = sum(rows * width for rows, width in shapes)
+    padding = tokens / sum(int(batch.mask.sum()) for batch in batches)
+    return Arm("padded", batches, padded_sums, None, options.layers, tokens, padding, flops)
+
+
+def packed_arm(
+    name: str, model: Any, pairs: Sequence[PairTokens], settings: PackingSettings,
+    kernels: Kernels, checkpointed: int,
+) -> Arm:  # fmt: skip
+    """Our packs. The backward pass of the log-probs multiplies with the head once more."""
+
+    def sums(model: Any, pack: Pack) -> Tensor:
+        return torch.stack(pack.slot_sums(pack_logprobs(model, pack, kernels)))
+
+    packs = [pack.to(model.device) for pack in step_packs(pairs, settings)]
+    whole = sum(pair.cost(settings) for pair in pairs)
+    head = settings.cost.scored * sum(pair.scored(settings) for pair in pairs)
+    flops = 3 * whole + checkpointed / len(memory.layers_of(model)) * (whole - head) + head
+    tokens = sum(pack.tokens for pack in packs)
+    return Arm(name, packs, sums, kernels.attention, checkpointed, tokens, 1.0, flops)
+
+
+def make_arms(
+    model: Any, pairs: Sequence[PairTokens], kernels: Kernels, options: argparse.Namespace
+) -> list[Arm]:
+    """All four, from what is commonly done to all of ours. Gradients must be there already."""
+    shared = PackingSettings(options.budget, cost=Cost.of(model), parts=False)
+    apart = replace(shared, share_prefix=False)
+    layers, few = options.layers, options.checkpointed
+    few = fewest_layers(model, pairs, shared, kernels) if few is None else few
+    return [
+        padded_arm(model, pairs, options),
+        packed_arm("packed, nothing shared", model, pairs, apart, kernels, layers),
+        packed_arm("packed, prefixes shared", model, pairs, shared, kernels, layers),
+        packed_arm(f"+ {few} of {layers} checkpointed", model, pairs, shared, kernels, few),
+    ]
+
+
+def fewest_layers(
+    model: Any, pairs: Sequence[PairTokens], settings: PackingSettings, kernels: Kernels
+) -> int:
+    """Layers to checkpoint: what a pair's pack keeps, against what weights and gradients leave."""
+    kept = memory.measure(model, step_packs(pairs[:1], settings)[0].to(model.device), kernels)
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if cuda else memory.device_bytes(model)
+    available = memory.RESERVE * free - memory.head_bytes(model)
+    tokens = max(pack.tokens for pack in step_packs(pairs, settings))
+    layers = len(memory.layers_of(model))
+    few = memory.fewest_layers(kept, layers, tokens, available)
+    return layers if few is None else few
+
+
+def step(model: Any, arm: Arm, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Forward and backward. Returns the loss and the sums [2, pairs]; reference: None is these."""
+    count = sum(len(batch.pairs) for batch in arm.batches)
+    loss, sums = (torch.zeros(size, device=model.device) for size in ((), (2, count)))
+    with attention.packed(model, arm.kernel) if arm.kernel else nullcontext():
+        for batch in arm.batches:
+            now = arm.sums(model, batch)
+            before = now.detach() if reference is None else reference[:, batch.pairs]
+            share = bce(*BETA * (now - before))[0].sum() / count
+            share.backward()
+            loss += share.detach()
+            sums[:, batch.pairs] = now.detach()
+    return loss, sums
+
+
+def prepare(model: Any, checkpointed: int) -> None:
+    """So many checkpointed layers, and gradients of 0 that are there already."""
+    memory.checkpoint_layers(model, checkpointed)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
+
+
+def first_step(model: Any, arm: Arm, reference: Tensor | None = None) -> dict[str, Tensor]:
+    """What one untimed step gives, by name."""
+    prepare(model, arm.checkpointed)
+    loss, sums = step(model, arm, reference)
+    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in model.parameters()]
+    return {"loss": loss, "log-probs": sums, "gradient norm": torch.stack(norms).norm()}
+
+
+def check_arms(model: Any, arms: Sequence[Arm], tolerance: float | None) -> list[Arm]:
+    """The arms that run: all must give what the first gives, whose log-probs are the reference."""
+    bounds = (tolerance,) * 3 if tolerance else BOUNDS[model.dtype]
+    wanted, kept = first_step(model, arms[0]), [arms[0]]
+    for arm in arms[1:]:
+        try:
+            found = first_step(model, arm, wanted["log-probs"])
+        except torch.OutOfMemoryError:  # the other arms can still be timed
+            print(f"{arm.name}: out of memory")
+            continue
+        off = {k: ((found[k] - v).norm() / v.norm()).item() for k, v in wanted.items()}
+        print(said := f"{arm.name} is apart from {arms[0].name} by {off}", flush=True)
+        if not all(value <= bound for value, bound in zip(off.values(), bounds, strict=True)):
+            raise SystemExit(f"{said}: more than {bounds}. Nothing was timed.")
+        kept.append(arm)
+    return kept
+
+
+def self_check(model: Any) -> dict[str, float | str]:
+    """Disagreement of every attention kernel with its oracle, or why it does not run."""
+    found: dict[str, float | str] = {}
+    for name in attention.KERNELS:
+        try:
+            found[name] = attention.check_kernel(name, model)
+        except (UserError, TypeError) as error:  # TypeError: a torch that wants other arguments
+            found[name] = str(error)[:200]
+        print(f"attention {name}: {found[name]}")
+    return found
+
+
+def clock(device: str, work: Callable[[], Any]) -> float:
+    """Seconds until the device has done the work."""
+    wait = torch.cuda.synchronize if device == "cuda" else int
+    wait()
+    begin = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - begin
+
+
+def peak_flops(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a plain product of square matrices: the fastest of ten."""
+    n = 8192 if device == "cuda" else 512
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / min(clock(device, lambda: a @ b) for _ in range(10))
+
+
+def time_arm(model: Any, arm: Arm, options: argparse.Namespace) -> tuple[float, float]:
+    """Median seconds of forward and backward, and the peak memory in GB (on a CPU: so far)."""
+    if cuda := options.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(options.warmup + options.steps):
+        prepare(model, arm.checkpointed)
+        seconds.append(clock(options.device, lambda: step(model, arm)))
+    peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else common.peak_memory_gb()
+    return median(seconds[options.warmup :]), peak
+
+
+def optimizer_seconds(model: Any, device: str) -> float:
+    """Seconds of AdamW for all parameters, as measured on one layer's fp32 copy and scaled up."""
+    layer = [p.detach().float().requires_grad_() for p in memory.layers_of(model)[0].parameters()]
+    for p in layer:
+        p.grad = torch.full_like(p, 1e-3)
+    adamw = torch.optim.AdamW(layer, lr=1e-6, fused=True)
+    share = sum(p.numel() for p in layer) / sum(p.numel() for p in model.parameters())
+    return median([clock(device, adamw.step) for _ in range(6)][1:]) / share
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options; `--small` changes the defaults of those that are not given."""
+    parser = argparse.ArgumentParser(prog=MODULE)
+    parser.add_argument("--small", action="store_true", help="a toy on a CPU")
+    for name, (large, small) in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=type(large), help=f"{large}; small: {small}")
+    parser.add_argument("--attention", default="auto", help="auto, varlen, flash or sdpa")
+    parser.add_argument("--logprobs", default="torch", help="torch or liger")
+    parser.add_argument("--tolerance", type=float, help="relative difference that ends the script")
+    parser.add_argument("--checkpointed", type=int, help="layers in the last arm: not the fewest")
+    parser.add_argument("--no-optimizer", action="store_true", help="leave AdamW out")
+    parser.add_argument("--write", action="store_true", help="keep the table as a result")
+    options = parser.parse_args(arguments)
+    for name, (large, small) in OPTIONS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, small if options.small else large)
+    return options
+
+
+def make_row(
+    arm: Arm, seconds: float, gb: float, pairs: Sequence[PairTokens], cost: Cost, peak: float
+) -> dict[str, Any]:
+    """The figures of one arm."""
+    apart = PackingSettings(cost=cost, share_prefix=False)
+    return {
+        "arm": arm.name, "seconds": seconds,
+        "real tokens/s": sum(pair.unshared_tokens(apart) for pair in pairs) / seconds,
+        "model FLOPs %": 300 * sum(pair.cost(apart) for pair in pairs) / seconds / peak,
+        "hardware FLOPs %": 100 * arm.flops / seconds / peak,
+        "peak GB": gb, "positions": arm.tokens, "padding ratio": arm.padding,
+        "checkpointed layers": arm.checkpointed,
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Self-checks, agreement of the arms, then times; the last line is all of it as JSON."""
+    options = parse(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("There is no CUDA device here: --small runs a toy on the CPU.")
+    shape, lengths = ({k: vars(options)[k] for k in names} for names in (SHAPE, LENGTHS))
+    dtype = getattr(torch, options.dtype)
+    model = common.build_model(**shape, tied=False, dtype=dtype, device=options.device)
+    checks = self_check(model)
+    kernel = attention.choose(options.attention, dtype, options.device)
+    if isinstance(checks[kernel], str):
+        raise SystemExit(checks[kernel])
+    prepare(model, 0)
+    pairs = common.make_pairs(options.pairs, **lengths, vocabulary=options.vocabulary)
+    arms = make_arms(model, pairs, Kernels(kernel, options.logprobs), options)
+    arms = check_arms(model, arms, options.tolerance)
+    peak, cost, rows = peak_flops(options.device, dtype), Cost.of(model), []
+    for arm in arms:
+        rows.append(make_row(arm, *time_arm(model, arm, options), pairs, cost, peak))
+        rows[-1]["speed-up"] = rows[0]["seconds"] / rows[-1]["seconds"]
+        print(common.markdown(rows[-1:]), flush=True)
+    adamw = None if options.no_optimizer else optimizer_seconds(model, options.device)
+    if options.write:
+        common.write_results("gpu_step", rows, " ".join(["python -m", MODULE, *sys.argv[1:]]))
+    report = {
+        "options": vars(options), "attention": checks, "used": kernel, "peak TFLOP/s": peak / 1e12,
+        "AdamW seconds, one layer's scaled up": adamw,
+    }  # fmt: skip
+    print(json.dumps({"conditions": common.conditions(), **report, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from performance.common import build_model, write_results
 from torch import Tensor
 
+from performance.common import build_model, write_results
 from spot.training import attention, losses
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.training.scoring import pack_logprobs

@@ -34,10 +34,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from performance import common
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from performance import common
 from spot.errors import UserError
 from spot.training import attention, memory
 from spot.training.balance import Cost

@@ -127,10 +127,13 @@ def main() -> None:
         top = ", ".join(f"{k[6:]} {100 * v / total:.0f}%" for k, v in operators.most_common(5))
         rows.append(
             {
-                "loss": loss, "pairs": len(pairs), "steps": len(seconds),
+                "loss": loss,
+                "pairs": len(pairs),
+                "steps": len(seconds),
                 "seconds a step": round(median(seconds), 4),
-                "in torch operators": f"{100 * share:.0f}%", "dearest operators": top,
-            }  # fmt: skip
+                "in torch operators": f"{100 * share:.0f}%",
+                "dearest operators": top,
+            }
         )
     if arguments.no_write:
         print(*rows, sep="\n")

@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from performance import common
 
+from performance import common
 from spot.training import attention
 from spot.training.balance import Cost, deal
 from spot.training.packing import (

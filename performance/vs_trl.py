@@ -38,8 +38,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from performance import common
 
+from performance import common
 from spot.training import attention
 from spot.training.losses import bce
 from spot.training.packing import PackingSettings, PairTokens, step_packs

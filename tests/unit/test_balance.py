@@ -77,14 +77,16 @@ def test_every_item_once_within_the_budget(lengths: list[int], budget: int, rank
     assert dealt == deal(costs, lengths, budget, ranks)
 
 
+@pytest.mark.parametrize("budget", [40_000, 12_000])  # one pack a rank, and two
 @pytest.mark.parametrize("ranks", [8, 16])
-def test_long_tailed_lengths_are_dealt_evenly(ranks: int) -> None:
+def test_long_tailed_lengths_are_dealt_evenly(ranks: int, budget: int) -> None:
     """Eight pairs a rank, lognormal with coefficient of variation 0.7: within 3% of the best possible."""
     rng = np.random.default_rng(0)
     for _ in range(10):
         lengths = np.exp(rng.normal(7.3, 0.63, 8 * ranks)).clip(64, 8000).astype(int).tolist()
         costs = [1.4e10 * n + 3e5 * n * n for n in lengths]
-        dealt = deal(costs, lengths, 40_000, ranks)
+        dealt = deal(costs, lengths, budget, ranks)
+        assert len(dealt[0]) == (1 if budget == 40_000 else 2)
         loads = [sum(costs[i] for items in bins for i in items) for bins in dealt]
         assert max(loads) <= 1.03 * max(sum(loads) / ranks, max(costs))
 

@@ -94,12 +94,15 @@ def test_settings(build_model: Any) -> None:
 
     assert [plan(s) for s in ("none", "all", "1", "7", "auto")] == [0, 2, 1, 2, 0]
     found = memory.measure(model, pack, PLAIN)
-    assert memory.head_bytes(model) == 4 * (2 * 512 * 2048 + 45 * 32)
+    assert memory.head_bytes(model) == 4 * (2 * 512 * 2048 + 3 * 45 * 32)
     whole = memory.standing_bytes(model) + memory.head_bytes(model) + 1000 * found.kept(2, 0)
     assert plan("auto", (whole + 8) / 2**30) == 0
     assert plan("auto", (whole - 1000 * found.boundary) / 2**30) == 2
+    bare = whole - 1000 * found.kept(2, 0)
     with pytest.raises(UserError, match=r"1000 tokens does not fit .* lower hardware.tokens_per"):
-        plan("auto", (whole - 1000 * found.kept(2, 0)) / 2**30)
+        plan("auto", (bare + 8) / 2**30)
+    with pytest.raises(UserError, match=r"optimiser take .* GiB\): take a smaller model"):
+        plan("auto", (bare - 8) / 2**30)
 
 
 def test_standing_memory_by_hand(build_model: Any) -> None:

@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from performance import common, gpu_step, scaling
 
+from performance import common, gpu_step, scaling
 from spot.training import attention
 from spot.training.packing import PackingSettings
 from spot.training.scoring import PLAIN
@@ -89,15 +90,13 @@ def test_arms_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("apart from padded by") == 3
 
 
-def test_a_wrong_mask_ends_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the tail of y⁻ saw that of y⁺, nothing would be timed."""
+def test_another_computation_ends_the_script() -> None:
+    """If the positions of y⁻ did not go on where the shared prefix ends, nothing would be timed."""
     model, pairs, options = small()
-    arms = gpu_step.make_arms(model, pairs, PLAIN, options)
-    monkeypatch.setattr(
-        attention, "visible", lambda rows, n: torch.ones(len(rows), n, n, dtype=torch.bool).tril()
-    )
-    with pytest.raises(SystemExit, match="packed, prefixes shared is apart"):
-        gpu_step.check_arms(model, arms, None)
+    padded, _, shared, _ = gpu_step.make_arms(model, pairs, PLAIN, options)
+    packs = [replace(p, position_ids=torch.arange(p.tokens)[None]) for p in shared.batches]
+    with pytest.raises(SystemExit, match="prefixes shared is apart from padded"):
+        gpu_step.check_arms(model, [padded, replace(shared, batches=packs)], None)
 
 
 def test_an_arm_without_room_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

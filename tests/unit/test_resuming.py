@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
 
 from spot.errors import UserError
 from spot.training.loop import Hardware, RunOptions, TrainResult, train
 from spot.training.losses import Method
+from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
 
 
 class StoppedError(Exception):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
 
 from spot import files
 from spot.training.diagnostics import KL_SIDES, SIDES
@@ -17,6 +16,7 @@ from spot.training.loop import Hardware, RunOptions, TrainResult, tokenise, trai
 from spot.training.losses import LOSSES, Method
 from spot.training.packing import PackingSettings, plan_steps
 from spot.training.schedule import Optimisation
+from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
 
 
 @pytest.fixture(scope="module")

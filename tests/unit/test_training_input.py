@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.runs import OPTIMISATION, rows, without_timings
 
 from spot import tracking
 from spot.errors import UserError
@@ -16,6 +15,7 @@ from spot.training.loop import Hardware, RunOptions, train
 from spot.training.losses import Method
 from spot.training.packing import PackingSettings
 from spot.training.schedule import Optimisation
+from tests.unit.runs import OPTIMISATION, rows, without_timings
 
 
 def test_the_ability_probe_sees_the_model_as_it_is(

@@ -124,9 +124,19 @@ def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Blocks, scale: float | 
     for block in layout.blocks:
         query = gather(q, block.queries, block.rows)
         key, value = (gather(states, block.keys, block.rows) for states in (k, v))
-        causal = block.mask is None
+        causal, grouped = block.mask is None, q.shape[1] != k.shape[1]
+        if grouped and q.is_cuda and (not causal or q.dtype == torch.float32):
+            # no fast CUDA kernel takes grouped heads with a mask or in fp32
+            key, value = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (key, value))
+            grouped = False
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=block.mask, is_causal=causal, scale=scale, enable_gqa=True
+            query,
+            key,
+            value,
+            attn_mask=block.mask,
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=grouped,
         )
         outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[2]))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -194,13 +204,13 @@ def torch_varlen(
     q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
     longest_q: int, longest_k: int, scale: float | None,
 ) -> Tensor:  # fmt: skip
-    """torch.nn.attention.varlen (2.10 and later, CUDA only)."""
+    """torch.nn.attention.varlen (CUDA only; 2.12 and later know grouped heads)."""
     from torch.nn.attention.varlen import varlen_attn
 
     causal = (-1, 0)
+    grouped: dict[str, Any] = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
     out = varlen_attn(
-        q, k, v, q_ends, k_ends, longest_q, longest_k,
-        window_size=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, q_ends, k_ends, longest_q, longest_k, window_size=causal, scale=scale, **grouped
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out
@@ -363,7 +373,7 @@ def check_kernel(name: str, model: Any) -> float:
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     try:
         off = disagreement(name, heads, kv_heads, d, model.dtype, model.device)
-    except (ImportError, NotImplementedError, RuntimeError) as error:
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hardware.attention={name} does not run here ({reason}): choose hardware.attention=sdpa."

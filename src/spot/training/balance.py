@@ -49,11 +49,36 @@ def deal(
     """
     if tokens and max(tokens) > budget:
         raise ValueError(f"an item of {max(tokens)} tokens does not fit a bin of {budget}")
+    inputs = costs, tokens, budget, ranks
     per_rank = max(1, -(-sum(tokens) // (ranks * budget)))
-    while (bins := balance(costs, tokens, budget, ranks * per_rank)) is None:
+    while (dealt := _by_rank(*inputs, per_rank) or _by_bin(*inputs, per_rank)) is None:
         per_rank += 1
-    if ranks == 1:
-        return [bins]
+    return dealt
+
+
+def _by_rank(
+    costs: Sequence[float], tokens: Sequence[int], budget: int, ranks: int, per_rank: int
+) -> list[list[list[int]]] | None:
+    """Items over ranks first, then each rank's over its bins; None if no room was found.
+
+    Equal bins would not do: one filled by a single dear pair leaves nothing to even out its rank.
+    """
+    dealt = []
+    for share in balance(costs, tokens, per_rank * budget, ranks) or []:
+        bins = balance([costs[i] for i in share], [tokens[i] for i in share], budget, per_rank)
+        if bins is None:
+            return None
+        dealt.append([[share[i] for i in items] for items in bins])
+    return dealt or None
+
+
+def _by_bin(
+    costs: Sequence[float], tokens: Sequence[int], budget: int, ranks: int, per_rank: int
+) -> list[list[list[int]]] | None:
+    """Items over all bins, then bins over ranks: finds room more often, at the price of balance."""
+    bins = balance(costs, tokens, budget, ranks * per_rank)
+    if bins is None:
+        return None
     loads = [sum(costs[i] for i in items) for items in bins]
     groups = balance(loads, [1] * len(bins), per_rank, ranks)
     assert groups is not None  # ranks · per_rank bins of weight 1 always fit

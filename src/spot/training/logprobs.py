@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spot.errors import UserError
 
-TILES = {"cpu": (512, 2048), "cuda": (2048, 32768)}  # rows and words: a CPU's fits its cache
+TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words: a CPU's fits its cache
 TokenLogProbs = Callable[..., tuple[Tensor, Tensor | None]]
 
 

@@ -34,8 +34,10 @@ def checkpoint_layers(model: Any, count: int) -> None:
 
     Sets what transformers' own switch sets, which changes its name between versions.
     """
+    # nothing random happens in a layer, so its random state need not be kept
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     for i, layer in enumerate(layers_of(model)):
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = again
         layer.gradient_checkpointing = i < count
 
 
@@ -116,9 +118,11 @@ def standing_bytes(model: Any) -> float:
 
 
 def head_bytes(model: Any) -> float:
-    """One tile of fp32 logits with its gradient, and the head's fp32 gradient."""
+    """A tile of fp32 logits with its gradient, the head's fp32 gradient, a tile's share and its copy."""
     rows, words = TILES[model.device.type]
-    return 4.0 * (2 * rows * words + model.get_output_embeddings().weight.numel())
+    weight = model.get_output_embeddings().weight
+    share = min(words, weight.shape[0]) * weight.shape[1]
+    return 4.0 * (2 * rows * words + weight.numel() + share) + weight.nbytes
 
 
 def device_bytes(model: Any) -> float:
@@ -141,11 +145,13 @@ def plan_layers(
     if setting != "auto":
         return min(int(setting), layers)
     memory = gib * 2**30 if gib else RESERVE * device_bytes(model)
-    available = memory - standing_bytes(model) - head_bytes(model)
-    count = fewest_layers(measure(model, pack, kernels), layers, token_budget, available)
+    standing = standing_bytes(model) + head_bytes(model)
+    count = fewest_layers(measure(model, pack, kernels), layers, token_budget, memory - standing)
     if count is None:
+        taken = f"weights, gradients and optimiser take {standing / 2**30:.3g} GiB"
+        advice = "take a smaller model" if standing > memory else "lower hardware.tokens_per_pack"
         raise UserError(
-            f"A pack of {token_budget} tokens does not fit {memory / 2**30:.1f} GiB even with every "
-            "layer checkpointed: lower hardware.tokens_per_pack."
+            f"A pack of {token_budget} tokens does not fit {memory / 2**30:.3g} GiB even with every "
+            f"layer checkpointed ({taken}): {advice}."
         )
     return count

@@ -11,7 +11,7 @@ import torch
 
 from spot.training import reference
 from spot.training.loop import tokenise
-from spot.training.packing import PackingSettings, build_pack
+from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.training.scoring import PLAIN, Kernels
 
 SETTINGS = PackingSettings(1000)
@@ -20,6 +20,13 @@ SETTINGS = PackingSettings(1000)
 @pytest.fixture
 def pairs(tiny_tokenizer: Any, build_pairs: Any) -> list[Any]:
     return tokenise(tiny_tokenizer, build_pairs(12), False)
+
+
+def scores(
+    model: Any, tokenizer: Any, pairs: list[Any], settings: PackingSettings, folder: Path
+) -> reference.ReferenceScores:
+    identity = reference.model_identity(model, tokenizer, settings, PLAIN)
+    return reference.reference_scores(model, pairs, settings, PLAIN, folder, identity)
 
 
 def no_scoring(*_: Any) -> None:
@@ -53,10 +60,10 @@ def test_a_second_run_reads_and_does_not_score(
     build_model: Any, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = build_model()
-    first = reference.reference_scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
+    first = scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
     monkeypatch.setattr(reference, "score", no_scoring)
     for settings in (SETTINGS, PackingSettings(77)):  # the size of packs does not matter
-        second = reference.reference_scores(model, tiny_tokenizer, pairs, settings, tmp_path)
+        second = scores(model, tiny_tokenizer, pairs, settings, tmp_path)
         assert all(torch.equal(first.by_id[p.id], second.by_id[p.id]) for p in pairs)
     assert [path.suffix for path in files(tmp_path)] == [".json", ".safetensors"]
 
@@ -68,22 +75,24 @@ def test_everything_it_depends_on_changes_the_key(
     with torch.no_grad():
         other.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-6
 
-    def key(*arguments: Any, kernels: Kernels = PLAIN) -> str:
-        return json.dumps(reference._identity(*arguments, kernels), sort_keys=True)
+    def key(model: Any, tokenizer: Any, settings: PackingSettings, kernels: Kernels = PLAIN) -> str:
+        return json.dumps(reference.model_identity(model, tokenizer, settings, kernels))
 
-    base = key(model, tiny_tokenizer, pairs, SETTINGS)
-    assert base == key(build_model(), tiny_tokenizer, pairs, SETTINGS)
-    assert base != key(other, tiny_tokenizer, pairs, SETTINGS)
-    assert base != key(model, tiny_tokenizer, pairs[:-1], SETTINGS)
-    assert base != key(model, tiny_tokenizer, pairs, PackingSettings(1000, share_prefix=False))
-    assert base != key(model.double(), tiny_tokenizer, pairs, SETTINGS)
+    base = key(model, tiny_tokenizer, SETTINGS)
+    assert base == key(build_model(), tiny_tokenizer, SETTINGS)
+    assert base != key(other, tiny_tokenizer, SETTINGS)
+    assert reference.pairs_digest(pairs) != reference.pairs_digest(pairs[:-1])
+    moved = PairTokens(pairs[0].id, pairs[0].prompt[:-1], pairs[0].chosen, pairs[0].rejected)
+    assert reference.pairs_digest(pairs) != reference.pairs_digest([moved, *pairs[1:]])
+    assert base != key(model, tiny_tokenizer, PackingSettings(1000, share_prefix=False))
+    assert base != key(model.double(), tiny_tokenizer, SETTINGS)
     model.float()
     for kernels in (Kernels(attention="varlen"), Kernels(logprobs="liger")):
-        assert base != key(model, tiny_tokenizer, pairs, SETTINGS, kernels=kernels)
+        assert base != key(model, tiny_tokenizer, SETTINGS, kernels)
     template = tiny_tokenizer.chat_template
     try:
         tiny_tokenizer.chat_template = template + " "
-        assert base != key(model, tiny_tokenizer, pairs, SETTINGS)
+        assert base != key(model, tiny_tokenizer, SETTINGS)
     finally:
         tiny_tokenizer.chat_template = template
 
@@ -116,9 +125,9 @@ def test_a_wrong_or_torn_file_is_scored_again(
     build_model: Any, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path, damage: Any
 ) -> None:
     model = build_model()
-    first = reference.reference_scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
+    first = scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
     before = [path.read_bytes() for path in files(tmp_path)]
     damage(*files(tmp_path))
-    again = reference.reference_scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
+    again = scores(model, tiny_tokenizer, pairs, SETTINGS, tmp_path)
     assert all(torch.equal(first.by_id[p.id], again.by_id[p.id]) for p in pairs)
     assert [path.read_bytes() for path in files(tmp_path)] == before

@@ -59,7 +59,7 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
     }
     checkpoint = store.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
 
-    def train(folder: Path) -> None:
+    def train(folder: Path) -> dict:
         with (folder / "metrics.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(
@@ -70,6 +70,10 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
                 chosen = step * (-0.2 if arm == "spot_bce" else 0.3)
                 probe = "" if step % 2 else 90
                 table.writerow([step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe])
+        return {
+            "max_start_reward": 2e-7 * (seed + 1), "kernels": {"attention": "sdpa"},
+            "kernel_error": 3e-8, "over_long": ["a", "b"] if arm == "sft_plus" else [],
+        }  # fmt: skip
 
     store.compute_files(checkpoint, train)
     products["checkpoint"] = checkpoint
@@ -208,6 +212,17 @@ def test_cautions_name_what_weakens_the_numbers(sweep):
     fallen = "the held-out reward of y⁺ falls to −0.60, that of y⁻ to −0.30."
     assert [line for line in found if "collapses" in line] == [f"SPoT-BCE collapses: {fallen}"]
     assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
+
+
+def test_what_was_checked_and_dropped_before_training_is_told(sweep):
+    page = (sweep / "report.html").read_text()
+    assert "Largest reward before the first update: 6.0e-07 (0 but for rounding)." in page
+    assert "Attention by sdpa: off from the dense computation by 3.0e-08." in page
+    told = [line for line in cautions(Study(*load(sweep))) if "longer than a pack" in line]
+    assert told == [
+        "SFT+ left out 2 pairs that are longer than a pack: raise hardware.tokens_per_pack to "
+        "train on them."
+    ]
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):

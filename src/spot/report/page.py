@@ -118,6 +118,7 @@ def _content(study: Study) -> dict[str, Any]:
         "funnels": tables.funnels(study),
         "held_out": tables.held_out(run),
         "times": tables.stage_times(study),
+        "exactness": tables.exactness(study),
         "pairs": [(pair, *marked(pair)) for pair in _examples(run.pairs())],
         "colour": {arm: f"var(--c{code[1:]})" for arm, code in palette.items()},
         "config": json.dumps(config, indent=2, ensure_ascii=False),

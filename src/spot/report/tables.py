@@ -257,3 +257,17 @@ def stage_times(study: Study) -> list[tuple[str, float, int, int]]:
             seconds[name] += 0.0 if stage["reused"] else stage["seconds"]
     names = dict.fromkeys([*made, *reused])
     return [(n.replace("_", " "), round(seconds[n], 1), made[n], reused[n]) for n in names]
+
+
+def exactness(study: Study) -> str:
+    """What the trainer checked before the first update, over all runs; empty where none was trained."""
+    details = [run.manifest("checkpoint")["details"] for run in study.runs]
+    rewards = [d["max_start_reward"] for d in details if "max_start_reward" in d]
+    if not rewards:
+        return ""
+    said = f"Largest reward before the first update: {max(rewards):.1e} (0 but for rounding)."
+    kernels = {d["kernels"]["attention"] for d in details if "kernels" in d}
+    if kernels:
+        off = max(d.get("kernel_error", 0.0) for d in details)
+        said += f" Attention by {', '.join(sorted(kernels))}: off from the dense computation by {off:.1e}."
+    return said

@@ -34,7 +34,7 @@ from spot.training.memory import checkpoint_layers, plan_layers
 from spot.training.module import PairModule
 from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps, step_packs
 from spot.training.precision import DTYPES
-from spot.training.reference import pairs_digest, reference_scores, weights_digest
+from spot.training.reference import model_identity, pairs_digest, reference_scores
 from spot.training.saving import Checkpoints, MetricsTable, save_model
 from spot.training.schedule import Optimisation, Steps
 from spot.training.scoring import Kernels
@@ -73,7 +73,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What does not change the trained weights: layout, watching, saving, where things are kept."""
+    """How it is computed, watched and kept; the weights depend on it in no more than rounding."""
 
     packing: PackingSettings = field(default_factory=PackingSettings)
     hardware: Hardware = field(default_factory=Hardware)
@@ -136,11 +136,10 @@ def train(
     timings["load"] = time.perf_counter() - begin
 
     clock = time.perf_counter()
-    folder = options.reference_folder
-    held_reference = reference_scores(model, tokenizer, watched, packing, folder, kernels)
-    reference = None
-    if method.loss.needs_reference:
-        reference = reference_scores(model, tokenizer, tokens, packing, folder, kernels)
+    identity = model_identity(model, tokenizer, packing, kernels)
+    where = packing, kernels, options.reference_folder, identity
+    held_reference = reference_scores(model, watched, *where)
+    reference = reference_scores(model, tokens, *where) if method.loss.needs_reference else None
     timings["reference"] = time.perf_counter() - clock
 
     watch = Watch(
@@ -151,7 +150,7 @@ def train(
     )
     checkpointed = _checkpoint(model, tokens, packing, kernels, hardware)
     module = PairModule(model, tokens, reference, method, optimisation, packing, watch, kernels)
-    module.run_key = run_key(weights_digest(model), tokens, method, optimisation, seed)
+    module.run_key = run_key(identity["weights"], tokens, method, optimisation, seed)
     plan = plan_steps(len(tokens), optimisation.batch_pairs, optimisation.epochs, seed)
     checkpoints = Checkpoints(out / "resume")
     table = MetricsTable(out / "metrics.csv", COLUMNS)

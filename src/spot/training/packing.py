@@ -129,13 +129,13 @@ class Pack:
         moved = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
-    def slot_sums(self, values: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def slot_sums(self, values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sums of per-token values [N] for y⁺ and y⁻ of every pair: two of [P] (0 without y⁻).
 
-        `members` [M] weighs each token for the side it counts for.
+        `weights` [M] are those of each token for the side it counts for (default 1).
         """
         terms = values[self.members]
-        terms = terms if members is None else terms * members
+        terms = terms if weights is None else terms * weights
         sums = values.new_zeros(2 * len(self.ids)).index_add(0, self.slots, terms)
         chosen, rejected = sums.view(2, -1)
         return chosen, rejected

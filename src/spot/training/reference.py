@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,21 +64,21 @@ def score(
 
 def reference_scores(
     model: Any,
-    tokenizer: Any,
     pairs: Sequence[PairTokens],
     settings: PackingSettings,
+    kernels: Kernels,
     folder: Path | None,
-    kernels: Kernels = PLAIN,
+    identity: Mapping[str, Any],
 ) -> ReferenceScores:
     """The scores from `folder` when it has them, else computed and written there (None: not kept).
 
-    The model must still be the policy's start. Pairs are scored with their y⁻ even for a loss that
-    leaves it out: one file for all.
+    `identity` is the model's, see `model_identity`; it must still be the policy's start. Pairs are
+    scored with their y⁻ even for a loss that leaves it out: one file for all.
     """
     settings = replace(settings, rejected=True)
     if folder is None or not pairs:
         return ReferenceScores(score(model, pairs, settings, kernels))
-    identity = _identity(model, tokenizer, pairs, settings, kernels)
+    identity = {**identity, "tokens": pairs_digest(pairs)}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     lengths = [pair.scored(settings) for pair in pairs]
     values = _read(folder, key, sum(lengths))
@@ -90,22 +90,17 @@ def reference_scores(
     return ReferenceScores({pair.id: part for pair, part in zip(pairs, parts, strict=True)})
 
 
-def _identity(
-    model: Any,
-    tokenizer: Any,
-    pairs: Sequence[PairTokens],
-    settings: PackingSettings,
-    kernels: Kernels,
+def model_identity(
+    model: Any, tokenizer: Any, settings: PackingSettings, kernels: Kernels
 ) -> dict[str, Any]:
-    """All that the scores depend on. Pack size is not among it: it only rounds."""
+    """All but the pairs that scores depend on. Pack size is not among it: it only rounds."""
     return {
         "format": FORMAT,
         "weights": weights_digest(model),
-        "tokens": pairs_digest(pairs),
         "tokenizer": tokenizer_digest(tokenizer),
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "kernels": vars(kernels),
+        "kernels": dict(vars(kernels)),
         "share_prefix": settings.share_prefix,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -164,7 +159,7 @@ def _read(folder: Path, key: str, tokens: int) -> Tensor | None:
         return None
 
 
-def _write(folder: Path, key: str, values: Tensor, identity: dict[str, Any]) -> None:
+def _write(folder: Path, key: str, values: Tensor, identity: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = save_tensors({"logps": values.contiguous()})
     said = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "of": identity}

@@ -31,14 +31,11 @@ def change_ratio(rejected: Sequence[int], chosen: Sequence[int]) -> float:
     return (len(chosen) - LCSseq.similarity(rejected, chosen)) / len(chosen)
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
     """How many tokens `a` and `b` begin with alike."""
-    shared = 0
-    for left, right in zip(a, b, strict=False):
-        if left != right:
-            break
-        shared += 1
-    return shared
+    length = min(len(a), len(b))
+    unlike = np.flatnonzero(np.asarray(a[:length]) != np.asarray(b[:length]))
+    return int(unlike[0]) if len(unlike) else length
 
 
 def edited_spans(rejected: Sequence[int], chosen: Sequence[int]) -> list[EditedSpan]:

@@ -227,6 +227,8 @@ def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair,
         chosen_tokens=len(chosen),
         rejected_tokens=None if rejected is None else len(rejected),
     )
+    if chosen == rejected:  # texts that differ only in what the tokenizer makes equal
+        return pair, IDENTICAL
     longest = max(len(chosen), len(rejected or ()))
     if any(ids.count(tokenizer.eos_token_id) > 1 for ids in (chosen, rejected or [])):
         return pair, END_TOKEN_INSIDE

@@ -173,6 +173,24 @@ def test_auto_is_varlen_only_where_it_can_be() -> None:
     assert attention.choose("flash", torch.bfloat16, "cuda") == "flash"
 
 
+def test_a_model_with_a_sliding_window_is_refused() -> None:
+    """Its layers would silently see further than they should."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=45, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        use_sliding_window=True, sliding_window=8, max_window_layers=0,
+    )  # fmt: skip
+    pack = build_pack([PairTokens("p", (2,), (3, 0), (4, 0))], PackingSettings(9))
+    model = Qwen3ForCausalLM(config)
+    with (
+        attention.packed(model),
+        pytest.raises(UserError, match="sliding_window, which packs do not compute"),
+    ):
+        attention.hidden_states(model, pack)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["sdpa", "varlen"])
 def test_kernels_on_this_gpu(build_model: Any, name: str) -> None:

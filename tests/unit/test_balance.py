@@ -60,6 +60,15 @@ def test_as_few_bins_as_hold_all_and_as_many_on_each_rank() -> None:
     assert deal([], [], 10) == [[[]]]
 
 
+def test_no_bin_is_empty_while_there_are_items() -> None:
+    """A rank with one giant item and two bins would have nothing for the second."""
+    dealt = deal([14.7, 180, 11, 165], [13, 94, 10, 88], 100, ranks=2)
+    assert all(items for bins in dealt for items in bins)
+    assert deal([1.0], [1], 10, ranks=2) == [[[0]], [[]]]  # but for fewer items than bins
+    with pytest.raises(ValueError, match="1 pairs cannot be divided over 2 ranks"):
+        step_packs([PairTokens("p", (1,), (2,), (3,))], PackingSettings(9), 0, 2)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 100), min_size=1, max_size=40),
@@ -72,6 +81,8 @@ def test_every_item_once_within_the_budget(lengths: list[int], budget: int, rank
     assert len(dealt) == ranks
     assert len({len(bins) for bins in dealt}) == 1
     assert sorted(i for bins in dealt for items in bins for i in items) == list(range(len(lengths)))
+    bins_in_all = sum(map(len, dealt))
+    assert sum(not items for bins in dealt for items in bins) == max(0, bins_in_all - len(lengths))
     for bins in dealt:
         assert all(sum(lengths[i] for i in items) <= budget for items in bins)
     assert dealt == deal(costs, lengths, budget, ranks)

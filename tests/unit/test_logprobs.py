@@ -162,7 +162,7 @@ def test_no_tensor_beyond_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> None:
-    needs(importlib.util.find_spec("liger_kernel"), "liger-kernel (pip install 'spot[gpu]')")
+    needs(importlib.util.find_spec("liger_kernel"), "liger-kernel (pip install 'spot[liger]')")
     check_kernel("liger", 64, torch.float32, "cpu")
     hidden, weight = torch.randn(20, 8), torch.randn(50, 8)
     targets = torch.randint(0, 50, (20,))
@@ -178,20 +178,30 @@ def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> N
 
 def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def doubled(
-        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, None]:
-        logps, _ = token_logprobs(hidden, weight, targets)
-        return 2 * logps - logps.detach(), None
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logps, entropies = token_logprobs(hidden, weight, targets, entropy=entropy)
+        return 2 * logps - logps.detach(), entropies
 
     monkeypatch.setitem(logprobs.KERNELS, "doubled", doubled)
     with pytest.raises(UserError, match=r"doubled does not give .* gradients by 1\)"):
         check_kernel("doubled", 16, torch.float32, "cpu")
-    check_kernel("torch", 16, torch.bfloat16, "cpu")
+
+
+@pytest.mark.parametrize("dtype", list(logprobs.BOUNDS))
+def test_ours_passes_its_own_check(dtype: torch.dtype) -> None:
+    check_kernel("torch", 64, dtype, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ours_passes_on_this_gpu(dtype: torch.dtype) -> None:
+    check_kernel("torch", 256, dtype, "cuda")
 
 
 def test_liger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_scaled_cross_entropy", None)
-    with pytest.raises(UserError, match=r"needs liger-kernel .* choose hardware.logprobs=torch"):
-        logprobs.liger_logprobs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1).long())
+    with pytest.raises(UserError, match=r"liger does not run here .* hardware.logprobs=torch"):
+        check_kernel("liger", 16, torch.float32, "cpu")

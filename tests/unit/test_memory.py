@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -76,6 +78,17 @@ def test_measured_bytes_are_those_autograd_keeps(build_model: Any) -> None:
     # inputs of checkpointed layers are held outside of autograd's hooks
     assert kept[0] - kept[1] == pytest.approx(layer, rel=0.25)
     assert kept[1] - kept[2] == pytest.approx(layer, rel=0.25)
+
+
+def test_measuring_leaves_nothing_behind(build_model: Any) -> None:
+    model, pack, outputs = build_model(), make_pack(), []
+    handle = model.model.layers[0].register_forward_hook(
+        lambda *args: outputs.append(weakref.ref(args[2]))
+    )
+    memory.measure(model, pack, PLAIN)
+    handle.remove()
+    gc.collect()
+    assert [output() for output in outputs] == [None]
 
 
 def test_auto_takes_the_fewest_layers_that_fit() -> None:

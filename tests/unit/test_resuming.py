@@ -51,7 +51,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     tmp_path: Path,
 ) -> None:
     def run(out: str, probe: Any) -> TrainResult:
-        hardware = Hardware(precision=precision)
+        hardware = Hardware(precision=precision, checkpoint_layers="01"[precision == "bf16"])
         options = RunOptions(
             hardware=hardware, save_every=save_every, ability_probe=probe, ability_every=1
         )

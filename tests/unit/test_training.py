@@ -14,6 +14,7 @@ from spot import files
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import Hardware, RunOptions, TrainResult, tokenise, train
 from spot.training.losses import LOSSES, Method
+from spot.training.module import start_bound
 from spot.training.packing import PackingSettings, plan_steps
 from spot.training.schedule import Optimisation
 from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
@@ -195,6 +196,22 @@ def test_edit_weight_moves_edited_tokens_further(
     assert distance(weights(tmp_path), weights(runs["bco"][0])) > 1e-4
 
 
+def test_edit_weight_in_a_token_loss(
+    runs: Any, tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path
+) -> None:
+    """Edited tokens of y⁺ count three times in the sum; the mean is still over all tokens."""
+    method = Method("sft", edit_weight=3.0)
+    train(tiny_policy, tmp_path, pairs, [], method, OPTIMISATION, 0, RunOptions())
+    tokens = tokenise(tiny_tokenizer, pairs, False)
+    total, count, model = 0.0, 0, load(tiny_policy)
+    for i in plan_steps(20, 8, 2, 0)[0]:
+        logps = response_logps(model, tokens[i].prompt, tokens[i].chosen).detach()
+        weight = 1 + 2 * (torch.from_numpy(tokens[i].parts[0]) == 1)
+        total, count = total - (weight * logps).sum().item(), count + len(logps)
+    assert float(rows(tmp_path)[1]["loss"]) == pytest.approx(total / count, rel=1e-5)
+    assert float(rows(tmp_path)[1]["loss"]) > 1.1 * float(rows(runs["sft"][0])[1]["loss"])
+
+
 # --- the same in bf16, with fp32 masters --------------------------------------------------------
 
 
@@ -205,7 +222,8 @@ def test_bf16_follows_fp32(
     runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
     """Rewards start at rounding, and the curves are those of fp32 within what bf16 allows."""
-    train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, BF16)
+    result = train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, BF16)
+    assert result.max_start_reward < start_bound(torch.bfloat16, 0.1, tokens=30)
     got, wanted = rows(tmp_path), rows(runs["bco"][0])
     assert float(got[1]["loss"]) == pytest.approx(2 * math.log(2), abs=5e-3)
     assert float(got[1]["gradient_norm"]) == pytest.approx(
@@ -220,7 +238,7 @@ def test_bf16_follows_fp32(
 def test_updates_too_small_for_bf16_add_up(
     tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    """At a rate of 1e-6 every update of a weight above 5e-4 is below bf16's resolution."""
+    """At a rate of 1e-5 no update of a weight above 0.05 reaches bf16's resolution by itself."""
     slow = Optimisation(1e-5, epochs=40, batch_pairs=8, schedule="constant", weight_decay=0.0)
     train(tiny_policy, tmp_path, pairs, [], Method("sft"), slow, 0, BF16)
     start, end = load_file(tiny_policy / "model.safetensors"), weights(tmp_path)

@@ -124,6 +124,21 @@ def test_a_run_that_blows_up_names_the_step_and_its_pairs(
         train(tiny_policy, tmp_path, pairs, [], Method("sft"), wild, 0, RunOptions())
 
 
+@pytest.mark.parametrize("watched", [0, 4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_blows_up_in_its_last_step_leaves_no_model(
+    watched: int, precision: str, tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    once = Optimisation(learning_rate=1e38, epochs=1, batch_pairs=20)
+    options = RunOptions(hardware=Hardware(precision=precision))
+    wanted = r"log-probs of held-out pairs are not finite \(pairs pair-" if watched else (
+        r"weights that are not finite \(model"
+    )  # fmt: skip
+    with pytest.raises(UserError, match=wanted):
+        train(tiny_policy, tmp_path, pairs, pairs[:watched], Method("sft"), once, 0, options)
+    assert not (tmp_path / "model").exists()
+
+
 def test_log_probs_that_are_not_finite_name_their_pair(
     tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path
 ) -> None:
@@ -157,23 +172,29 @@ def test_log_probs_that_are_not_finite_name_their_pair(
             )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_that_are_not_finite_name_their_pair(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    tiny_policy: Path,
+    pairs: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A loss whose value is finite and whose slope is not, for one pair."""
     from spot.training.module import PairModule
 
     right = PairModule._pack_loss
 
-    def steep(self: Any, pack: Any, logps: torch.Tensor) -> Any:
-        loss, metrics = right(self, pack, logps)
+    def steep(self: Any, pack: Any, logps: torch.Tensor, reference: Any) -> Any:
+        loss, metrics = right(self, pack, logps, reference)
         one = torch.tensor([i == "pair-0-7" for i in pack.ids])
         zero = torch.where(one, loss - loss.detach(), torch.ones_like(loss))
         return loss + zero.sqrt() - zero.sqrt().detach(), metrics
 
     monkeypatch.setattr(PairModule, "_pack_loss", steep)
+    options = RunOptions(hardware=Hardware(precision=precision))
     with pytest.raises(UserError, match=r"gradients of step \d are not finite \(pairs pair-0-7\):"):
-        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, RunOptions())
+        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, options)
 
 
 def test_a_reference_of_another_model_is_noticed(

@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from spot.errors import UserError
+from spot.training.balance import head_dim
 
 Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
 WASTE = 1.3  # a block ends where its longest row would pad a shorter one beyond this ratio
@@ -257,6 +258,12 @@ def register(name: str, kernel: Kernel) -> None:
         """query [1, heads, T, d], key and value [1, kv_heads, T, d] → [1, T, heads, d]."""
         if layout is None:
             raise RuntimeError("packed attention was called without a layout; see attention.packed")
+        for name in ("sliding_window", "softcap", "s_aux"):
+            if kwargs.get(name) is not None:
+                raise UserError(
+                    f"This model's attention has a {name}, which packs do not compute: choose a "
+                    "model with full attention."
+                )
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
         return kernel.attend(q, k, v, layout, kwargs.get("scaling"))[None], None
 
@@ -291,8 +298,8 @@ def packed(model: Any, kernel: str = "sdpa") -> Iterator[None]:
 def hidden_states(model: Any, pack: Any) -> Tensor:
     """Last hidden states [T, hidden] of a pack. The model's attention must be ours: see `packed`."""
     name = model.config._attn_implementation.removeprefix("spot_")
-    if f"spot_{name}" != model.config._attn_implementation:
-        raise RuntimeError(f"the model's attention is {name}")
+    if name == model.config._attn_implementation or name not in KERNELS:
+        raise RuntimeError(f"the model's attention is {model.config._attn_implementation}")
     layout = KERNELS[name].layout(pack.rows, model.dtype, pack.input_ids.device)
     output = model.base_model(
         input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False, layout=layout
@@ -369,7 +376,7 @@ def check_kernel(name: str, model: Any) -> float:
     """
     config = model.config
     heads = config.num_attention_heads
-    d = getattr(config, "head_dim", None) or config.hidden_size // heads
+    d = head_dim(config)
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     try:
         off = disagreement(name, heads, kv_heads, d, model.dtype, model.device)

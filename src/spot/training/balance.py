@@ -26,8 +26,7 @@ class Cost:
         matrices = [p for p in model.base_model.parameters() if p.ndim == 2]
         embedding = model.get_input_embeddings().weight
         body = sum(p.numel() for p in matrices if p is not embedding)
-        d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        seen = 4 * config.num_hidden_layers * config.num_attention_heads * d
+        seen = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim(config)
         return cls(2.0 * body, 2.0 * head.numel(), float(seen))
 
     def row(self, c: int, a: int, b: int, scored: int) -> float:
@@ -39,13 +38,19 @@ class Cost:
 TOKENS_ONLY = Cost(1.0)
 
 
+def head_dim(config: Any) -> int:
+    """Width of an attention head, which a configuration may leave to the model's width."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def deal(
     costs: Sequence[float], tokens: Sequence[int], budget: int, ranks: int = 1
 ) -> list[list[list[int]]]:
     """Items of every bin of every rank: `[rank][bin]`, the same number of bins on each rank.
 
-    As few bins as hold all items at `budget` tokens each, of costs as equal as can be found. Raises
-    ValueError if an item alone exceeds the budget: such pairs are dropped before training.
+    As few bins as hold all items at `budget` tokens each, of costs as equal as can be found; none is
+    empty unless there are fewer items than bins. Raises ValueError if an item alone exceeds the
+    budget: such pairs are dropped before training.
     """
     if tokens and max(tokens) > budget:
         raise ValueError(f"an item of {max(tokens)} tokens does not fit a bin of {budget}")
@@ -65,6 +70,8 @@ def _by_rank(
     """
     dealt = []
     for share in balance(costs, tokens, per_rank * budget, ranks) or []:
+        if len(share) < per_rank:
+            return None
         bins = balance([costs[i] for i in share], [tokens[i] for i in share], budget, per_rank)
         if bins is None:
             return None
@@ -118,6 +125,10 @@ def _by_tokens(tokens: Sequence[int], budget: int, bins: int) -> list[list[int]]
             return None
         content[place].append(item)
         room[place] -= tokens[item]
+    for items in content:  # one item always fits an empty bin
+        fullest = max(content, key=len)
+        if not items and len(fullest) > 1:
+            items.append(fullest.pop())
     return content
 
 

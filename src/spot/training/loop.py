@@ -32,7 +32,7 @@ from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.losses import Method
 from spot.training.memory import checkpoint_layers, plan_layers
 from spot.training.module import PairModule
-from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps, step_packs
+from spot.training.packing import PackingSettings, PairTokens, build_pack, fitting, plan_steps
 from spot.training.precision import DTYPES
 from spot.training.reference import model_identity, pairs_digest, reference_scores
 from spot.training.saving import Checkpoints, MetricsTable, save_model
@@ -73,13 +73,14 @@ class Hardware:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How it is computed, watched and kept; the weights depend on it in no more than rounding."""
+    """How it is computed, watched and kept.
+
+    The weights depend on it in rounding, and in which pairs are too long for a pack.
+    """
 
     packing: PackingSettings = field(default_factory=PackingSettings)
     hardware: Hardware = field(default_factory=Hardware)
-    reference_folder: Path | None = (
-        None  # shared by the losses and seeds of a sweep; None: not kept
-    )
+    reference_folder: Path | None = None  # shared by a sweep's losses and seeds; None: not kept
     thinking: bool = False
     probe_every: int = 1
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None
@@ -129,7 +130,7 @@ def train(
     kernels = Kernels(
         attention.choose(hardware.attention, model.dtype, model.device), hardware.logprobs
     )
-    checks = kernels.check(model)
+    kernel_error = kernels.check(model)
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
     check_pairs(tokens, over_long, method, packing)
@@ -156,6 +157,10 @@ def train(
     table = MetricsTable(out / "metrics.csv", COLUMNS)
     resumed_at = fit(module, plan, checkpoints, table, options)
 
+    if broken := [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]:
+        raise UserError(
+            f"The last step left weights that are not finite ({broken[0]}): lower the learning rate."
+        )
     clock = time.perf_counter()
     save_model(model, tokenizer, out / "model")
     timings |= module.seconds | {"save": time.perf_counter() - clock}
@@ -166,7 +171,7 @@ def train(
         timings={name: round(value, 3) for name, value in timings.items()},
         max_start_reward=module.max_start_reward,
         kernels=dict(vars(kernels)),
-        kernel_error=checks["attention"],
+        kernel_error=kernel_error,
         checkpointed_layers=checkpointed,
         over_long=over_long,
         held_out_over_long=held_over_long,
@@ -195,10 +200,14 @@ def _checkpoint(
     kernels: Kernels,
     hardware: Hardware,
 ) -> int:
-    """Checkpoint the activations of as many layers as the setting means; returns how many."""
-    sample = step_packs(pairs[:1], packing)[0].to(model.device)
+    """Checkpoint the activations of as many layers as the setting means; returns how many.
+
+    auto measures on a pair of about a thousand tokens: enough to drown what does not grow with them.
+    """
+    sample = min(pairs, key=lambda pair: abs(pair.tokens(packing) - 1024))
+    pack = build_pack([sample], packing).to(model.device)
     setting, budget = hardware.checkpoint_layers, packing.token_budget
-    count = plan_layers(setting, model, sample, kernels, budget, hardware.memory_gib)
+    count = plan_layers(setting, model, pack, kernels, budget, hardware.memory_gib)
     checkpoint_layers(model, count)
     return count
 

@@ -59,19 +59,19 @@ class Activations:
 
 def measure(model: Any, pack: Pack, kernels: Kernels) -> Activations:
     """What a forward pass over this pack really keeps, by the storages that autograd saves."""
-    kept: list[Tensor] = []  # held, so that no address is used twice
+    kept: list[Any] = []  # storages, held so that no address is used twice
     seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
     marks: list[int] = []
     total = 0
 
-    def save(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Any:
+        """Keeps no tensor: one would hold the graph that holds this hook. No backward pass follows."""
         nonlocal total
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
-            kept.append(tensor)
+            kept.append(storage)
             total += storage.nbytes()
-        return tensor
 
     def mark(*_: Any) -> None:
         marks.append(total)
@@ -82,7 +82,7 @@ def measure(model: Any, pack: Pack, kernels: Kernels) -> Activations:
     handles += [layer.register_forward_hook(mark) for layer in layers]
     try:
         with (
-            torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(save, lambda kept: kept),
             attention.packed(model, kernels.attention),
         ):
             pack_logprobs(model, pack, kernels)
@@ -122,7 +122,8 @@ def head_bytes(model: Any) -> float:
     rows, words = TILES[model.device.type]
     weight = model.get_output_embeddings().weight
     share = min(words, weight.shape[0]) * weight.shape[1]
-    return 4.0 * (2 * rows * words + weight.numel() + share) + weight.nbytes
+    narrow_copy = 4 * weight.numel() if weight.element_size() < 4 and not weight.is_cuda else 0
+    return 4.0 * (2 * rows * words + weight.numel() + share) + weight.nbytes + narrow_copy
 
 
 def device_bytes(model: Any) -> float:

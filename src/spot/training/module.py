@@ -154,27 +154,29 @@ class PairModule(pl.LightningModule):
         check_finite(pack, logps, f"of step {step}")
         gradient: list[Tensor] = []
         logps.register_hook(gradient.append)
-        loss, metrics = self._pack_loss(pack, logps)
+        reference = None if self.reference is None else self.reference.of(pack)
+        loss, metrics = self._pack_loss(pack, logps, reference)
         self.manual_backward(loss.sum() * scale)
         values.put(pack.pairs, {"loss": loss, **metrics})
         with torch.no_grad():
             # of each pair's own loss: the mean over the batch is taken back
             parts.add("gradients", pack, net_gradients(pack, gradient[0]).abs() / scale)
-            if self.reference is not None:
-                reference = self.reference.of(pack)
+            if reference is not None:
                 parts.add("rewards", pack, self.method.beta * (logps - reference))
                 if bool(pack.has_rejected.all()):
                     parts.add("kl", pack, kl_terms(logps, reference), KL_SIDES)
 
-    def _pack_loss(self, pack: Pack, logps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _pack_loss(
+        self, pack: Pack, logps: Tensor, reference: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [P] of every pair of a pack (a sum over tokens for token-level losses), and metrics."""
         weights = edit_weights(pack, self.method.edit_weight)
         if token_loss := self.method.loss.token:
             loss, _ = pack.slot_sums(token_loss(logps), weights)
             return loss, {"logps/chosen": pack.slot_sums(logps)[0]}
-        assert self.reference is not None
+        assert reference is not None
         assert self.method.loss.pair is not None
-        metrics = pair_metrics(pack, logps, self.reference.of(pack), self.method.beta, weights)
+        metrics = pair_metrics(pack, logps, reference, self.method.beta, weights)
         loss, tether = self.method.loss.pair(
             metrics["rewards/chosen"], metrics.get("rewards/rejected"), self.delta.value
         )
@@ -219,8 +221,9 @@ class PairModule(pl.LightningModule):
                 parameter.grad = None
             with attention.packed(self.model, self.kernels.attention):
                 pack = build_pack([pair], self.packing).to(self.device)
-                loss, _ = self._pack_loss(pack, pack_logprobs(self.model, pack, self.kernels))
-                loss.sum().backward()
+                reference = None if self.reference is None else self.reference.of(pack)
+                logps = pack_logprobs(self.model, pack, self.kernels)
+                self._pack_loss(pack, logps, reference)[0].sum().backward()
             if not all(torch.isfinite(p.grad).all() for p in self.trained if p.grad is not None):
                 bad.append(pair.id)
         raise UserError(not_finite(f"gradients of step {step}", bad or [p.id for p in pairs]))

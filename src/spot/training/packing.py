@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spot.proximity import NO_PART, align
+from spot.proximity import NO_PART, align, common_prefix
 from spot.training.balance import TOKENS_ONLY, Cost, deal
 
 Ids = np.ndarray  # token ids, int32
@@ -25,7 +26,10 @@ Ids = np.ndarray  # token ids, int32
 
 @dataclass(frozen=True)
 class PackingSettings:
-    """How pairs are laid out for the forward pass; none of it changes the optimisation."""
+    """How pairs are laid out for the forward pass.
+
+    It changes the optimisation only in that a pair longer than the budget is dropped.
+    """
 
     token_budget: int = 8192  # tokens of one pack at most
     share_prefix: bool = True
@@ -55,12 +59,14 @@ class PairTokens:
         if not len(self.prompt) or not len(a) or (b is not None and not len(b)):
             raise ValueError(f"pair {self.id}: the prompt or a response has no tokens")
         if b is not None:
-            unlike = np.flatnonzero(a[: len(b)] != b[: len(a)])
-            object.__setattr__(
-                self, "prefix", int(unlike[0]) if len(unlike) else min(len(a), len(b))
-            )
+            object.__setattr__(self, "prefix", common_prefix(a, b))
             if self.prefix == len(a) == len(b):
                 raise ValueError(f"pair {self.id}: the two responses are the same")
+
+    @cached_property
+    def parts(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The part of every token of y⁺ and of y⁻ (`proximity.align`); None without y⁻."""
+        return None if self.rejected is None else align(self.chosen, self.rejected, self.prefix)
 
     @property
     def longest(self) -> int:
@@ -237,8 +243,8 @@ def build_pack(
 
 def _parts(pair: PairTokens, settings: PackingSettings) -> tuple[np.ndarray, np.ndarray]:
     """The part of every token of y⁺ and of y⁻; NO_PART where there is nothing to compare with."""
-    if pair.rejected is not None and settings.parts:
-        return align(pair.chosen, pair.rejected, pair.prefix)
+    if settings.parts and pair.parts is not None:
+        return pair.parts
     rejected = pair.chosen[:0] if pair.rejected is None else pair.rejected
     return np.full(len(pair.chosen), NO_PART), np.full(len(rejected), NO_PART)
 
@@ -271,7 +277,12 @@ def fitting(
 def step_packs(
     pairs: Sequence[PairTokens], settings: PackingSettings, rank: int = 0, ranks: int = 1
 ) -> list[Pack]:
-    """What `rank` of `ranks` forwards for one step's pairs: as many packs on every rank."""
+    """What `rank` of `ranks` forwards for one step's pairs: as many packs on every rank.
+
+    Raises ValueError where there are fewer pairs than ranks.
+    """
+    if len(pairs) < ranks:
+        raise ValueError(f"{len(pairs)} pairs cannot be divided over {ranks} ranks")
     costs = [pair.cost(settings) for pair in pairs]
     tokens = [pair.tokens(settings) for pair in pairs]
     bins = deal(costs, tokens, settings.token_budget, ranks)[rank]

@@ -100,7 +100,7 @@ def model_identity(
         "tokenizer": tokenizer_digest(tokenizer),
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "kernels": dict(vars(kernels)),
+        "kernels": kernels.versions(),
         "share_prefix": settings.share_prefix,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -20,12 +21,22 @@ class Kernels:
     attention: str = "sdpa"
     logprobs: str = "torch"
 
-    def check(self, model: Any) -> dict[str, float]:
-        """Compare both with the plain ones at the model's shapes; a UserError where they differ."""
-        if self.logprobs != "torch":
-            hidden = model.get_output_embeddings().weight.shape[1]
-            logprobs.check_kernel(self.logprobs, hidden, model.dtype, model.device)
-        return {"attention": attention.check_kernel(self.attention, model)}
+    def check(self, model: Any) -> float:
+        """Compare both with plain computations on random tensors; a UserError where they differ.
+
+        Returns the disagreement of attention, as a relative L2 distance.
+        """
+        hidden = model.get_output_embeddings().weight.shape[1]
+        logprobs.check_kernel(self.logprobs, hidden, model.dtype, model.device)
+        return attention.check_kernel(self.attention, model)
+
+    def versions(self) -> dict[str, str]:
+        """Each kernel with the version of what computes it, where that is not torch."""
+        packages = {"flash": "flash-attn", "liger": "liger-kernel"}
+        return {
+            kind: f"{name} {version(packages[name])}" if name in packages else name
+            for kind, name in vars(self).items()
+        }
 
 
 PLAIN = Kernels()

@@ -13,7 +13,7 @@ from spot.training import attention
 from spot.training.diagnostics import KL_SIDES, PartMeans, kl_terms, pair_metrics
 from spot.training.packing import PackingSettings, PairTokens, step_packs
 from spot.training.reference import ReferenceScores
-from spot.training.scoring import PLAIN, Kernels, score_pack
+from spot.training.scoring import PLAIN, Kernels, check_finite, score_pack
 
 REWARDS = ("rewards/chosen", "rewards/rejected")
 
@@ -68,6 +68,7 @@ class HeldOut:
                 pack, reference = pack.to(model.device), scores.to(model.device)
                 logps, entropy = score_pack(model, pack, self.kernels, entropy=True)
                 assert entropy is not None
+                check_finite(pack, logps, "of held-out pairs")
                 values = pair_metrics(pack, logps, reference, beta)
                 batch.put(pack.pairs, {k: v for k, v in values.items() if "rewards" in k})
                 kl = kl_terms(logps, reference)

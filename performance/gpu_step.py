@@ -44,6 +44,7 @@ from spot.training.balance import Cost
 from spot.training.losses import bce
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.training.scoring import Kernels, pack_logprobs
+from spot.training.selfcheck import check_attention
 
 BETA, MODULE = 0.1, "performance.gpu_step"
 # relative differences allowed: of losses, of log-probs, of gradient norms
@@ -214,7 +215,7 @@ def self_check(model: Any) -> dict[str, float | str]:
     found: dict[str, float | str] = {}
     for name in attention.KERNELS:
         try:
-            found[name] = attention.check_kernel(name, model)
+            found[name] = check_attention(name, model)
         except (UserError, TypeError) as error:  # TypeError: a torch that wants other arguments
             found[name] = str(error)[:200]
         print(f"attention {name}: {found[name]}")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from spot.errors import UserError
-from spot.training import logprobs
-from spot.training.logprobs import check_kernel, token_logprobs
+from spot.training import logprobs, selfcheck
+from spot.training.logprobs import token_logprobs
+from spot.training.selfcheck import check_logprobs
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -163,7 +164,7 @@ def test_no_tensor_beyond_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> None:
     needs(importlib.util.find_spec("liger_kernel"), "liger-kernel (pip install 'spot[liger]')")
-    check_kernel("liger", 64, torch.float32, "cpu")
+    check_logprobs("liger", 64, torch.float32, "cpu")
     hidden, weight = torch.randn(20, 8), torch.randn(50, 8)
     targets = torch.randint(0, 50, (20,))
     ours, liger = (k(hidden, weight, targets, entropy=True) for k in logprobs.KERNELS.values())
@@ -173,7 +174,7 @@ def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> N
     with pytest.raises(
         UserError, match=r"logprobs=liger does not give .* choose hardware.logprobs"
     ):
-        check_kernel("liger", 64, torch.bfloat16, "cpu")
+        check_logprobs("liger", 64, torch.bfloat16, "cpu")
 
 
 def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,18 +186,18 @@ def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(logprobs.KERNELS, "doubled", doubled)
     with pytest.raises(UserError, match=r"doubled does not give .* gradients by 1\)"):
-        check_kernel("doubled", 16, torch.float32, "cpu")
+        check_logprobs("doubled", 16, torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("dtype", list(logprobs.BOUNDS))
+@pytest.mark.parametrize("dtype", list(selfcheck.LOGPROB_BOUNDS))
 def test_ours_passes_its_own_check(dtype: torch.dtype) -> None:
-    check_kernel("torch", 64, dtype, "cpu")
+    check_logprobs("torch", 64, dtype, "cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ours_passes_on_this_gpu(dtype: torch.dtype) -> None:
-    check_kernel("torch", 256, dtype, "cuda")
+    check_logprobs("torch", 256, dtype, "cuda")
 
 
 def test_liger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,4 +205,4 @@ def test_liger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_scaled_cross_entropy", None)
     with pytest.raises(UserError, match=r"liger does not run here .* hardware.logprobs=torch"):
-        check_kernel("liger", 16, torch.float32, "cpu")
+        check_logprobs("liger", 16, torch.float32, "cpu")

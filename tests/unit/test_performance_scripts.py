@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from performance import common, gpu_step, scaling
-from spot.training import attention
 from spot.training.packing import PackingSettings
 from spot.training.scoring import PLAIN
+from spot.training.selfcheck import ATTENTION_BOUNDS
 
 ROOT = Path(gpu_step.__file__).parents[1]
 UNNEEDED = (
@@ -51,7 +51,7 @@ def test_the_report_says_everything(report: dict[str, Any]) -> None:
     assert {"conditions", "options", "attention", "peak TFLOP/s", "rows"} <= set(report)
     assert report["conditions"]["torch"] == torch.__version__
     assert report["used"] == "sdpa"
-    assert report["attention"]["sdpa"] < attention.BOUNDS[torch.float32]
+    assert report["attention"]["sdpa"] < ATTENTION_BOUNDS[torch.float32]
     assert "does not run here" in report["attention"]["varlen"]
     assert len(report["rows"]) == 4
     for row in report["rows"]:

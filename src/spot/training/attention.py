@@ -27,7 +27,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from spot.errors import UserError
-from spot.training.balance import head_dim
 
 Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
 WASTE = 1.3  # a block ends where its longest row would pad a shorter one beyond this ratio
@@ -68,25 +67,28 @@ def make_blocks(
         if b:
             tail = torch.arange(start + c + a, start + c + a + b)
             tails.append((tail, torch.cat([torch.arange(start, start + c), tail])))
-    blocks, back, offset = [], torch.empty(starts[-1], dtype=torch.long), 0
+    blocks, queries = [], []
     for segments, masked in ((heads, False), (tails, True)):
         for group in _groups([(len(q), len(k)) for q, k in segments]):
-            queries, keys = (
-                pad_sequence([segments[i][side] for i in group], batch_first=True, padding_value=-1)
-                for side in (0, 1)
-            )
-            real = queries >= 0
-            back[queries[real]] = offset + real.flatten().nonzero()[:, 0]
-            offset += queries.numel()
-            mask = None
-            if masked:
-                lengths = torch.tensor([[len(k) - len(q)] for q, k in (segments[i] for i in group)])
-                hidden = ~_aligned_right(lengths, *queries.shape[1:], *keys.shape[1:])[:, None]
-                mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
-                mask = mask.to(device)
-            queries, keys = (_filled(places).to(device) for places in (queries, keys))
-            blocks.append(Block(len(group), queries, keys, mask))
+            members = [segments[i] for i in group]
+            q, k = (pad_sequence(list(s), True, -1) for s in zip(*members, strict=True))
+            mask = _mask(members, q.shape[1], k.shape[1], dtype).to(device) if masked else None
+            blocks.append(Block(len(group), _filled(q).to(device), _filled(k).to(device), mask))
+            queries.append(q.flatten())
+    places = torch.cat(queries)
+    real = (places >= 0).nonzero()[:, 0]
+    back = torch.empty_like(real)
+    back[places[real]] = real
     return Blocks(tuple(blocks), back.to(device))
+
+
+def _mask(
+    segments: Sequence[tuple[Tensor, Tensor]], queries: int, keys: int, dtype: torch.dtype
+) -> Tensor:
+    """Additive [segments, 1, queries, keys]: each query sees what is not behind it, from the right."""
+    before = torch.tensor([[len(k) - len(q)] for q, k in segments])
+    seen = _aligned_right(before, queries, keys)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def _aligned_right(before: Tensor, queries: int, keys: int) -> Tensor:
@@ -306,88 +308,3 @@ def hidden_states(model: Any, pack: Any) -> Tensor:
     )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
-
-
-# ---- the self-check ------------------------------------------------------------------------------
-
-CHECK_ROWS = ((3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (130, 1, 70), (65, 90, 3), (2, 0, 0))
-BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-
-
-def dense_mask(rows: Rows) -> Tensor:
-    """Boolean [T, T], token by token: the same row, no later, and no look from b into a."""
-    row, place, piece = (
-        torch.tensor(values)
-        for values in zip(
-            *(
-                (r, i, 0 if i < c else 1 if i < c + a else 2)
-                for r, (c, a, b) in enumerate(rows)
-                for i in range(c + a + b)
-            ),
-            strict=True,
-        )
-    )
-    same, earlier = row[:, None] == row[None], place[None] <= place[:, None]
-    return same & earlier & ~((piece[:, None] == 2) & (piece[None] == 1))
-
-
-def dense(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float | None = None) -> Tensor:
-    """The oracle: one SDPA call over all tokens with the boolean mask. Shapes as `packed_sdpa`."""
-    query, key, value = (states.transpose(0, 1)[None] for states in (q, k, v))
-    mask = dense_mask(rows).to(q.device)
-    out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
-    )
-    return out[0].transpose(0, 1)
-
-
-def disagreement(
-    name: str, heads: int, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device | str
-) -> float:
-    """Largest relative L2 distance to the fp32 oracle (fp64 for fp64), of output and gradients."""
-    generator = torch.Generator().manual_seed(0)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    total = sum(map(sum, CHECK_ROWS))
-    given = [
-        torch.randn(total, n, d, generator=generator, dtype=torch.float64).to(device, dtype)
-        for n in (heads, kv_heads, kv_heads, heads)
-    ]
-
-    def outcome(cast: torch.dtype, attend: Callable[..., Tensor]) -> tuple[Tensor, ...]:
-        q, k, v, upstream = (t.to(cast, copy=True).requires_grad_() for t in given)
-        out = attend(q, k, v)
-        return out.detach(), *torch.autograd.grad(out, (q, k, v), upstream)
-
-    kernel = KERNELS[name]
-    layout = kernel.layout(CHECK_ROWS, dtype, device)
-    found = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
-    exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
-    return max(
-        ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
-        for got, wanted in zip(found, exact, strict=True)
-    )
-
-
-def check_kernel(name: str, model: Any) -> float:
-    """Try a kernel on the model's head shapes before it is trusted; a UserError where it is wrong.
-
-    What it would catch: another alignment of the causal mask where queries are fewer than keys, heads
-    grouped in another order, a wrong backward pass. Returns the disagreement.
-    """
-    config = model.config
-    heads = config.num_attention_heads
-    d = head_dim(config)
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    try:
-        off = disagreement(name, heads, kv_heads, d, model.dtype, model.device)
-    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"hardware.attention={name} does not run here ({reason}): choose hardware.attention=sdpa."
-        ) from error
-    if not off <= BOUNDS[model.dtype]:
-        raise UserError(
-            f"hardware.attention={name} is not exact here (off by {off:.2g}, bound "
-            f"{BOUNDS[model.dtype]:g}): choose hardware.attention=sdpa."
-        )
-    return off

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spot.errors import UserError
-
 TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words: a CPU's fits its cache
 TokenLogProbs = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -183,60 +181,4 @@ def liger_logprobs(
     return -nll, None if entropies is None else entropies.float().detach()
 
 
-def plain_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """The oracle: all logits at once, in fp32 (fp64 for fp64 states)."""
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    logps = (hidden.to(wide) @ weight.to(wide).T).log_softmax(-1)
-    entropies = -(logps.exp() * logps).sum(-1).detach() if entropy else None
-    return logps.gather(-1, targets[:, None])[:, 0], entropies
-
-
 KERNELS: dict[str, TokenLogProbs] = {"torch": token_logprobs, "liger": liger_logprobs}
-BOUNDS = {  # of log-probs and entropies (nats), and of gradients (relative L2)
-    torch.float64: (1e-9, 1e-6),
-    torch.float32: (1e-4, 1e-4),
-    torch.bfloat16: (1e-3, 2e-2),
-    torch.float16: (1e-3, 1e-2),
-}
-
-
-def check_kernel(name: str, hidden: int, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Compare a kernel with the oracle on random tensors; a UserError where its numbers differ.
-
-    There are more rows than a kernel takes at once, so that adding up the head's gradient is tried.
-    """
-    generator = torch.Generator().manual_seed(0)
-    rows, words = 1100, 1000
-    h = torch.randn(rows, hidden, generator=generator).to(device, dtype)
-    w = (torch.randn(words, hidden, generator=generator) * (4 / hidden**0.5)).to(device, dtype)
-    targets = torch.randint(0, words, (rows,), generator=generator).to(device)
-    upstream = torch.randn(rows, generator=generator).to(device)
-
-    def outcome(kernel: TokenLogProbs) -> tuple[Tensor, ...]:
-        inputs = h.clone().requires_grad_(), w.clone().requires_grad_()
-        logps, entropies = kernel(*inputs, targets, entropy=True)
-        assert entropies is not None
-        gradients = torch.autograd.grad(logps, inputs, upstream.to(logps))
-        return torch.cat([logps.detach(), entropies]).double(), *(g.double() for g in gradients)
-
-    try:
-        found, *gradients = outcome(KERNELS[name])
-    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"hardware.logprobs={name} does not run here ({reason}): pip install 'spot[gpu]', or "
-            "choose hardware.logprobs=torch."
-        ) from error
-    exact, *exact_gradients = outcome(plain_logprobs)
-    bound, gradient_bound = BOUNDS[dtype]
-    off = (found - exact).abs().max().item()
-    gradient_off = max(
-        ((a - b).norm() / b.norm()).item() for a, b in zip(gradients, exact_gradients, strict=True)
-    )
-    if not (off <= bound and gradient_off <= gradient_bound):
-        raise UserError(
-            f"hardware.logprobs={name} does not give the numbers it should in {dtype} (log-probs off "
-            f"by {off:.2g}, gradients by {gradient_off:.2g}): choose hardware.logprobs=torch."
-        )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spot.errors import UserError
-from spot.training import attention, logprobs
+from spot.training import attention, logprobs, selfcheck
 from spot.training.packing import Pack
 
 
@@ -27,8 +27,8 @@ class Kernels:
         Returns the disagreement of attention, as a relative L2 distance.
         """
         hidden = model.get_output_embeddings().weight.shape[1]
-        logprobs.check_kernel(self.logprobs, hidden, model.dtype, model.device)
-        return attention.check_kernel(self.attention, model)
+        selfcheck.check_logprobs(self.logprobs, hidden, model.dtype, model.device)
+        return selfcheck.check_attention(self.attention, model)
 
     def versions(self) -> dict[str, str]:
         """Each kernel with the version of what computes it, where that is not torch."""

@@ -1,0 +1,171 @@
+"""Before a kernel is trusted: its numbers and gradients on random tensors, against plain computations.
+
+Kernels differ in what nobody notices from the loss: the alignment of a causal mask where queries are
+fewer than keys, the order of grouped heads, a backward pass that forgets a term, logits rounded to
+bf16. Training does not start on such a one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spot.errors import UserError
+from spot.training import attention, logprobs
+from spot.training.balance import head_dim
+
+# ---- attention -----------------------------------------------------------------------------------
+
+CHECK_ROWS = ((3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (130, 1, 70), (65, 90, 3), (2, 0, 0))
+ATTENTION_BOUNDS = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-5,
+    torch.float16: 5e-3,
+    torch.bfloat16: 3e-2,
+}
+
+
+def dense_mask(rows: attention.Rows) -> Tensor:
+    """Boolean [T, T], token by token: the same row, no later, and no look from b into a."""
+    row, place, piece = (
+        torch.tensor(values)
+        for values in zip(
+            *(
+                (r, i, 0 if i < c else 1 if i < c + a else 2)
+                for r, (c, a, b) in enumerate(rows)
+                for i in range(c + a + b)
+            ),
+            strict=True,
+        )
+    )
+    same, earlier = row[:, None] == row[None], place[None] <= place[:, None]
+    return same & earlier & ~((piece[:, None] == 2) & (piece[None] == 1))
+
+
+def dense(
+    q: Tensor, k: Tensor, v: Tensor, rows: attention.Rows, scale: float | None = None
+) -> Tensor:
+    """The oracle: one SDPA call over all tokens with the boolean mask. Shapes as `packed_sdpa`."""
+    query, key, value = (states.transpose(0, 1)[None] for states in (q, k, v))
+    mask = dense_mask(rows).to(q.device)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
+
+
+def disagreement(
+    name: str, heads: int, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device | str
+) -> float:
+    """Largest relative L2 distance to the fp32 oracle (fp64 for fp64), of output and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    total = sum(map(sum, CHECK_ROWS))
+    given = [
+        torch.randn(total, n, d, generator=generator, dtype=torch.float64).to(device, dtype)
+        for n in (heads, kv_heads, kv_heads, heads)
+    ]
+
+    def outcome(cast: torch.dtype, attend: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        q, k, v, upstream = (t.to(cast, copy=True).requires_grad_() for t in given)
+        out = attend(q, k, v)
+        return out.detach(), *torch.autograd.grad(out, (q, k, v), upstream)
+
+    kernel = attention.KERNELS[name]
+    layout = kernel.layout(CHECK_ROWS, dtype, device)
+    found = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
+    exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
+    return max(
+        ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
+        for got, wanted in zip(found, exact, strict=True)
+    )
+
+
+def check_attention(name: str, model: Any) -> float:
+    """Try a kernel on the model's head shapes before it is trusted; a UserError where it is wrong.
+
+    What it would catch: another alignment of the causal mask where queries are fewer than keys, heads
+    grouped in another order, a wrong backward pass. Returns the disagreement.
+    """
+    config = model.config
+    heads = config.num_attention_heads
+    d = head_dim(config)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    try:
+        off = disagreement(name, heads, kv_heads, d, model.dtype, model.device)
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"hardware.attention={name} does not run here ({reason}): choose hardware.attention=sdpa."
+        ) from error
+    if not off <= ATTENTION_BOUNDS[model.dtype]:
+        raise UserError(
+            f"hardware.attention={name} is not exact here (off by {off:.2g}, bound "
+            f"{ATTENTION_BOUNDS[model.dtype]:g}): choose hardware.attention=sdpa."
+        )
+    return off
+
+
+# ---- log-probs -----------------------------------------------------------------------------------
+
+
+def plain_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The oracle: all logits at once, in fp32 (fp64 for fp64 states)."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logps = (hidden.to(wide) @ weight.to(wide).T).log_softmax(-1)
+    entropies = -(logps.exp() * logps).sum(-1).detach() if entropy else None
+    return logps.gather(-1, targets[:, None])[:, 0], entropies
+
+
+LOGPROB_BOUNDS = {  # of log-probs and entropies (nats), and of gradients (relative L2)
+    torch.float64: (1e-9, 1e-6),
+    torch.float32: (1e-4, 1e-4),
+    torch.bfloat16: (1e-3, 2e-2),
+    torch.float16: (1e-3, 1e-2),
+}
+
+
+def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Compare a kernel with the oracle on random tensors; a UserError where its numbers differ.
+
+    There are more rows than a kernel takes at once, so that adding up the head's gradient is tried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, words = 1100, 1000
+    h = torch.randn(rows, hidden, generator=generator).to(device, dtype)
+    w = (torch.randn(words, hidden, generator=generator) * (4 / hidden**0.5)).to(device, dtype)
+    targets = torch.randint(0, words, (rows,), generator=generator).to(device)
+    upstream = torch.randn(rows, generator=generator).to(device)
+
+    def outcome(kernel: logprobs.TokenLogProbs) -> tuple[Tensor, ...]:
+        inputs = h.clone().requires_grad_(), w.clone().requires_grad_()
+        logps, entropies = kernel(*inputs, targets, entropy=True)
+        assert entropies is not None
+        gradients = torch.autograd.grad(logps, inputs, upstream.to(logps))
+        return torch.cat([logps.detach(), entropies]).double(), *(g.double() for g in gradients)
+
+    try:
+        found, *gradients = outcome(logprobs.KERNELS[name])
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"hardware.logprobs={name} does not run here ({reason}): pip install 'spot[gpu]', or "
+            "choose hardware.logprobs=torch."
+        ) from error
+    exact, *exact_gradients = outcome(plain_logprobs)
+    bound, gradient_bound = LOGPROB_BOUNDS[dtype]
+    off = (found - exact).abs().max().item()
+    gradient_off = max(
+        ((a - b).norm() / b.norm()).item() for a, b in zip(gradients, exact_gradients, strict=True)
+    )
+    if not (off <= bound and gradient_off <= gradient_bound):
+        raise UserError(
+            f"hardware.logprobs={name} does not give the numbers it should in {dtype} (log-probs off "
+            f"by {off:.2g}, gradients by {gradient_off:.2g}): choose hardware.logprobs=torch."
+        )

@@ -3,7 +3,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV   ?= .venv
 EXTRAS ?= test
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+comma  := ,
+STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench clean

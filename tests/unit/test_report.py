@@ -63,13 +63,17 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
         with (folder / "metrics.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(
-                ["step", "loss", "held_out/rewards/rejected", "held_out/rewards/chosen", "probe/instructions"]
+                ["step", "loss", "held_out/rewards/rejected", "held_out/rewards/chosen", "probe/instructions",
+                 "gradients/shared", "gradients/chosen_edited", "held_out/kl/edited"]
             )  # fmt: skip
             rise = 0.1 if arm == "sft_plus" else -0.1
             for step in range(4):
                 chosen = step * (-0.2 if arm == "spot_bce" else 0.3)
                 probe = "" if step % 2 else 90
-                table.writerow([step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe])
+                table.writerow(
+                    [step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe, 0.01, 0.05,
+                     0.1 * step]
+                )  # fmt: skip
         return {
             "max_start_reward": 2e-7 * (seed + 1), "kernels": {"attention": "sdpa"},
             "kernel_error": 3e-8, "over_long": ["a", "b"] if arm == "sft_plus" else [],
@@ -165,7 +169,8 @@ def test_the_markdown_has_every_arm_and_its_figures_exist(sweep):
     for arm, sums in {"SFT+": "75.0 (**+25.0** [", "SPoT-BCO": "90.0 (**+40.0** ["}.items():
         assert f"| {arm} | {sums}" in text
     linked = re.findall(r"\]\((figures/.*?)\)", text)
-    assert linked
+    assert {"figures/surgery.png", "figures/kl_by_part.png"} <= set(linked)
+    assert "figures/distance.png" not in linked  # nothing was logged for it
     assert all((sweep / name).stat().st_size > 1000 for name in linked)
 
 

@@ -158,6 +158,29 @@ def distance(study: Study) -> Figure | None:
     )
 
 
+def surgery(study: Study) -> Figure | None:
+    unit = "|∂loss / ∂log π| of a token"
+    return _panels(
+        study,
+        [
+            ("gradients/shared", "Gradient on the shared prefix", unit),
+            ("gradients/chosen_edited", "Gradient on y⁺'s edited tokens", unit),
+            ("gradients/rejected_edited", "Gradient on y⁻'s edited tokens", unit),
+        ],
+    )
+
+
+def kl_by_part(study: Study) -> Figure | None:
+    return _panels(
+        study,
+        [
+            ("held_out/kl/shared", "KL on the shared prefix", "nats per token"),
+            ("held_out/kl/edited", "KL on edited tokens", "nats per token"),
+            ("held_out/kl/after", "KL after the edit", "nats per token"),
+        ],
+    )
+
+
 def _panels(study: Study, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
     """Curves side by side: (column, title, unit) each; panels nobody logged are left out."""
     panels = [panel for panel in panels if any(_moves(run, panel[0]) for run in study.runs)]
@@ -290,4 +313,6 @@ FIGURES: dict[str, Draw] = {
     "change_ratio": change_ratio,
     "rewards": rewards,
     "distance": distance,
+    "surgery": surgery,
+    "kl_by_part": kl_by_part,
 }

@@ -29,6 +29,8 @@ CAPTIONS = {
     "loss": "Losses of different methods have different scales (Figure 3).",
     "rewards": "Implicit rewards on the same held-out pairs for every arm, band: range over seeds (Figure 4). Rising y⁻ under positive-only training is the pull-up effect.",
     "distance": "How far the policy has moved, how much pull the tether leaves, and the threshold that BCO subtracts.",
+    "surgery": "How hard the loss pulls at a token of the training batch, by its part of the pair. On the shared prefix y⁺ and y⁻ pull in opposite directions; a loss without a y⁻ term pulls there like anywhere.",
+    "kl_by_part": "How far the policy has moved on held-out y⁻: before the first edit, where it was edited, and behind it.",
     "change_ratio": "Share of y⁺ that is not in y⁻, in order (Figure 5).",
 }  # fmt: skip
 PAPER_NOTE = " Hollow diamonds are the paper's gains (Qwen3-8B)."

@@ -28,11 +28,13 @@ demo: install  ## the whole loop on this machine, in minutes; ends with the path
 test: install  ## all tests that this machine can run
 	$(BIN)/python -m pytest
 
-bench: install  ## measure: equivalence, side by side with TRL, scaling, profile; writes performance/ (an hour on 2 cores)
+bench: install  ## measure: equivalence, side by side with TRL, scaling, profile; writes performance/ (an hour and a half on 2 cores)
 	$(BIN)/python -m performance.equivalence
 	$(BIN)/python -m performance.profile_step
 	$(BIN)/python -m performance.scaling
 	$(BIN)/python -m performance.vs_trl
+	$(BIN)/python -m performance.vs_trl --cv 0,1 --warmup 1 --turns 1 --table vs_trl_spread
+	$(BIN)/python -m performance.vs_trl --shared .5 --tile 64 --table vs_trl_tile
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

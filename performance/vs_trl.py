@@ -4,8 +4,8 @@ Both train the same random Qwen3 in fp32 from the same weights on the same pairs
 with the same fused AdamW, clipping and loss, −log σ(r⁺) − log σ(−r⁻): our `bce`, TRL's `bco_pair`.
 Reference log-probs are computed beforehand and not timed; packing and collation are timed.
 
-Each contender has a process of its own, ours before and after TRL, which runs once because its steps
-are the long ones. Times are medians over the timed steps. A cell (shared fraction × spread of lengths)
+Each contender has a process of its own, ours before and after TRL (`--turns 1`: before it only), which
+runs once because its steps are the long ones. Times are medians over the timed steps. A cell (shared fraction × spread of lengths)
 passes a gate before it counts: TRL's model received exactly our token ids, and loss and gradient norm
 of the first step differ by less than 1e-5, or the script ends and says by how much.
 
@@ -48,9 +48,8 @@ from spot.training.scoring import pack_logprobs
 BETA, CLIP = 0.1, 1.0
 TOKEN_BUDGET = 2048  # of our packs; a longer pair raises it to its own length
 TOLERANCE = 1e-5  # of the gate, relative
-PARTIAL = common.RESULTS / "vs_trl.partial.jsonl"
+PARTIAL = common.RESULTS / "vs_trl.partial.jsonl"  # cells already measured
 MODULE = "performance.vs_trl"
-TURNS = ("ours", "trl", "ours")
 COUNTS = {  # options of a cell
     "steps": (5, "timed steps"),
     "warmup": (3, "steps before them"),
@@ -60,6 +59,7 @@ COUNTS = {  # options of a cell
     "layers": (4, "of the model"),
     "hidden": (256, "its width"),
     "vocabulary": (32768, "its words"),
+    "turns": (2, "times that ours is measured"),
     "tile": (4096, "tokens of TRL's log-prob tiles; 4096 is TRL as shipped"),
 }
 Cell = argparse.Namespace  # the options, with one shared fraction and one spread
@@ -235,11 +235,13 @@ def check_gate(ours: Run, trl: Run, where: str) -> None:
 
 def measure(cell: Cell, arguments: Sequence[str]) -> dict[str, Any]:
     """One cell: ours, TRL, ours, and the gate."""
-    runs = (Run(**common.run_alone(MODULE, "--worker", who, *arguments)) for who in TURNS)
-    before, trl, after = runs
-    for ours in (before, after):
+    turns = ["ours", "trl", *["ours"] * (cell.turns - 1)]
+    first, trl, *others = (
+        Run(**common.run_alone(MODULE, "--worker", who, *arguments)) for who in turns
+    )
+    for ours in (first, *others):
         check_gate(ours, trl, " ".join(arguments))
-    return make_row(cell, [before, after], trl)
+    return make_row(cell, [first, *others], trl)
 
 
 def make_row(cell: Cell, ours: Sequence[Run], trl: Run) -> dict[str, Any]:
@@ -276,7 +278,7 @@ def make_row(cell: Cell, ours: Sequence[Run], trl: Run) -> dict[str, Any]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=MODULE)
     parser.add_argument("--shared", default="0,.3,.5,.7,.9", help="shared fractions")
-    parser.add_argument("--cv", default=".5,0,1", help="coefficients of variation of the lengths")
+    parser.add_argument("--cv", default=".5", help="coefficients of variation of the lengths")
     for name, (default, what) in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--table", default="vs_trl", help="the table of README.md that it writes")

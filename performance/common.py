@@ -172,24 +172,32 @@ def _cell(value: Any) -> str:
 
 
 def write_results(name: str, rows: Sequence[Mapping[str, Any]], command: str) -> None:
-    """results/<name>.csv and .json (with the conditions), and the table in README.md between its marks."""
+    """results/<name>.csv and .json (with the conditions), and the table in README.md."""
     RESULTS.mkdir(exist_ok=True)
-    said = conditions()
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    record = {"command": command, "conditions": said, "rows": list(rows)}
+    record = {"command": command, "conditions": conditions(), "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    where = ", ".join(f"{k} {v}" if k != "machine" else v for k, v in said.items() if k != "date")
-    text = f"`{command}`, {said['date']}: {where}.\n\n{markdown(rows)}"
+    print(show(name))
+
+
+def show(name: str) -> str:
+    """Put a finished measurement between its marks in README.md; returns what stands there."""
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    said = dict(record["conditions"])
+    day, machine = said.pop("date"), said.pop("machine")
+    versions = ", ".join(f"{package} {number}" for package, number in said.items())
+    text = f"`{record['command']}`, {day}: {machine}; {versions}.\n\n{markdown(record['rows'])}"
     readme = HERE / "README.md"
-    marks = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-    old = readme.read_text()
-    new, found = re.subn(marks, lambda m: f"{m[1]}{text}{m[2]}", old, flags=re.DOTALL)
+    marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    new, found = re.subn(
+        marks, lambda m: f"{m[1]}{text}\n{m[2]}", readme.read_text(), flags=re.DOTALL
+    )
     if not found:
         raise ValueError(
-            f"README.md has no place for {name}: add <!-- {name} --> … <!-- /{name} -->"
+            f"README.md has no place for {name}: add <!-- {name} --> and <!-- /{name} -->"
         )
     readme.write_text(new)
-    print(text)
+    return text

@@ -29,7 +29,8 @@ from transformers import AttentionInterface
 from spot.errors import UserError
 
 Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
-WASTE = 1.3  # a block ends where its longest row would pad a shorter one beyond this ratio
+WASTE = 1.3  # a block ends where its longest segment would pad a shorter one beyond this ratio …
+SHORT, SHORT_WASTE = 256, 2.5  # … and up to so many keys beyond this: another block costs more
 
 
 # ---- sdpa: padded blocks -------------------------------------------------------------------------
@@ -108,7 +109,8 @@ def _groups(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         q, k = sizes[i]
         if groups:
             queries, keys = sizes[groups[-1][0]]
-            if keys <= k * WASTE and queries / WASTE <= q <= queries * WASTE:
+            waste = SHORT_WASTE if keys <= SHORT else WASTE
+            if keys <= k * waste and queries / waste <= q <= queries * waste:
                 groups[-1].append(i)
                 continue
         groups.append([i])

@@ -13,8 +13,7 @@ import numpy as np
 
 EditedSpan = tuple[str, int, int, int, int]
 
-PARTS = ("shared", "edited", "after")  # of a response, as `align` tells them apart
-SHARED, EDITED, AFTER, NO_PART = range(4)
+SHARED, EDITED, AFTER, NO_PART = range(4)  # parts of a response, as `align` tells them apart
 
 
 def change_ratio(rejected: Sequence[int], chosen: Sequence[int]) -> float:

@@ -103,7 +103,7 @@ def test_settings(build_model: Any) -> None:
     model, pack = build_model(), make_pack()
 
     def plan(setting: str, gib: float | None = None, tokens: int = 1000) -> int:
-        return plan_layers(setting, model, pack, PLAIN, tokens, gib)
+        return plan_layers(setting, model, lambda: pack, PLAIN, tokens, gib)
 
     assert [plan(s) for s in ("none", "all", "1", "7", "auto")] == [0, 2, 1, 2, 0]
     found = memory.measure(model, pack, PLAIN)

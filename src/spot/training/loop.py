@@ -32,7 +32,7 @@ from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.losses import Method
 from spot.training.memory import checkpoint_layers, plan_layers
 from spot.training.module import PairModule
-from spot.training.packing import PackingSettings, PairTokens, build_pack, fitting, plan_steps
+from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack, fitting, plan_steps
 from spot.training.precision import DTYPES
 from spot.training.reference import model_identity, pairs_digest, reference_scores
 from spot.training.saving import Checkpoints, MetricsTable, save_model
@@ -204,10 +204,13 @@ def _checkpoint(
 
     auto measures on a pair of about a thousand tokens: enough to drown what does not grow with them.
     """
-    sample = min(pairs, key=lambda pair: abs(pair.tokens(packing) - 1024))
-    pack = build_pack([sample], packing).to(model.device)
+
+    def sample() -> Pack:
+        pair = min(pairs, key=lambda pair: abs(pair.tokens(packing) - 1024))
+        return build_pack([pair], packing).to(model.device)
+
     setting, budget = hardware.checkpoint_layers, packing.token_budget
-    count = plan_layers(setting, model, pack, kernels, budget, hardware.memory_gib)
+    count = plan_layers(setting, model, sample, kernels, budget, hardware.memory_gib)
     checkpoint_layers(model, count)
     return count
 

@@ -7,6 +7,7 @@ work for it. Layers carry their own flag, so k of them can be checkpointed: the 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -134,11 +135,16 @@ def device_bytes(model: Any) -> float:
 
 
 def plan_layers(
-    setting: str, model: Any, pack: Pack, kernels: Kernels, token_budget: int, gib: float | None
+    setting: str,
+    model: Any,
+    sample: Callable[[], Pack],
+    kernels: Kernels,
+    token_budget: int,
+    gib: float | None,
 ) -> int:
     """How many layers `hardware.checkpoint_layers` means: all, none, a number, or auto.
 
-    auto: measured on `pack`, for packs of `token_budget` tokens, within `gib` (null: the device's).
+    auto: measured on `sample()`, for packs of `token_budget` tokens, within `gib` (null: the device's).
     """
     layers = len(layers_of(model))
     if setting in ("none", "all"):
@@ -147,7 +153,9 @@ def plan_layers(
         return min(int(setting), layers)
     memory = gib * 2**30 if gib else RESERVE * device_bytes(model)
     standing = standing_bytes(model) + head_bytes(model)
-    count = fewest_layers(measure(model, pack, kernels), layers, token_budget, memory - standing)
+    count = fewest_layers(
+        measure(model, sample(), kernels), layers, token_budget, memory - standing
+    )
     if count is None:
         taken = f"weights, gradients and optimiser take {standing / 2**30:.3g} GiB"
         advice = "take a smaller model" if standing > memory else "lower hardware.tokens_per_pack"

@@ -1,0 +1,56 @@
+"""What a benchmark is made of: questions, how they are posed, and what a response is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spot.records import Question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response to grade. `response` begins after the reasoning block, if there was one."""
+
+    question: Question  # as it was posed in this trial
+    response: str
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a response is worth. `reason` says in a few words why it is not correct.
+
+    `verdict` is one of spot.records: correct, wrong, truncated, unparseable. `details` are the
+    family's own findings (JSON values), kept with the score.
+    """
+
+    correct: bool
+    verdict: str
+    extracted: str | None = None
+    reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RowError(ValueError):
+    """A row of a data set that is no question of this family; says which field and why."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How benchmarks of one kind are read, posed and graded. Every part is a function without state.
+
+    read: (a row of the data set, an id for rows that bring none) → its question, whose `text` is the
+        bare problem and whose `meta` holds what posing and grading need. Raises RowError.
+    pose: (question, seed, prompt template) → the question as asked in one trial: `text` is what the
+        model is told, `answer` the truth of this trial, `meta` also what the record keeps of it.
+    grade: responses → what they are worth, in order.
+    trivial: (questions) → share in [0, 1] that the best answer given without reading scores, and
+        what that answer is.
+    """
+
+    read: Callable[[Mapping[str, Any], str], Question]
+    pose: Callable[[Question, int, str], Question]
+    grade: Callable[[Sequence[Answer]], list[Grade]]
+    trivial: Callable[[Sequence[Question]], tuple[float, str]]

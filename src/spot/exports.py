@@ -19,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from spot import policy, stages, store
 from spot.config import Config, from_plain
 from spot.errors import UserError
-from spot.evaluation.statistics import summarise
+from spot.evaluation.statistics import by_benchmark, summarise
 from spot.files import write_aside
-from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, by_benchmark, load
+from spot.records import Score
+from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.run import Run
 
 EXPORTS = "exports"  # folder of the trained product
@@ -91,7 +92,7 @@ def existing(folder: Path) -> store.Product:
 
 def _rows(step: int, folder: Path, run: FinishedRun) -> Iterator[Mapping[str, Any]]:
     """The rows of one evaluation, benchmarks in the order of the configuration."""
-    scores = by_benchmark(folder)
+    scores = by_benchmark(store.read_rows(folder, Score))
     for name in run.record["config"]["benchmarks"]["tasks"]:
         summary = summarise(scores[name])
         accuracy = summary.accuracy

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from spot import exports, report, stages, store
 from spot.compose import compose
 from spot.errors import UserError
-from spot.evaluation.statistics import summarise
+from spot.evaluation.statistics import by_benchmark, summarise
 from spot.policy import SHIPPED, Policy
-from spot.records import Attempt
-from spot.report.load import by_benchmark
+from spot.records import Attempt, Score
 from spot.run import Run
 from tests.unit.test_report import make_run
 
@@ -96,7 +95,9 @@ def test_every_export_is_scored_between_the_base_and_the_trained(run, workplace,
     assert steps[4] != steps[0]  # noise makes mistakes
     record = json.loads((run / "run.json").read_text())
     for step, name in ((0, "base_scores"), (LAST, "scores")):
-        for benchmark, rows in by_benchmark(run / record["products"][name]).items():
+        for benchmark, rows in by_benchmark(
+            store.read_rows(run / record["products"][name], Score)
+        ).items():
             accuracy, row = summarise(rows).accuracy, steps[step][benchmark]
             assert float(row["accuracy"]) == pytest.approx(accuracy.value, abs=0.01)
             assert [float(row["low"]), float(row["high"])] == pytest.approx(

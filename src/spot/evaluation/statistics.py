@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +18,22 @@ from scipy import stats
 from spot.records import TRUNCATED, UNPARSEABLE, Score
 
 CONFIDENCE = 0.95
+FEW = 5  # right or wrong answers below which t is not trusted
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% interval, from `questions` questions and `seeds` training seeds."""
+    """A value with its 95% interval, from `questions` questions and `seeds` training seeds.
+
+    p: of a difference, how probable one so far from 0 is if there is none (two-sided).
+    """
 
     value: float
     low: float
     high: float
     questions: int
     seeds: int = 1
+    p: float = math.nan
 
     @property
     def excludes_zero(self) -> bool:
@@ -45,6 +50,14 @@ class Summary:
     unparseable: float
     truncated: float
     mean_tokens: float
+
+
+def by_benchmark(scores: Iterable[Score]) -> dict[str, list[Score]]:
+    """Scores by benchmark, in the order of first appearance."""
+    result: dict[str, list[Score]] = defaultdict(list)
+    for score in scores:
+        result[score.benchmark].append(score)
+    return dict(result)
 
 
 def question_means(scores: Sequence[Score]) -> dict[str, float]:
@@ -76,19 +89,61 @@ def mean_interval(
 ) -> Estimate:
     """SE = sqrt(Σ(s_i − s̄)² / (n(n−1))), t interval with n − 1 degrees of freedom.
 
-    Constant values have no spread to go by: their interval reaches as far as Clopper–Pearson allows
-    for n questions none of which differed.
+    At the edges t promises too much. Constant values have no spread to go by: their interval reaches
+    as far as Clopper–Pearson allows for n questions none of which differed. Where all values are one
+    bound or the other and fewer than 5 are of one kind, the interval is Clopper–Pearson's.
     """
     array = np.asarray(values, dtype=float)
     n, mean = len(array), float(np.mean(array))
     if n < 2:
         return Estimate(mean, *bounds, n)
+    hits = int((array == bounds[1]).sum())
+    binary = bool(np.isin(array, bounds).all())
     if np.ptp(array) == 0:
-        reach = 100 * (1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
-        half = reach
+        low, high = mean - _unseen(n), mean + _unseen(n)
+    elif binary and min(hits, n - hits) < FEW:
+        shares = clopper_pearson(hits, n)
+        low, high = (bounds[0] + share * (bounds[1] - bounds[0]) for share in shares)
     else:
         half = _t(n - 1) * float(np.std(array, ddof=1)) / math.sqrt(n)
-    return Estimate(mean, max(bounds[0], mean - half), min(bounds[1], mean + half), n)
+        low, high = mean - half, mean + half
+    return Estimate(mean, max(bounds[0], low), min(bounds[1], high), n)
+
+
+def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
+    """The exact 95% interval of a share, from `hits` in `n`; both ends in [0, 1]."""
+    tail = (1 - CONFIDENCE) / 2
+    low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    return low, high
+
+
+def macro(values: Sequence[Sequence[float]]) -> Estimate:
+    """The mean over benchmarks of their means, from the question means of each: SE = sqrt(ΣSE²)/B."""
+    e = crossed([np.asarray([of], dtype=float) for of in values])
+    return Estimate(e.value, max(0.0, e.low), min(100.0, e.high), e.questions)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 4000) -> tuple[float, float]:
+    """A 95% percentile interval of the mean from resampled questions: a check on `mean_interval`.
+
+    It assumes no distribution, and is too narrow for few questions.
+    """
+    array = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = [float(rng.choice(array, len(array)).mean()) for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p value corrected for all of them (Holm 1979): below .05 it holds among so many looks."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def paired(
@@ -124,25 +179,32 @@ def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:
     questions = sum(table.shape[1] for table in tables)
     seeds = tables[0].shape[0]
     if all(np.ptp(table) == 0 for table in tables):
-        single = mean_interval([value] * questions)
-        return Estimate(value, single.low, single.high, questions, seeds)
+        reach = _unseen(questions)
+        p = min(1.0, 2 * 0.5**questions) if value else 1.0  # the sign test's
+        return Estimate(value, value - reach, value + reach, questions, seeds, p)
     by_question = sum(_variance(t.mean(axis=0)) / t.shape[1] for t in tables) / count**2
     freedom_q = min(t.shape[1] for t in tables) - 1
     if freedom_q < 1:  # one question says nothing of others
-        return Estimate(value, -100.0, 100.0, questions, seeds)
-    if seeds == 1:
-        half = _t(freedom_q) * math.sqrt(by_question)
-        return Estimate(value, value - half, value + half, questions, 1)
+        return Estimate(value, -100.0, 100.0, questions, seeds, 1.0)
     by_seed = _variance(np.mean([t.mean(axis=1) for t in tables], axis=0)) / seeds
     rest = sum(_residual(t) / t.size for t in tables) / count**2
     explained = by_question + by_seed
-    if explained == 0:  # all of the spread is what neither explains
-        half = _t(freedom_q) * math.sqrt(rest)
-        return Estimate(value, value - half, value + half, questions, seeds)
-    total = max(explained - rest, by_question, by_seed)
-    freedom = explained**2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
-    half = _t(freedom) * math.sqrt(total)
-    return Estimate(value, value - half, value + half, questions, seeds)
+    if seeds == 1:
+        variance, freedom = by_question, float(freedom_q)
+    elif explained == 0:  # all of the spread is what neither explains
+        variance, freedom = rest, float(freedom_q)
+    else:
+        variance = max(explained - rest, by_question, by_seed)
+        freedom = explained**2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
+    error = math.sqrt(variance)
+    half = _t(freedom) * error
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return Estimate(value, value - half, value + half, questions, seeds, p)
+
+
+def _unseen(n: int) -> float:
+    """Percent points by which a mean may be off when none of n questions differed (Clopper–Pearson)."""
+    return 100 * clopper_pearson(0, n)[1]
 
 
 def _variance(values: NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from spot import store
 from spot.errors import UserError
-from spot.evaluation.statistics import question_means
+from spot.evaluation.statistics import by_benchmark, question_means
 from spot.records import Pair, Score
 
 RUN_FILE = "run.json"
@@ -52,11 +52,11 @@ class FinishedRun:
 
     @cached_property
     def scores(self) -> dict[str, list[Score]]:
-        return by_benchmark(self.product("scores"))
+        return by_benchmark(store.read_rows(self.product("scores"), Score))
 
     @cached_property
     def base_scores(self) -> dict[str, list[Score]]:
-        return by_benchmark(self.product("base_scores"))
+        return by_benchmark(store.read_rows(self.product("base_scores"), Score))
 
     @cached_property
     def means(self) -> dict[str, dict[str, float]]:
@@ -98,14 +98,6 @@ class FinishedRun:
 
     def pairs(self, name: str = "pairs") -> list[Pair]:
         return store.read_rows(self.product(name), Pair)
-
-
-def by_benchmark(folder: Path) -> dict[str, list[Score]]:
-    """Scores of an evaluation by benchmark, in the order of first appearance."""
-    result: dict[str, list[Score]] = defaultdict(list)
-    for row in store.read_rows(folder, Score):
-        result[row.benchmark].append(row)
-    return dict(result)
 
 
 def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:

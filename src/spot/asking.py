@@ -10,12 +10,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import chat, store, unpack
+from spot import answering, chat, store
+from spot import policy as weights
 from spot.config import PAID, Config
 from spot.errors import UserError
 from spot.oracle import batch, engine, money, own
@@ -47,7 +49,7 @@ def _sent(config: Config) -> dict[str, Any]:
     """What decides a reply besides its prompt."""
     oracle = config.oracle
     if oracle.kind == "self":
-        generation = unpack.generation_settings(config)
+        generation = answering.settings(config, config.generator)
         return {"kind": oracle.kind, "seed": oracle.seed, "generation": generation}
     names = ["kind", "model", "base_url", "temperature", "max_tokens"]
     names += ["thinking_budget", "thinking_level", "effort", "extra"]
@@ -70,7 +72,7 @@ class Asking:
     config: Config
     mode: str  # rectified | direct
     verifier: Verifier
-    policy_folder: Path
+    student: weights.Policy
     journal: Path
     target: int | None  # verified corrections that are enough
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -110,11 +112,12 @@ class Asking:
         return ", ".join(said)
 
     def _own(self, tasks: list[Task], have: int) -> Iterator[Result]:
-        generator = unpack.generator(self.config, self.policy_folder)
+        who = self.config.generator
         desk = self._desk(money.FREE)
         policy = Policy(reask=self.config.oracle.reask, target=self.target, have=have)
-        sampling, seed = unpack.sampling(self.config), self.config.oracle.seed
-        return own.rectify(tasks, generator, sampling, desk, policy, seed)
+        with closing(answering.generator(self.config, who, self.student)) as generator:
+            itself = own.Itself(generator, answering.sampling(who), self.config.oracle.seed)
+            yield from own.rectify(tasks, itself, desk, policy)
 
     def _paid(self, tasks: list[Task], have: int) -> Iterator[Result]:
         oracle = self.config.oracle
@@ -188,7 +191,7 @@ class Asking:
         from transformers import AutoTokenizer
 
         oracle = self.config.oracle
-        tokenizer = AutoTokenizer.from_pretrained(self.policy_folder)
+        tokenizer = AutoTokenizer.from_pretrained(self.student.folder)
         judge = Judge(
             self.verifier,
             self.config.data.answer_format,

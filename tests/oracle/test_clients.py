@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from spot import web
 from spot.errors import UserError
-from spot.oracle import wire
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.types import Reply, RetryableError, Usage
@@ -329,7 +329,7 @@ def test_options_that_contradict_each_other_are_refused_at_once(server: Server) 
 )
 def test_retry_after_is_read_in_each_of_its_forms(value: str, seconds: float | None) -> None:
     noon = datetime.datetime(2025, 11, 7, 12, tzinfo=datetime.UTC)
-    assert wire.retry_after({"Retry-After": value}, noon) == seconds
+    assert web.retry_after({"Retry-After": value}, noon) == seconds
 
 
 def test_a_misspelt_fault_is_no_quiet_day() -> None:

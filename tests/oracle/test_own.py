@@ -30,11 +30,11 @@ class Student:
         self.rounds: list[list[Request]] = []
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, done: Collection[str] = ()
+        self, requests: Sequence[Request], done: Collection[str] = ()
     ) -> Iterator[Completion]:
         self.rounds.append(list(requests))
         for request in reversed(requests):  # in any order
-            number = int(world.item(request.question))
+            number = int(world.item(request.messages[0]["content"]))
             again = len(self.rounds) > 1
             text = (
                 world.corrected(number)
@@ -42,7 +42,14 @@ class Student:
                 else world.wrong_response(number)
             )
             finish = LENGTH if number == 5 else STOP
-            yield Completion(request.key, world.marked(text), (1, 2, 3), finish, 50)
+            yield Completion(request.key, world.marked(text), (1, 2, 3), finish, 50, 3, "student")
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def itself(student: Student, seed: int) -> own.Itself:
+    return own.Itself(student, SAMPLING, seed)
 
 
 def desk(verifier: Verifier) -> Desk:
@@ -53,7 +60,7 @@ def test_whoever_was_wrong_is_asked_again_in_the_next_round() -> None:
     student = Student()
     tasks = [world.task(number) for number in range(8)]
     with Verifier() as verifier:
-        results = list(own.rectify(tasks, student, SAMPLING, desk(verifier), Policy(reask=1), 0))
+        results = list(own.rectify(tasks, itself(student, 0), desk(verifier), Policy(reask=1)))
     assert [len(requests) for requests in student.rounds] == [8, 4]
     outcomes = {result.task.id: result.outcome for result in results}
     assert outcomes == {f"q{n}/0": "truncated" if n == 5 else "ok" for n in range(8)}
@@ -69,11 +76,11 @@ def test_a_task_says_the_same_whatever_it_is_asked_with() -> None:
     """Seeds belong to the task and the try, so that a resumed run equals an uninterrupted one."""
     alone, together = Student(), Student()
     with Verifier() as verifier:
-        list(own.rectify([world.task(4)], alone, SAMPLING, desk(verifier), Policy(), 3))
+        list(own.rectify([world.task(4)], itself(alone, 3), desk(verifier), Policy()))
         tasks = [world.task(number) for number in range(8)]
-        list(own.rectify(tasks, together, SAMPLING, desk(verifier), Policy(), 3))
+        list(own.rectify(tasks, itself(together, 3), desk(verifier), Policy()))
         other = Student()
-        list(own.rectify([world.task(4)], other, SAMPLING, desk(verifier), Policy(), 4))
+        list(own.rectify([world.task(4)], itself(other, 4), desk(verifier), Policy()))
     (mine,) = alone.rounds[0]
     assert mine in together.rounds[0]
     assert other.rounds[0][0].seed != mine.seed
@@ -83,7 +90,7 @@ def test_enough_is_enough() -> None:
     tasks = [world.task(number) for number in range(0, 40, 2)]
     with Verifier() as verifier:
         policy = Policy(target=7, have=2)
-        results = list(own.rectify(tasks, Student(), SAMPLING, desk(verifier), policy, 0))
+        results = list(own.rectify(tasks, itself(Student(), 0), desk(verifier), policy))
     assert len(results) == 5
 
 

@@ -19,8 +19,9 @@ from spot.oracle.engine import blocking, rectify
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
-from spot.oracle.secrets import Key, check_key_name, read_key
+from spot.oracle.secrets import read_key
 from spot.oracle.types import Limits, RetryableError, Task
+from spot.web import Key, check_key_name
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
 from tests.oracle.server import BROKEN, REFUSALS, ROOT, Plan, Server, serving

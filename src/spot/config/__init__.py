@@ -15,15 +15,14 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from spot.config.benchmarks import BenchmarkConfig, BenchmarksConfig
+from spot.config.generator import GeneratorConfig
 from spot.config.groups import (
     ARMS,
     LOSSES,
     NEEDS_REJECTED,
     SFT_LIKE,
-    BenchmarkConfig,
-    BenchmarksConfig,
     DataConfig,
-    GeneratorConfig,
     LoggerConfig,
     LossConfig,
     ModelConfig,
@@ -73,6 +72,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    evaluator: GeneratorConfig | None = None  # who answers benchmarks; null: the generator
     loss: LossConfig = MISSING
     hardware: HardwareConfig = MISSING
     benchmarks: BenchmarksConfig = MISSING
@@ -134,15 +134,20 @@ def check_combination(config: Config, until: str | None = None) -> None:
             "save.dtype=fp32 needs hardware.precision=fp32: weights of bf16 have no more digits to save."
         )
     learns_from_data = model.path is None and model.pretrain and model.pretrain.corpus == "data"
-    if learns_from_data and not (data.source == "jsonl" and data.fields.response):
+    if learns_from_data and not data.fields.response:
         raise UserError(
             f"model={model.name} learns from the responses in the data: give data=jsonl with "
             "data.fields.response=<field>, or choose another model."
         )
-    if config.data.source == "arithmetic" and config.data.questions is None:
+    if config.data.source in ("arithmetic", "code_tasks") and config.data.questions is None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
-    if until in ("elicit", "pretrain"):
+    if until in ("elicit", "pretrain", "evaluate"):
         return
+    if until is None and (config.evaluator or config.generator).kind == "openai":
+        raise UserError(
+            "generator=openai answers with the weights its servers have, never with the trained ones: "
+            "choose who evaluates, generator@evaluator=vllm, or stop before, spot elicit."
+        )
     if data.arm == "direct" and oracle.kind == "human":
         raise UserError(
             "oracle=human only corrects: data.arm=direct needs an Oracle that answers (oracle=rule)."

@@ -19,6 +19,7 @@ ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a fi
     "spot_bco": ("bco", "rectified"),
 }
 LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
+SOURCES = ("arithmetic", "jsonl", "hub", "dapo", "code_tasks")
 DATA_ARMS = ("rectified", "direct", "self")
 NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
 SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
@@ -99,8 +100,12 @@ class FieldsConfig:
 class DataConfig:
     """Where questions come from, and which pairs are trained on."""
 
-    source: str = "arithmetic"  # arithmetic | jsonl
-    path: str | None = None
+    source: str = "arithmetic"  # SOURCES
+    dataset: str | None = None  # hub id, for hub and dapo
+    subset: str | None = None  # its configuration, where it has several
+    split: str = "train"
+    revision: str | None = None  # commit of the hub
+    path: str | None = None  # a local file or folder instead of the hub; required for jsonl
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     answer_format: str = "boxed"  # boxed | last | json
     questions: int | None = None  # how many to ask; null: all of a file
@@ -112,11 +117,15 @@ class DataConfig:
     held_out: int = 64  # wrong attempts kept out of training, for the reward curves of every arm
     share_prefix: bool = True
     on_bad_row: str = "error"  # error | drop (and count)
+    prompt: str | None = (
+        None  # template around a problem: a name or a file; null: the problem alone
+    )
+    decontaminate: bool = False  # drop what the run's benchmarks ask as well
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("arithmetic", "jsonl"))
+        one_of("data.source", self.source, SOURCES)
         one_of("data.arm", self.arm, DATA_ARMS)
-        one_of("data.answer_format", self.answer_format, ("boxed", "last", "json"))
+        one_of("data.answer_format", self.answer_format, ("boxed", "last", "json", "code"))
         one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
         in_range("data.gamma", self.gamma, 0, 1)
         in_range("data.questions", self.questions, 1)
@@ -125,26 +134,10 @@ class DataConfig:
         in_range("data.held_out", self.held_out, 1)
         if self.source == "jsonl" and not self.path:
             raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
-
-
-@dataclass
-class GeneratorConfig:
-    """Who answers, in elicitation and evaluation alike (T 0.7, top-p 0.8, top-k 20: paper and scripts)."""
-
-    kind: str = "transformers"
-    temperature: float = 0.7
-    top_p: float = 0.8
-    top_k: int = 20
-    max_new_tokens: int = 32768
-    batch: int = 256
-
-    def __post_init__(self) -> None:
-        one_of("generator.kind", self.kind, ("transformers",))
-        in_range("generator.temperature", self.temperature, 0)
-        in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
-        in_range("generator.top_k", self.top_k, 0)
-        in_range("generator.max_new_tokens", self.max_new_tokens, 1)
-        in_range("generator.batch", self.batch, 1)
+        if self.source in ("hub", "dapo") and not (self.dataset or self.path):
+            raise UserError(
+                "data.dataset is missing: name a data set of the hub, or a local data.path=<file>."
+            )
 
 
 @dataclass
@@ -192,32 +185,6 @@ class LossConfig:
         in_range("loss.adam_beta1", self.adam_beta1, 0, 0.9999)
         in_range("loss.adam_beta2", self.adam_beta2, 0, 0.99999)
         in_range("loss.clip", self.clip, 0, open_low=True)
-
-
-@dataclass
-class BenchmarkConfig:
-    """One benchmark: its questions and how often each is asked."""
-
-    family: str = "arithmetic"  # arithmetic | data (the run's own held-out questions)
-    name: str = MISSING
-    domain: str = "in_domain"  # in_domain | ood | general
-    questions: int = 200
-    trials: int = 2
-
-    def __post_init__(self) -> None:
-        one_of("benchmark.family", self.family, ("arithmetic", "data"))
-        one_of("benchmark.domain", self.domain, ("in_domain", "ood", "general"))
-        in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
-        in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
-
-
-@dataclass
-class BenchmarksConfig:
-    """What is measured before and after."""
-
-    name: str = MISSING
-    seed: int = 1000  # of questions and samples: not moved by `seed`
-    tasks: dict[str, BenchmarkConfig] = field(default_factory=dict)
 
 
 @dataclass

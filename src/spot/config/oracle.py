@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spot.errors import UserError, in_range, one_of
-from spot.oracle.secrets import check_key_name
+from spot.web import check_key_name
 
 PAID = ("gemini", "openai")  # ask a server; so does `self`, its own
 ASKED = (*PAID, "self")

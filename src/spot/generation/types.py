@@ -6,18 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spot.chat import Message
+
 STOP = "stop"
 LENGTH = "length"
 PROMPT_TOO_LONG = "prompt_too_long"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One response to one question; `seed` alone decides what is sampled for it."""
-
-    key: str
-    question: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -31,11 +24,29 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """A response. `token_ids` are what was generated, without the end-of-sequence token.
+class Request:
+    """One response to one question; `seed` alone decides what is sampled for it."""
 
-    `finish_reason` is stop (the model ended it), length (cut off: no answer to be trusted) or
-    prompt_too_long (the prompt leaves no room in the model's context; nothing was generated).
+    question_id: str
+    trial: int
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Names the row that is made of it."""
+        return f"{self.question_id}#{self.trial}"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response to the request `key`, from the model that calls itself `model`.
+
+    `token_ids` are what was generated, without the end-of-sequence token; empty where a server does
+    not tell them. `tokens` is their number, told or not. `finish_reason` is stop (the model ended
+    it), length (cut off: no answer to be trusted) or prompt_too_long (the prompt leaves no room in
+    the model's context; nothing was sent or generated).
     """
 
     key: str
@@ -43,11 +54,17 @@ class Completion:
     token_ids: tuple[int, ...]
     finish_reason: str
     prompt_tokens: int
+    tokens: int
+    model: str
 
 
 class Generator(Protocol):
-    """Answers requests; yields them in any order, without those whose key is in `done`."""
+    """Answers requests; `close` ends what it started and frees what it holds."""
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, done: Collection[str] = ()
-    ) -> Iterator[Completion]: ...
+        self, requests: Sequence[Request], done: Collection[str] = ()
+    ) -> Iterator[Completion]:
+        """Completions in any order, as they finish, without those whose key is in `done`."""
+        ...
+
+    def close(self) -> None: ...

@@ -113,7 +113,9 @@ class Judge:
         measured = self._measured(attempt, chosen)
         verdict, extracted = self.verifier.verdict(chosen, task.answer, "stop", self.answer_format)
         if verdict != CORRECT:
-            outcome, reason = _against(verdict, extracted, whole=_is_whole(text))
+            outcome, reason = _against(
+                verdict, extracted, self.answer_format, whole=_is_whole(text)
+            )
             return Judgement(outcome, "", extracted, reason, measured)
         if (said := _comment(chosen, attempt + task.question)) is not None:
             return Judgement(
@@ -143,12 +145,16 @@ _UNUSUAL = {
 }
 
 
-def _against(verdict: str, extracted: str | None, *, whole: bool) -> tuple[str, str]:
+def _against(
+    verdict: str, extracted: str | None, answer_format: str, *, whole: bool
+) -> tuple[str, str]:
     """Outcome and reason of an answer that was not verified."""
     if extracted is None and not whole:
         return TRUNCATED, "it stopped before the final answer and the closing marker"
     if extracted is None:
         return UNPARSEABLE, "it has no final answer in the form that was asked for"
+    if answer_format == "code":
+        return WRONG, "its program fails a hidden test"
     line = " ".join(extracted.split())
     short = line if len(line) <= 100 else f"{line[:100]}…"
     if verdict == UNPARSEABLE:

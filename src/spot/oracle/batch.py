@@ -27,8 +27,8 @@ from spot.oracle.desk import (
     over_budget,
 )
 from spot.oracle.journal import Journal, Paid, Request
-from spot.oracle.limits import backoff
 from spot.oracle.types import BatchClient, Job, Reply, Result, RetryableError, Task
+from spot.web import backoff
 
 T = TypeVar("T")
 # (tasks, verified rows there are) → their results, asked one by one

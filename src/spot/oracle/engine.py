@@ -24,8 +24,9 @@ from spot.oracle.desk import (
     over_budget,
 )
 from spot.oracle.journal import Journal, Paid, Request
-from spot.oracle.limits import LONGEST_PATIENCE, Pace, backoff
+from spot.oracle.limits import LONGEST_PATIENCE, Pace
 from spot.oracle.types import Client, Limits, Reply, Result, RetryableError, Task
+from spot.web import backoff
 
 CHARACTERS_PER_TOKEN = 4.0  # a guess that is corrected by what the server counts
 SPARE = 1.25  # workers for each slot at the server

@@ -13,6 +13,7 @@ from typing import Any
 from google import genai
 from google.genai import errors, types
 
+from spot import web
 from spot.errors import UserError, one_of
 from spot.oracle import wire
 from spot.oracle.secrets import read_key
@@ -70,7 +71,7 @@ class GeminiClient:
         thinking_level: str | None = None,
         timeout: float = 600.0,
     ) -> None:
-        wire.check_url("oracle.base_url", base_url)
+        web.check_url("oracle.base_url", base_url)
         self.model, self.timeout = model, timeout
         self._key = read_key(*key_names)
         self._config = types.GenerateContentConfig(
@@ -183,7 +184,7 @@ class GeminiClient:
                 f"Today's quota of oracle.model={self.model} is used up: run the same command tomorrow."
             )
         headers = getattr(error.response, "headers", None) or {}
-        after = wire.retry_after(headers)
+        after = web.retry_after(headers)
         return wire.status_failure(
             error.code,
             self._key.hide(str(error.message)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,8 @@ class HumanOracle:
 
     A row of the file names what it corrects in `id_field` or `question_field`. Rows without a
     solution correct nothing. Calculator annotations are taken out of a solution, unless the attempt
-    is written with them too: a correction keeps the student's style.
+    is written with them too: a correction keeps the student's style. said: how a question of the file
+    was put to the student.
     """
 
     name = "human"
@@ -52,6 +53,7 @@ class HumanOracle:
         solution_field: str = "solution",
         id_field: str | None = "id",
         question_field: str | None = "question",
+        said: Callable[[str], str] = str,
     ) -> None:
         self._by_id: dict[str, str] = {}
         self._by_question: dict[str, str] = {}
@@ -67,7 +69,8 @@ class HumanOracle:
                 if not isinstance(key, (str, int)):
                     continue
                 first = lines.setdefault((str(field), str(key)), number)
-                if table.setdefault(str(key), solution) != solution:
+                name = said(str(key)) if table is self._by_question else str(key)
+                if table.setdefault(name, solution) != solution:
                     raise UserError(
                         f"{path}, lines {first} and {number}: two solutions for the same {field}; "
                         "keep one."

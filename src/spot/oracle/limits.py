@@ -1,11 +1,9 @@
-"""How fast an Oracle may be asked, and how long to wait after it failed."""
+"""How fast an Oracle may be asked, and how long it is waited for."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
-LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
 LONGEST_PATIENCE = 900.0  # seconds; a server that asks for more is out of quota: the run stops
 
 
@@ -31,14 +29,3 @@ class Pace:
         """It turned out to be `amount` more (or, below 0, less) than was reserved."""
         if self.per_minute is not None:
             self.free_at += 60.0 * amount / self.per_minute
-
-
-def backoff(failures: int, after: float | None, draw: random.Random) -> float:
-    """Seconds to wait after so many failures in a row: 1, 2, 4 … up to 60, less up to a half by chance.
-
-    Never less than `after`, which the server asked for, plus up to a tenth: those who were sent away
-    together must not come back together.
-    """
-    longest = min(LONGEST_BACKOFF, 2.0 ** (failures - 1))
-    own = longest * draw.uniform(0.5, 1.0)
-    return own if after is None else max(own, after * draw.uniform(1.0, 1.1))

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from spot import web
 from spot.errors import UserError
 from spot.oracle import wire
 from spot.oracle.secrets import NO_KEY, read_key
@@ -41,7 +42,7 @@ class OpenAIClient:
         extra: Mapping[str, Any] | None = None,
         timeout: float = 600.0,
     ) -> None:
-        wire.check_url("oracle.base_url", base_url)
+        web.check_url("oracle.base_url", base_url)
         self.model, self.timeout = model, timeout
         self._key = read_key(key_name) if key_name else NO_KEY
         settings = {
@@ -91,7 +92,7 @@ class OpenAIClient:
             words,
             model=self.model,
             key=self._key.name,
-            after=wire.retry_after(error.response.headers),
+            after=web.retry_after(error.response.headers),
         )
 
 

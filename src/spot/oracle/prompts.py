@@ -8,6 +8,7 @@ that itself says `{answer}` stays as it is.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ ENDINGS = {  # what the final answer must look like to be found again, by data.a
     "boxed": r"`Therefore, the final answer is: $\boxed{ANSWER}$.`",
     "last": "`#### ANSWER`",
     "json": '`{"answer": "ANSWER"}`',
+    "code": "one fenced block of Python (```python) that holds the whole function",
 }
 _NAME = re.compile(r"\{(question|response|answer|ending|previous|reason)\}")
 _NOTHING = "(It was empty.)"
@@ -70,7 +72,7 @@ class Prompts:
             {
                 "question": task.question,
                 "response": task.response,
-                "answer": task.answer,
+                "answer": _shown(task.answer, self.answer_format),
                 "ending": ENDINGS[self.answer_format],
             }
         )
@@ -84,6 +86,11 @@ class Prompts:
         """SHA-256 of all that is said, but for the tasks: part of the product's key."""
         said = [self.first.name, self.first.text, self.again.text, ENDINGS[self.answer_format]]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()
+
+
+def _shown(answer: str, answer_format: str) -> str:
+    """The truth as the Oracle sees it: of a program the reference, never the tests it must pass."""
+    return str(json.loads(answer)["reference"]) if answer_format == "code" else answer
 
 
 def prompts(

@@ -7,16 +7,13 @@ behind our back.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import email.utils
 import json
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 
+from spot import web
 from spot.errors import UserError
 from spot.oracle.types import OTHER, Reply, RetryableError, Usage
 
@@ -24,11 +21,6 @@ T = TypeVar("T")
 
 # Of a gateway: the server behind it may finish the work, and charge for it.
 _GAVE_UP = (408, 502, 504)
-_LONGEST_REASON = 300  # characters of a server's words
-_TOO_LONG = re.compile(
-    r"context.?(length|size|window)|maximum (number of tokens|model length)|prompt is too long",
-    re.I,
-)
 
 
 class UnreadableError(ValueError):
@@ -80,8 +72,8 @@ def status_failure(
 
     words: the server's, without the key; key: the variable it was read from; after: seconds to wait.
     """
-    words = " ".join(words.split())[:_LONGEST_REASON]
-    if status in (408, 425, 429) or status >= 500:
+    words = web.one_line(words)
+    if web.passes(status):
         return RetryableError(f"status {status}", after, status in _GAVE_UP or status >= 520)
     if status == 401:
         return UserError(f"The Oracle's server does not accept the key in {key}: set another.")
@@ -101,34 +93,9 @@ def status_failure(
 
 def row_refusal(status: int, words: str) -> Reply | None:
     """A reply that says that this prompt is too long for the model; None if that is not the matter."""
-    if status == 413 or (status in (400, 422) and _TOO_LONG.search(words)):
+    if web.says_too_long(status, words):
         return Reply("", OTHER, Usage(), None, "too_long")
     return None
-
-
-def retry_after(headers: Mapping[str, str], now: datetime.datetime | None = None) -> float | None:
-    """Seconds that a server asks to wait: Retry-After as a number or as a date (RFC 9110, 10.2.3)."""
-    value = headers.get("Retry-After", headers.get("retry-after", "")).strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.UTC)
-    return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
-
-
-def check_url(option: str, url: str) -> None:
-    """Refuse an address that is none, or that carries a password, without repeating it."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
-        raise UserError(
-            f"{option} must not carry a key or a password: set an environment variable."
-        )
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"{option}={url} is no address: write it as http://localhost:8000/v1.")
 
 
 def count(value: object) -> int:

@@ -1,0 +1,86 @@
+"""Who answers: the group `generator` → a generator, its sampling, and what of it decides a response."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spot.config import Config, GeneratorConfig
+from spot.policy import Policy
+from spot.unpack import set_threads
+
+if TYPE_CHECKING:
+    from spot.generation import Generator, Sampling
+
+DECIDES = {  # keys besides sampling that can change a response, if only by rounding
+    "transformers": ["batch"],
+    "vllm": ["dtype"],
+    "openai": ["model", "extra"],
+}
+
+
+def evaluator(config: Config) -> GeneratorConfig:
+    """Who answers benchmarks."""
+    return config.evaluator or config.generator
+
+
+def settings(config: Config, who: GeneratorConfig) -> dict[str, Any]:
+    """What decides a response; how many servers there are, and where, does not."""
+    keys = ["kind", "temperature", "top_p", "top_k", "max_new_tokens", *DECIDES[who.kind]]
+    values = asdict(who)
+    return {key: values[key] for key in keys} | {"thinking": config.model.thinking}
+
+
+def sampling(who: GeneratorConfig) -> Sampling:
+    from spot.generation import Sampling
+
+    return Sampling(who.temperature, who.top_p, who.top_k, who.max_new_tokens)
+
+
+def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator:
+    """Whoever `who` describes, answering for `policy`. Servers write to `<output>/servers`."""
+    thinking = config.model.thinking
+    if who.kind == "transformers":
+        from spot.generation import transformers
+
+        set_threads(config.hardware.threads)
+        return transformers.load(
+            policy.folder, batch_size=who.batch, thinking=thinking, name=policy.name
+        )
+    from spot.generation import vllm
+    from spot.generation.folder import check_folder
+    from spot.generation.remote import Pace, RemoteGenerator, Target
+
+    pace = Pace(who.concurrency, who.timeout, who.patience)
+    longest = context_length(policy)
+    if who.kind == "openai":
+        target = Target(who.base_urls, who.model, who.key, who.extra)
+        return RemoteGenerator(target, pace, check_folder(policy.folder), longest, thinking)
+    started = vllm.Settings(
+        executable=who.executable,
+        servers=who.servers,
+        tensor_parallel=who.tensor_parallel,
+        gpus=who.gpus,
+        port=who.port,
+        dtype=who.dtype,
+        arguments=who.arguments,
+        start_seconds=who.start_seconds,
+    )
+    logs = Path(config.output) / "servers"
+    return vllm.load(
+        policy.folder,
+        started,
+        pace,
+        context_length=longest,
+        logs=logs,
+        thinking=thinking,
+        name=policy.name,
+    )
+
+
+def context_length(policy: Policy) -> int:
+    """Tokens of prompt and response that the model can hold."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(policy.folder).max_position_embeddings)

@@ -1,0 +1,59 @@
+"""The groups `benchmark` (one of them) and `benchmarks` (which are measured together)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from spot.errors import UserError, in_range, one_of
+
+FAMILIES = ("arithmetic", "data", "math", "choice", "ifeval", "connect4", "code")
+MADE = ("arithmetic", "connect4", "code")  # families whose questions can be made from a seed
+DOMAINS = ("in_domain", "ood", "general")
+
+
+@dataclass
+class BenchmarkConfig:
+    """One benchmark: where its questions come from, how they are posed, and how often."""
+
+    name: str = MISSING
+    family: str = "arithmetic"  # FAMILIES; data: the run's own held-out questions
+    domain: str = "in_domain"
+    questions: int | None = None  # how many are asked; null: all there are
+    trials: int = 1  # how often each
+    hub: str | None = None  # id of a data set
+    subset: str | None = None  # its configuration, where it has several
+    split: str = "test"
+    revision: str | None = None  # of the hub; null: its main branch
+    path: str | None = None  # a local file of the same fields, instead of the hub
+    fields: dict[str, str] = field(default_factory=dict)  # role → name of the field
+    prompt: str | None = None  # file of a template; null: the family's own
+    parser: str = "tolerant"  # connect4: tolerant | released
+    max_new_tokens: int | None = None  # null: the generator's
+
+    def __post_init__(self) -> None:
+        one_of("benchmark.family", self.family, FAMILIES)
+        one_of("benchmark.domain", self.domain, DOMAINS)
+        one_of("benchmark.parser", self.parser, ("tolerant", "released"))
+        in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
+        in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
+        in_range(f"benchmarks.tasks.{self.name}.max_new_tokens", self.max_new_tokens, 1)
+        if self.family in MADE and not (self.hub or self.path) and self.questions is None:
+            raise UserError(
+                f"benchmarks.tasks.{self.name}.questions is missing: say how many are made."
+            )
+        if self.family not in (*MADE, "data") and not (self.hub or self.path):
+            raise UserError(
+                f"benchmarks.tasks.{self.name} has neither a data set nor a file: give its hub or its path."
+            )
+
+
+@dataclass
+class BenchmarksConfig:
+    """What is measured before and after."""
+
+    name: str = MISSING
+    seed: int = 1000  # of questions and samples: not moved by `seed`
+    folder: str | None = None  # with <benchmark>.jsonl for those of the hub: nothing is fetched
+    tasks: dict[str, BenchmarkConfig] = field(default_factory=dict)

@@ -1,0 +1,60 @@
+"""The group `generator`: who answers, in elicitation and, unless `evaluator` is another, in evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from spot.errors import UserError, in_range, one_of
+
+GENERATORS = ("transformers", "vllm", "openai")
+
+
+@dataclass
+class GeneratorConfig:
+    """Sampling as in the paper and its scripts (T 0.7, top-p 0.8, top-k 20), and who does it."""
+
+    kind: str = (
+        "transformers"  # transformers (this process) | vllm (started) | openai (runs already)
+    )
+    temperature: float = 0.7
+    top_p: float = 0.8
+    top_k: int = 20
+    max_new_tokens: int = 32768
+    batch: int = 256  # transformers: requests answered at once
+    concurrency: int = 256  # requests in flight at each server
+    timeout: float = 7200.0  # seconds for one response
+    patience: float = 600.0  # seconds without any server before the run stops
+    # vllm
+    executable: str = "vllm"
+    servers: int | None = None  # null: one per group of tensor_parallel GPUs; one on a CPU
+    tensor_parallel: int = 1
+    gpus: list[int] | None = None  # null: all that this machine has (or CUDA_VISIBLE_DEVICES names)
+    port: int | None = None  # of the first server; null: free ones
+    dtype: str = "auto"
+    arguments: list[str] = field(default_factory=list)  # more of `vllm serve`
+    start_seconds: float = 900.0  # until a server must be healthy
+    # openai
+    base_urls: list[str] = field(default_factory=list)
+    model: str | None = None  # its name at the servers; null: the only one they have
+    extra: dict[str, Any] = field(default_factory=dict)  # more of a request's body; null: leave out
+    key: str | None = None  # environment variable with the servers' key; null: they want none
+
+    def __post_init__(self) -> None:
+        one_of("generator.kind", self.kind, GENERATORS)
+        in_range("generator.temperature", self.temperature, 0)
+        in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
+        in_range("generator.top_k", self.top_k, 0)
+        for name in ("max_new_tokens", "batch", "concurrency", "servers", "tensor_parallel"):
+            in_range(f"generator.{name}", getattr(self, name), 1)
+        in_range("generator.port", self.port, 1, 65535)
+        for name in ("timeout", "patience", "start_seconds"):
+            in_range(f"generator.{name}", getattr(self, name), 0, open_low=True)
+        one_of("generator.dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
+        if self.kind == "openai" and not self.base_urls:
+            raise UserError(
+                "generator.base_urls is empty: give the servers' addresses, "
+                "generator.base_urls=[http://localhost:8000/v1]."
+            )
+        if self.kind == "vllm" and not self.executable.strip():
+            raise UserError("generator.executable is empty: give the path of vllm.")

@@ -1,0 +1,205 @@
+"""What is said to servers, and what their replies must be: the right model, and prompts read as the
+tokens that training will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spot import web
+from spot.chat import chat_ids
+from spot.errors import UserError
+from spot.generation.http import Endpoint, Reply
+from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
+
+SAMPLES = 3  # prompts whose tokens are compared before a server is asked
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which servers are asked, and for what.
+
+    model: the name it is served by, None for the only one there is; key_name: the environment
+    variable with the key, None for servers that want none; extra: more fields of each request's body,
+    where None leaves out a field that a server does not know.
+    """
+
+    base_urls: Sequence[str]
+    model: str | None = None
+    key_name: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.base_urls:
+            raise UserError("generator.base_urls is empty: name a server.")
+        for url in self.base_urls:
+            web.check_url("generator.base_urls", url)
+        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
+            raise UserError("generator.base_urls names a server twice: name each once.")
+
+
+class Dialogue:
+    """What is said to the servers of one run, and what they have to agree on."""
+
+    def __init__(
+        self,
+        target: Target,
+        tokenizer: Any,
+        context_length: int,
+        thinking: bool,
+        name: str | None,
+        requests: Sequence[Request],
+    ) -> None:
+        self.target, self.tokenizer, self.thinking, self.name = target, tokenizer, thinking, name
+        self.samples = _different(requests)
+        self.model = target.model or ""
+        self.context = context_length
+        self.served: tuple[str, str, int | None] | None = None  # who served what first
+
+    async def greet(self, endpoint: Endpoint) -> None:
+        """Agree on the model, its context and the tokens of prompts. Raises PassingError, UserError."""
+        self._agree(endpoint.url, await endpoint.models())
+        template = self._body({}).get("chat_template_kwargs") or {}
+        for request in self.samples:
+            told = await endpoint.tokenize(self.model, request.messages, template)
+            if told is None:
+                return
+            _check_prompt(endpoint.url, self._ids(request), len(told), told)
+
+    async def ask(self, endpoint: Endpoint, request: Request) -> Completion:
+        """The completion of one request, asked once. Raises PassingError, UserError."""
+        ids, sampling = self._ids(request), request.sampling
+        room = self.context - len(ids)
+        reply = None
+        if room > 0:
+            fields = {
+                "messages": request.messages,
+                "max_tokens": min(sampling.max_new_tokens, room),
+                "seed": request.seed,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or -1,
+            }
+            reply = await endpoint.complete(self._body(fields), request.key)
+        name = self.name or self.model
+        if reply is None:
+            return Completion(request.key, "", (), PROMPT_TOO_LONG, len(ids), 0, name)
+        if reply.model != self.model:
+            raise UserError(
+                f"{endpoint.url} answered as the model {reply.model}, not as {self.model}: "
+                "name the model that is meant."
+            )
+        _check_prompt(endpoint.url, ids, reply.prompt_tokens, reply.prompt_ids)
+        made = _written_ids(reply, self.tokenizer.eos_token_id)
+        return Completion(
+            request.key,
+            _text(reply, made, self.tokenizer),
+            tuple(made or ()),
+            reply.finish,
+            len(ids),
+            _count(reply, made, self.tokenizer),
+            name,
+        )
+
+    def _ids(self, request: Request) -> list[int]:
+        return chat_ids(self.tokenizer, request.messages, thinking=self.thinking)
+
+    def _body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's body. Limits that are off are said: a server's own defaults may be others.
+
+        vLLM takes what is not said from the model's generation_config.json, llama.cpp has top-k 40.
+        """
+        body = {
+            "model": self.model,
+            **fields,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "return_token_ids": True,
+            "chat_template_kwargs": {"enable_thinking": self.thinking},
+            **self.target.extra,
+        }
+        return {key: value for key, value in body.items() if value is not None}
+
+    def _agree(self, url: str, models: Mapping[str, int | None]) -> None:
+        """All servers serve one model with one context length."""
+        there = ", ".join(models) or "no model"
+        wanted = self.target.model or (next(iter(models)) if len(models) == 1 else "")
+        if wanted not in models:
+            instead = f", not {wanted}" if wanted else ""
+            raise UserError(
+                f"{url} serves {there}{instead}: set generator.model to what it serves."
+            )
+        context = models[wanted]
+        first, model, length = self.served = self.served or (url, wanted, context)
+        if (wanted, context) != (model, length):
+            raise UserError(
+                f"{url} serves {wanted} ({context} tokens of context), {first} serves {model} "
+                f"({length}): start all servers with the same model and length."
+            )
+        self.model, self.context = wanted, min(self.context, context or self.context)
+
+
+def _different(requests: Sequence[Request]) -> list[Request]:
+    """The first few whose prompts differ."""
+    found: dict[str, Request] = {}
+    for request in requests:
+        found.setdefault(repr(request.messages), request)
+        if len(found) == SAMPLES:
+            break
+    return list(found.values())
+
+
+def _check_prompt(
+    url: str, ours: Sequence[int], count: int | None, theirs: Sequence[int] | None
+) -> None:
+    """Refuse a server that reads a prompt as other tokens than ours; None is what it does not tell."""
+    if count in (None, len(ours)) and (theirs is None or list(theirs) == ours):
+        return
+    where = ""
+    if theirs is not None and len(theirs) == len(ours):
+        place = next(
+            i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len(set(pair)) > 1
+        )
+        where = f" that differ from token {place} on"
+    raise UserError(
+        f"{url} reads a prompt as {len(theirs) if theirs is not None else count} tokens, here it has "
+        f"{len(ours)}{where}: serve the same tokenizer and chat template, or change model.thinking."
+    )
+
+
+def _written_ids(reply: Reply, eos: int | None) -> list[int] | None:
+    """What was generated, without the token that ended it."""
+    ids = reply.token_ids
+    if ids and reply.finish == STOP:
+        ended_by = reply.stop if isinstance(reply.stop, int) else eos
+        return ids[:-1] if ids[-1] == ended_by else ids
+    return ids
+
+
+def _count(reply: Reply, made: list[int] | None, tokenizer: Any) -> int:
+    """Tokens of a response, without the one that ended it."""
+    if made is not None:
+        return len(made)
+    if reply.tokens is None:
+        written = (reply.reasoning or "") + reply.content
+        return len(tokenizer(written, add_special_tokens=False)["input_ids"])
+    return max(0, reply.tokens - (reply.finish == STOP))
+
+
+def _text(reply: Reply, made: list[int] | None, tokenizer: Any) -> str:
+    """The whole response, with the reasoning that some servers split off.
+
+    Token ids tell best what was written. The rest is put together again: a block that was cut off
+    within stays open, as the model left it.
+    """
+    if not reply.reasoning:
+        return reply.content
+    if made:
+        written = str(tokenizer.decode(made, skip_special_tokens=False))
+        if not reply.content or "</think>" in written:
+            return written
+    if reply.finish == LENGTH and not reply.content:
+        return f"<think>{reply.reasoning}"
+    return f"<think>{reply.reasoning}</think>{reply.content}"

@@ -1,0 +1,101 @@
+"""A model's folder, looked at before anything reads it whole: mistakes are found in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
+
+from spot.chat import prompt_ids
+from spot.errors import UserError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # not looked into
+
+
+def check_folder(folder: str | Path) -> Any:
+    """The tokenizer of a model that is saved in `folder` (Hugging Face format) and can chat.
+
+    Raises UserError where a file is missing or damaged, where the tokenizer is missing or knows no
+    words, and where it has no chat template. Weights are not read: their headers say how long they
+    are, so a copy that was cut off is found.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: name one that holds a Hugging Face model.")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json: name a folder that holds a whole model.")
+    for file in _weight_files(folder):
+        _check_weights(file)
+    tokenizer = _tokenizer(folder)
+    _check_template(folder, tokenizer)
+    return tokenizer
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model; none where its weights are pickled."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        try:
+            shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{folder / INDEX} is damaged: copy the model again.") from error
+        return [folder / name for name in sorted(shards)]
+    if any((folder / name).is_file() for name in PICKLED):
+        return []
+    raise UserError(f"{folder} has no {WEIGHTS}: copy the model's weights there.")
+
+
+def _check_weights(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"{file} is missing: copy the model again.")
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({_line(error)}): copy the model again.") from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer. Transformers makes one without words where it finds no files of it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UserError(
+            f"The tokenizer or config.json in {folder} cannot be read ({_line(error)}): "
+            "copy the model's files again."
+        ) from error
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise UserError(
+            f"{folder} has no tokenizer: copy the model's tokenizer.json and tokenizer_config.json "
+            "there."
+        )
+    return tokenizer
+
+
+def _check_template(folder: Path, tokenizer: Any) -> None:
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"The tokenizer in {folder} has no chat template: copy the model's chat_template.jinja "
+            "there, or use a model that was trained to chat."
+        )
+    try:
+        ids = prompt_ids(tokenizer, "1 + 1")
+    except TemplateError as error:
+        raise UserError(
+            f"The chat template in {folder} does not work ({_line(error)}): copy the model's again."
+        ) from error
+    if not ids:
+        raise UserError(
+            f"The chat template in {folder} writes nothing for a question: copy the model's again."
+        )
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

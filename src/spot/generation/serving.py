@@ -1,0 +1,140 @@
+"""One `vllm serve`: its command and environment, its process, its health, and its last words.
+
+The warden of the sweeps holds each server: a killed `vllm serve` leaves its engine and workers behind,
+and only when the last of them is gone is the GPU's memory free.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra_plugins._spot_jobs import LEAK_PREFIXES, LEAKS, WARDEN
+
+HOST = "127.0.0.1"
+PROBE_SECONDS = 5.0
+LAST_LINES = 15
+DEFAULTS = {  # of the environment, where it says nothing
+    "HF_HUB_OFFLINE": "1",  # the model is a folder
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB
+_ERROR = re.compile(r"(?:^|[\s\]])(?:\w+\.)*(\w*(?:Error|Exception): \S.*)$")
+_NOISE = re.compile(
+    r"nanobind|leaked|\[launcher\.py|resource_tracker|warnings\.warn|skipped remainder"
+)
+
+
+class ServerProcess:
+    """One server, running or not; `start` may be called again after its end.
+
+    Linux ends it when the *thread* that called `start` ends, however that ends.
+    """
+
+    def __init__(
+        self, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.command, self.port, self.log, self.environment = command, port, log, environment
+        self.began = 0.0  # s, of time.monotonic()
+        self._warden: subprocess.Popen[bytes] | None = None
+        self._written = 0  # bytes of the log before the last start
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/v1"
+
+    def start(self) -> None:
+        """Start it; what it writes is added to its log."""
+        with self.log.open("ab") as log:
+            self._written = log.tell()
+            self._warden = subprocess.Popen(
+                [sys.executable, "-P", str(WARDEN), str(os.getpid()), *self.command],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.began = time.monotonic()
+
+    def ended(self) -> str | None:
+        """How it ended; None while it, or anything it started, still runs."""
+        code = None if self._warden is None else self._warden.poll()
+        if code is None:
+            return None
+        number = -code if code < 0 else code - 128  # shells' way of telling a signal
+        if number in {s.value for s in signal.Signals}:
+            return f"was ended by {signal.Signals(number).name}"
+        return f"ended with exit code {code}"
+
+    def stop(self) -> None:
+        """Ask it to end; the warden kills what does not."""
+        if self._warden is not None and self._warden.poll() is None:
+            self._warden.terminate()
+
+    def wait(self) -> None:
+        """Return when nothing of it is left."""
+        if self._warden is not None:
+            self._warden.wait()
+
+    def healthy(self) -> bool:
+        """Whether GET /health answers 200."""
+        return self._get("/health")[0] == 200
+
+    def models(self) -> list[str] | None:
+        """The models it says it serves; None where it does not answer as vLLM does."""
+        status, body = self._get("/v1/models")
+        try:
+            return (
+                [str(model["id"]) for model in json.loads(body)["data"]] if status == 200 else None
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def last_words(self) -> str:
+        """The first error since its last start, if there is one, and the last lines, for a message."""
+        with self.log.open("rb") as log:
+            log.seek(self._written)
+            lines = log.read().decode(errors="replace").splitlines()
+        lines = [line.rstrip() for line in lines if line.strip() and not _NOISE.search(line)]
+        errors = [found[1] for line in lines if (found := _ERROR.search(line))]
+        first = f" The first error: {errors[0]}" if errors else ""
+        return "\n".join([f"Its log is {self.log}.{first}", *lines[-LAST_LINES:]])
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body, of this machine, whatever the environment says of proxies; 0 without answer."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=PROBE_SECONDS)
+        try:
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        except (OSError, http.client.HTTPException):
+            return 0, b""
+        finally:
+            connection.close()
+
+
+def environment(executable: str, gpus: Sequence[str] | None) -> dict[str, str]:
+    """This process's environment for a server: these GPUs only (None: a CPU), and no rank's place.
+
+    The commands beside the executable come first: vLLM compiles with those of its own environment.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in LEAKS and not name.startswith(LEAK_PREFIXES)
+    }
+    path = os.pathsep.join([str(Path(executable).parent), kept.get("PATH", os.defpath)])
+    own = {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    if gpus is None:
+        return {**DEFAULTS, **CPU_DEFAULTS, **kept, **own}
+    return {**DEFAULTS, **kept, **own, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}

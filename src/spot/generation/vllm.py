@@ -1,0 +1,331 @@
+"""`generator=vllm`: starts vLLM servers for one model, watches them, and ends them.
+
+vLLM pins its own torch and may live in another environment: it is a command here, not an import.
+A thread starts the servers and restarts what crashes; they end with it, however this process ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra_plugins._spot_jobs import visible_gpus
+from spot.errors import UserError
+from spot.generation import serving
+from spot.generation.folder import check_folder
+from spot.generation.remote import Pace, RemoteGenerator, Target
+from spot.generation.serving import ServerProcess
+from spot.generation.types import Completion, Request
+from spot.progress import say
+
+LOOK_SECONDS = 0.5  # between two looks at the processes
+PROBE_EVERY = 10.0  # seconds between two questions to a healthy server
+SILENT_SECONDS = 300.0  # a server that has not been healthy for so long is started again
+RESTARTS = 3  # in a row, without any health in between
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How servers are started.
+
+    servers: None for one per `tensor_parallel` GPUs, or one on a CPU; gpus: None for all that this
+    process may use; port: of the first server, None for free ones; arguments: more of `vllm serve`.
+    """
+
+    executable: str = "vllm"
+    servers: int | None = None
+    tensor_parallel: int = 1
+    gpus: Sequence[int] | None = None
+    port: int | None = None
+    dtype: str = "auto"
+    arguments: Sequence[str] = ()
+    start_seconds: float = 900.0
+
+
+class Servers:
+    """The servers of the model in `folder`, all of which call it `name`.
+
+    Nothing runs before `start` and nothing after `close`. Each writes to `logs`/server-<n>.log.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, context_length: int, settings: Settings, logs: Path
+    ) -> None:
+        self.folder, self.name, self.context_length = folder, name, context_length
+        self.settings, self.logs = settings, logs
+        self.processes: list[ServerProcess] = []
+        self._supervisor: _Supervisor | None = None
+
+    @property
+    def base_urls(self) -> list[str]:
+        """Where they are, once they have started."""
+        return [process.url for process in self.processes]
+
+    def start(self) -> None:
+        """Start them if they do not run yet; return when all are healthy. Raises UserError."""
+        if self._supervisor is not None:
+            return self.check()
+        self.processes = self._plan()
+        count = f"{len(self.processes)} servers" if len(self.processes) > 1 else "a server"
+        say(f"vllm: starting {count} for {self.name}; logs in {self.logs}")
+        began = time.monotonic()
+        self._supervisor = _Supervisor(self.processes, self.name, self.settings)
+        try:
+            self._supervisor.wait()
+        except BaseException:
+            self.close()
+            raise
+        say(f"vllm: ready after {time.monotonic() - began:.0f} s")
+
+    def check(self) -> None:
+        """Raise what made the servers unusable, if anything did. Costs nothing; call it often."""
+        if self._supervisor is not None and self._supervisor.error is not None:
+            raise self._supervisor.error
+
+    def close(self) -> None:
+        """End them; return when nothing of them is left, so that their memory is free."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+
+    def __enter__(self) -> Servers:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _plan(self) -> list[ServerProcess]:
+        """The servers that are to run. Raises UserError for what cannot."""
+        found = shutil.which(Path(self.settings.executable).expanduser())
+        if found is None:
+            raise UserError(
+                f"generator.executable={self.settings.executable} is no program here: install vLLM "
+                "in an environment of its own and give the path of its bin/vllm."
+            )
+        executable = str(Path(found).absolute())
+        dealt = deal(self.settings, visible_gpus())
+        self.logs.mkdir(parents=True, exist_ok=True)
+        processes = []
+        for number, (gpus, port) in enumerate(
+            zip(dealt, _ports(self.settings.port, len(dealt)), strict=True)
+        ):
+            log = self.logs / f"server-{number}.log"
+            log.write_bytes(b"")
+            environment = serving.environment(executable, gpus)
+            processes.append(ServerProcess(self._command(executable, port), port, log, environment))
+        return processes
+
+    def _command(self, executable: str, port: int) -> list[str]:
+        command = [executable, "serve", str(self.folder.absolute())]
+        options = {
+            "host": serving.HOST,
+            "port": port,
+            "served-model-name": self.name,
+            "max-model-len": self.context_length,
+            "tensor-parallel-size": self.settings.tensor_parallel,
+            "dtype": self.settings.dtype,
+        }
+        for option, value in options.items():
+            command += [f"--{option}", str(value)]
+        return [*command, "--disable-uvicorn-access-log", *self.settings.arguments]
+
+
+class VllmGenerator:
+    """Generates with servers of its own, which start when there is something to ask."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        pace: Pace,
+        tokenizer: Any,
+        thinking: bool = False,
+        name: str | None = None,
+    ) -> None:
+        self.servers, self.tokenizer, self.thinking, self.name = servers, tokenizer, thinking, name
+        # a crashed server is back after as long as it took to start
+        patience = pace.patience + servers.settings.start_seconds
+        self.pace = replace(pace, patience=patience)
+
+    def generate(
+        self, requests: Sequence[Request], done: Collection[str] = ()
+    ) -> Iterator[Completion]:
+        """Completions as they finish, without the `done`. Raises UserError."""
+        if {request.key for request in requests} <= set(done):
+            return
+        self.servers.start()
+        client = RemoteGenerator(
+            Target(self.servers.base_urls, self.servers.name),
+            self.pace,
+            self.tokenizer,
+            self.servers.context_length,
+            self.thinking,
+            self.name,
+            alive=self.servers.check,
+        )
+        yield from client.generate(requests, done)
+
+    def close(self) -> None:
+        """End the servers; return when their memory is free."""
+        self.servers.close()
+
+
+def load(
+    folder: str | Path,
+    settings: Settings,
+    pace: Pace,
+    *,
+    context_length: int,
+    logs: Path,
+    thinking: bool = False,
+    name: str = "model",
+) -> VllmGenerator:
+    """A generator of the model saved in `folder` (Hugging Face format); starts nothing yet.
+
+    context_length: the most tokens of prompt and response. name: what the servers call the model and
+    completions say answered them. Raises UserError for a folder that cannot be served.
+    """
+    tokenizer = check_folder(folder)
+    servers = Servers(Path(folder), name, context_length, settings, logs)
+    return VllmGenerator(servers, pace, tokenizer, thinking, name)
+
+
+def deal(settings: Settings, visible: Sequence[str]) -> list[list[str] | None]:
+    """The GPUs of each server, None on a machine without any.
+
+    visible: names of the GPUs that this process may use. Raises UserError.
+    """
+    gpus = list(visible) if settings.gpus is None else [str(gpu) for gpu in settings.gpus]
+    if missing := [gpu for gpu in gpus if gpu not in visible]:
+        there = f"has {', '.join(visible)}" if visible else "has none"
+        raise UserError(f"generator.gpus names {', '.join(missing)}: this machine {there}.")
+    if not visible:
+        return [None] * (settings.servers or 1)
+    each = settings.tensor_parallel
+    count = settings.servers or len(gpus) // each
+    if count * each > len(gpus) or count == 0:
+        raise UserError(
+            f"{max(count, 1)} server(s) of generator.tensor_parallel={each} need {max(count, 1) * each} "
+            f"GPUs and there are {len(gpus)}: lower generator.servers or generator.tensor_parallel."
+        )
+    return [gpus[i * each : (i + 1) * each] for i in range(count)]
+
+
+def _ports(first: int | None, count: int) -> list[int]:
+    """Ports that nobody listens on: `first` and those after it, or any."""
+    wanted = [0] * count if first is None else range(first, first + count)
+    ports = []
+    with ExitStack() as held:  # together, so that they differ
+        for port in wanted:
+            sock = held.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((serving.HOST, port))
+            except (OSError, OverflowError) as error:
+                raise UserError(
+                    f"generator.port={first}: port {port} cannot be used ({error}): give another, "
+                    "or null for free ones."
+                ) from error
+            ports.append(int(sock.getsockname()[1]))
+    return ports
+
+
+class _Supervisor:
+    """The thread that starts the servers, looks at them, restarts them and at last ends them."""
+
+    def __init__(self, processes: Sequence[ServerProcess], name: str, settings: Settings) -> None:
+        self.error: BaseException | None = None
+        self._watched = [_Watched(process, name, settings) for process in processes]
+        self._settled = threading.Event()  # all are healthy, or one never will be
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vllm servers", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when all servers are healthy. Raises UserError."""
+        while not self._settled.wait(LOOK_SECONDS):  # a plain wait would not see Ctrl-C
+            pass
+        if self.error is not None:
+            raise self.error
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for watched in self._watched:
+                watched.process.start()
+            while not self._stopping.wait(LOOK_SECONDS):
+                for watched in self._watched:
+                    watched.look()
+                if all(watched.known for watched in self._watched):
+                    self._settled.set()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._settled.set()
+            for watched in self._watched:
+                watched.process.stop()
+            for watched in self._watched:
+                watched.process.wait()
+
+
+class _Watched:
+    """A server and what is known of its health."""
+
+    def __init__(self, process: ServerProcess, name: str, settings: Settings) -> None:
+        self.process, self.name, self.settings = process, name, settings
+        self.known = False  # it has been healthy
+        self.healthy = False  # since its last start
+        self.restarts = 0  # since it was last healthy
+        self.probed = self.answered = 0.0  # when, by time.monotonic()
+
+    def look(self) -> None:
+        """See how it does, and start it again if it is lost. Raises UserError when that is no use."""
+        now = time.monotonic()
+        ended = self.process.ended()
+        if ended is not None:
+            self._lost(ended)
+        elif not self.healthy or now - self.probed >= PROBE_EVERY:
+            self.probed = now
+            if self.process.healthy():
+                self._answers(now)
+            elif not self.healthy and now - self.process.began > self.settings.start_seconds:
+                self._lost(f"was not healthy after {self.settings.start_seconds:g} s")
+            elif self.healthy and now - self.answered > SILENT_SECONDS:
+                self._lost(f"has not been healthy for {SILENT_SECONDS:g} s")
+
+    def _answers(self, now: float) -> None:
+        if not self.known and self.name not in (self.process.models() or []):
+            raise UserError(
+                f"generator.executable={self.settings.executable} serves something, but not the model "
+                f"as vLLM does: give the path of bin/vllm. {self.process.last_words()}"
+            )
+        if not self.healthy and self.known:
+            say(f"vllm: {self.process.url} is back")
+        self.known = self.healthy = True
+        self.restarts, self.answered = 0, now
+
+    def _lost(self, how: str) -> None:
+        """Start it again on the same port, unless it never ran or does not come back."""
+        if not self.known or self.restarts == RESTARTS:
+            again = f", as {RESTARTS} times before" if self.known else " before it was ready"
+            if "not healthy after" in how:
+                again = " (generator.start_seconds)"
+            raise UserError(
+                f"{self.settings.executable} serve {how}{again}: mend what its log says; the same "
+                f"command goes on from here. {self.process.last_words()}"
+            )
+        say(f"vllm: {self.process.url} {how}; starting it again (log: {self.process.log})")
+        self.process.stop()
+        self.process.wait()
+        self.process.start()
+        self.healthy, self.restarts = False, self.restarts + 1

@@ -1,0 +1,123 @@
+"""What all clients of servers share: addresses, keys, which failures pass, and how long to wait."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import os
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from spot.errors import UserError
+
+LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
+
+_LONGEST_REASON = 300  # characters of a server's words
+_TOO_LONG = re.compile(
+    r"context.?(length|size|window)|maximum (number of tokens|model length)|prompt is too long",
+    re.I,
+)
+# An environment variable as people name them. Keys look otherwise, so that a key given by mistake
+# where its name belongs is refused, and is not repeated in the message.
+_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+_LONGEST_NAME = 64
+
+
+def check_url(option: str, url: str) -> None:
+    """Refuse an address that is none, or that carries a password, without repeating it."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        raise UserError(
+            f"{option} must not carry a key or a password: set an environment variable."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
+        raise UserError(f"{option}={url} is no address: write it as http://localhost:8000/v1.")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is a number that may be one; none at all is the scheme's."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key and the variable it was read from. Printing it shows the variable only."""
+
+    name: str
+    value: str = field(repr=False)
+
+    def hide(self, text: str) -> str:
+        """A server's words without the key, which some repeat."""
+        return text.replace(self.value, "***") if self.value else text
+
+
+def check_key_name(option: str, name: str) -> None:
+    """Refuse what is no environment variable's name, without repeating it: it may be the key."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"{option} must name an environment variable, as OPENAI_API_KEY: "
+            "put the key itself there, never into the configuration or the command."
+        )
+
+
+def read_key(*names: str, option: str, who: str) -> Key:
+    """The key in the first of these environment variables that is set. Raises UserError.
+
+    option: where the user names them; who: wants the key.
+    """
+    for name in names:
+        check_key_name(option, name)
+        value = os.environ.get(name, "").strip()
+        if not value:
+            continue
+        # an HTTP library would quote a header it cannot send
+        if not all("!" <= character <= "~" for character in value):
+            raise UserError(f"{name} holds more than a key: copy the key anew.")
+        return Key(name, value)
+    raise UserError(f"{who} needs a key: set {' or '.join(names)} in the environment.")
+
+
+def passes(status: int) -> bool:
+    """Whether a failure with this HTTP status may be over when the request is sent again."""
+    return status in (408, 425, 429) or status >= 500
+
+
+def says_too_long(status: int, words: str) -> bool:
+    """Whether a refusal says that the prompt is too long for the model."""
+    return status == 413 or (status in (400, 422) and _TOO_LONG.search(words) is not None)
+
+
+def one_line(words: str) -> str:
+    """A server's words, short enough for a message."""
+    return " ".join(words.split())[:_LONGEST_REASON]
+
+
+def retry_after(headers: Mapping[str, str], now: datetime.datetime | None = None) -> float | None:
+    """Seconds that a server asks to wait: Retry-After as a number or as a date (RFC 9110, 10.2.3)."""
+    value = headers.get("Retry-After", headers.get("retry-after", "")).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
+
+
+def backoff(failures: int, after: float | None, draw: random.Random) -> float:
+    """Seconds to wait after so many failures in a row: 1, 2, 4 … up to 60, less up to a half by chance.
+
+    Never less than `after`, which the server asked for, plus up to a tenth: those who were sent away
+    together must not come back together.
+    """
+    longest = min(LONGEST_BACKOFF, 2.0 ** (failures - 1))
+    own = longest * draw.uniform(0.5, 1.0)
+    return own if after is None else max(own, after * draw.uniform(1.0, 1.1))

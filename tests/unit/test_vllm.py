@@ -1,0 +1,279 @@
+"""Starting, watching and ending servers, with a stand-in for `vllm serve` (`vllm_stand_in.py`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from spot.chat import user
+from spot.errors import UserError
+from spot.generation import Request, Sampling
+from spot.generation import vllm as module
+from spot.generation.remote import Pace
+from spot.generation.vllm import Servers, Settings, deal, load
+
+STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
+STUDENT = Path(__file__).parents[2] / "src/spot/assets/tiny"
+Make = Callable[..., Servers]
+
+
+@pytest.fixture
+def executable(tmp_path: Path) -> str:
+    file = tmp_path / "bin" / "vllm"
+    file.parent.mkdir()
+    file.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(STAND_IN))} "$@"\n'
+    )
+    file.chmod(0o755)
+    return str(file)
+
+
+@pytest.fixture
+def make(tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def make(act: str = "well", marks: Path | None = None, **settings: Any) -> Servers:
+        arguments = ["--act", act, *(["--marks", str(marks)] if marks else [])]
+        chosen = Settings(**{"executable": executable, "arguments": arguments} | settings)
+        return Servers(STUDENT, "student", 200, chosen, tmp_path / "logs")
+
+    return make
+
+
+def get(url: str, path: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url.removesuffix("/v1") + path, timeout=5) as reply:
+        return dict(json.load(reply))
+
+
+def state(servers: Servers, number: int = 0) -> dict[str, Any]:
+    return get(servers.base_urls[number], "/state")
+
+
+def wait_for(what: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_servers_run_between_start_and_close(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    with make(servers=2, dtype="float32") as servers:
+        states = [state(servers, number) for number in range(2)]
+    argv = states[0]["argv"]
+    assert argv[1:3] == ["serve", str(STUDENT)]
+    assert argv[argv.index("--max-model-len") + 1] == "200"
+    assert argv[argv.index("--dtype") + 1] == "float32"
+    assert len(set(servers.base_urls)) == 2
+    assert states[0]["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert states[0]["VLLM_NO_USAGE_STATS"] == "1"
+    assert "RANK" not in states[0]
+    assert not any(lives(s[who]) for s in states for who in ("pid", "engine"))
+    assert "listening" in (servers.logs / "server-1.log").read_text()
+
+
+def test_each_server_has_gpus_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    with make(tensor_parallel=2) as servers:
+        seen = [state(servers, number)["CUDA_VISIBLE_DEVICES"] for number in range(2)]
+    assert seen == ["4,5", "6,7"]
+
+
+def test_gpus_are_dealt_or_refused() -> None:
+    assert deal(Settings(), []) == [None]
+    assert deal(Settings(tensor_parallel=2), ["0", "1", "2"]) == [["0", "1"]]
+    assert deal(Settings(servers=1), ["0", "1"]) == [["0"]]
+    assert deal(Settings(gpus=[3, 1]), ["0", "1", "2", "3"]) == [["3"], ["1"]]
+    with pytest.raises(UserError, match=r"generator.gpus names 9: this machine has 0, 1"):
+        deal(Settings(gpus=[9]), ["0", "1"])
+    with pytest.raises(UserError, match="this machine has none"):
+        deal(Settings(gpus=[0]), [])
+    with pytest.raises(UserError, match="need 4 GPUs and there are 2"):
+        deal(Settings(tensor_parallel=4), ["0", "1"])
+
+
+def test_no_such_executable(make: Make) -> None:
+    with pytest.raises(UserError, match=r"generator.executable=/no/vllm is no program here"):
+        make(executable="/no/vllm").start()
+
+
+@pytest.mark.parametrize(
+    ("executable", "said"),
+    [("true", "ended with exit code 0"), ("false", "ended with exit code 1")],
+)
+def test_an_executable_that_serves_nothing(make: Make, executable: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make(executable=executable).start()
+
+
+def test_an_executable_that_serves_something_else(make: Make) -> None:
+    with pytest.raises(UserError, match="serves something, but not the model as vLLM does"):
+        make("other").start()
+
+
+def test_a_failed_start_tells_the_first_error_and_the_last_lines(make: Make) -> None:
+    servers = make("fail")
+    with pytest.raises(UserError) as raised:
+        servers.start()
+    first, *last = str(raised.value).splitlines()
+    assert "ended with exit code 1 before it was ready" in first
+    assert f"{servers.logs}/server-0.log" in first
+    assert first.endswith("The first error: ValueError: the model is made of cheese")
+    assert len(last) == 15
+    assert last[-1] == "RuntimeError: Engine core initialization failed."
+
+
+def test_a_server_that_is_never_healthy(make: Make) -> None:
+    with pytest.raises(UserError, match=r"not healthy after 2 s \(generator.start_seconds\)"):
+        make("never", start_seconds=2).start()
+
+
+def test_a_port_that_is_taken(make: Make) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"generator.port={port}: port {port} cannot be used"):
+            make(port=port).start()
+
+
+def test_a_port_of_the_users_choice(make: Make) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with make(port=port) as servers:
+        assert servers.base_urls == [f"http://127.0.0.1:{port}/v1"]
+
+
+@pytest.mark.parametrize("how", ["/crash", "/kill"])
+def test_a_lost_server_comes_back_where_it_was(make: Make, how: str) -> None:
+    with make(servers=2) as servers:
+        before, other = state(servers), state(servers, 1)
+        with suppress(OSError):
+            get(servers.base_urls[0], how)
+        wait_for(lambda: not lives(before["engine"]))  # what holds the memory goes first
+
+        def back() -> bool:
+            servers.check()
+            try:
+                return bool(state(servers)["pid"] != before["pid"])
+            except OSError:
+                return False
+
+        wait_for(back)
+        assert state(servers, 1)["pid"] == other["pid"]
+
+
+def test_a_server_that_does_not_come_back_stops_the_run(make: Make, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with make("once", marks) as servers:
+        with suppress(OSError):
+            get(servers.base_urls[0], "/crash")
+        with pytest.raises(
+            UserError, match=r"as 3 times before.*The first error: OSError: the disk"
+        ):
+            wait_for(servers.check)
+    assert len(list(marks.iterdir())) == 1 + 3
+
+
+@pytest.mark.slow
+def test_a_silent_server_is_started_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(module, "PROBE_EVERY", 0.2)
+    monkeypatch.setattr("spot.generation.serving.PROBE_SECONDS", 0.5)
+    with make() as servers:
+        pid = state(servers)["pid"]
+        os.kill(pid, signal.SIGSTOP)
+
+        def back() -> bool:
+            try:
+                return bool(state(servers)["pid"] != pid)
+            except OSError:
+                return False
+
+        wait_for(back, 60)
+        servers.check()
+
+
+def test_servers_outlive_the_thread_that_asked_for_them(make: Make) -> None:
+    servers = make()
+    thread = threading.Thread(target=servers.start)
+    thread.start()
+    thread.join()
+    try:
+        time.sleep(1)
+        assert lives(state(servers)["pid"])
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
+def test_nothing_outlives_its_owner(
+    tmp_path: Path, executable: str, number: signal.Signals | None
+) -> None:
+    program = textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        from spot.generation.vllm import Servers, Settings
+        servers = Servers(Path({str(STUDENT)!r}), "student", 200, Settings({executable!r}), Path({str(tmp_path)!r}))
+        servers.start()
+        print(servers.base_urls[0], flush=True)
+        sys.stdin.readline()
+        raise ValueError("an error")
+    """)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert owner.stdin is not None
+    assert owner.stdout is not None
+    found = get(owner.stdout.readline().strip(), "/state")
+    if number is None:
+        owner.stdin.write("\n")
+        owner.stdin.flush()
+    else:
+        owner.send_signal(number)
+    owner.wait(10)
+    wait_for(lambda: not lives(found["pid"]) and not lives(found["engine"]), 10)
+
+
+def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
+    settings = Settings(executable="/no/vllm")
+    generator = load(
+        STUDENT, settings, Pace(), context_length=200, logs=tmp_path / "logs", name="student"
+    )
+    request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
+    assert list(generator.generate([request], done={"q#0"})) == []
+    generator.close()
+    with pytest.raises(UserError, match="is no program here"):
+        list(generator.generate([request]))
+
+
+def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no folder"):
+        load(tmp_path / "no", Settings(), Pace(), context_length=200, logs=tmp_path)

@@ -23,8 +23,13 @@ NEEDED = {  # what an option cannot know by itself
         "data.fields.solution=solution",
     ],
     ("data", "gsm8k_attempts"): ["data.path=rows.jsonl"],
+    ("data", "hub"): ["data.dataset=owner/name"],
     ("oracle", "human"): ["oracle.path=corrections.jsonl"],
     ("oracle", "openai"): ["oracle.model=some-model"],
+    ("generator", "openai"): [
+        "generator.base_urls=[http://localhost:8000/v1]",
+        "generator@evaluator=transformers",
+    ],
     ("model", "tiny_bpe"): [
         "data=jsonl",
         "data.path=rows.jsonl",

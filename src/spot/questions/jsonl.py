@@ -1,14 +1,15 @@
-"""Questions of one's own from a JSON Lines file, and responses that a model gave to them elsewhere.
+"""Questions of one's own out of rows, and responses that a model gave to them elsewhere.
 
-Bad rows stop the run with the line and the field (`on_bad_row="error"`), or are counted and left out
-(`"drop"`): rows in = rows out + drops, always.
+Rows come from a JSON Lines file here, from other files and the hub in `hub.py`, and pass the same
+checks. Bad rows stop the run with the line and the field (`on_bad_row="error"`), or are counted and
+left out (`"drop"`): rows in = rows out + drops, always.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from spot.errors import UserError
 from spot.records import Attempt, Question
 from spot.verification import Item, Verifier, extract, last_boxed
 
-NEXT_STEP = "mend the line, or set data.on_bad_row=drop to leave such rows out and count them"
+NEXT_STEP = "mend the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # bytes
 
 
@@ -42,8 +43,20 @@ class Problem:
     explanation: str
 
 
+Row = tuple[int, dict[str, Any] | Problem]  # its number, from 1, and what it holds
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to read once, where they are from and what one of them is called there: for messages."""
+
+    name: str
+    rows: Iterable[Row]
+    unit: str = "row"  # line | row
+
+
 def read_questions(
-    path: str | Path,
+    source: str | Path | Source,
     fields: Fields,
     answer_format: str = "boxed",
     *,
@@ -51,16 +64,17 @@ def read_questions(
     limit: int | None = None,
     on_bad_row: str = "error",
 ) -> tuple[list[Question], dict[str, int]]:
-    """The first `limit` questions of a file, and how many rows were left out, by reason.
+    """The first `limit` questions of a source, and how many rows were left out, by reason.
 
+    A path is that of a JSON Lines file; `hub.load_rows` opens other files and data sets of the hub.
     The answer may be a worked solution: then what it ends in (by `answer_format`) is the truth.
     """
-    rows, dropped = _usable_rows(path, fields, answer_format, limit, on_bad_row)
+    rows, dropped = _usable_rows(_source(source), fields, answer_format, limit, on_bad_row)
     return [Question(row.id, task, row.question, row.answer) for row in rows], dropped
 
 
 def import_attempts(
-    path: str | Path,
+    source: str | Path | Source,
     fields: Fields,
     answer_format: str,
     verifier: Verifier,
@@ -77,7 +91,7 @@ def import_attempts(
     """
     if fields.response is None:
         raise ValueError("importing attempts takes a field of responses")
-    rows, dropped = _usable_rows(path, fields, answer_format, limit, on_bad_row)
+    rows, dropped = _usable_rows(_source(source), fields, answer_format, limit, on_bad_row)
     verdicts = verifier.verdicts(
         [Item(row.response, row.answer, "stop", answer_format) for row in rows]
     )
@@ -102,7 +116,7 @@ def import_attempts(
     return attempts, dropped
 
 
-def read_objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+def read_objects(path: str | Path) -> Iterator[Row]:
     """`(line number, object or what is wrong with the line)`; blank lines are passed over.
 
     Raises UserError when the file is missing, unreadable or holds nothing.
@@ -147,30 +161,40 @@ class _UsableRow:
     response: str
 
 
+def _source(source: str | Path | Source) -> Source:
+    return (
+        source if isinstance(source, Source) else Source(str(source), read_objects(source), "line")
+    )
+
+
 def _usable_rows(
-    path: str | Path, fields: Fields, answer_format: str, limit: int | None, on_bad_row: str
+    source: Source, fields: Fields, answer_format: str, limit: int | None, on_bad_row: str
 ) -> tuple[list[_UsableRow], dict[str, int]]:
-    lines: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     rows: list[_UsableRow] = []
     dropped: Counter[str] = Counter()
-    for number, found in read_objects(path):
+    for number, found in source.rows:
         row = found if isinstance(found, Problem) else _row(found, number, fields, answer_format)
-        if isinstance(row, _UsableRow) and row.id in lines:
-            first = lines[row.id]
-            row = Problem("duplicate_id", f"the id {row.id!r} is that of line {first} already")
+        if isinstance(row, _UsableRow) and row.id in numbers:
+            first = f"{source.unit} {numbers[row.id]}"
+            row = Problem("duplicate_id", f"the id {row.id!r} is that of {first} already")
         if isinstance(row, Problem):
             if on_bad_row == "error":
-                raise UserError(f"{path}, line {number}: {row.explanation}; {NEXT_STEP}.")
+                where = f"{source.name}, {source.unit} {number}"
+                next_step = NEXT_STEP.format(unit=source.unit)
+                raise UserError(f"{where}: {row.explanation}; {next_step}.")
             dropped[row.reason] += 1
             continue
-        lines[row.id] = number
+        numbers[row.id] = number
         if limit is not None and len(rows) >= limit:
             dropped["beyond_questions"] += 1
         else:
             rows.append(row)
+    if not rows and not dropped:
+        raise UserError(f"{source.name} is empty: give data with at least one row.")
     if not rows:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
-        raise UserError(f"{path} holds no usable row ({reasons}): check data.fields.")
+        raise UserError(f"{source.name} holds no usable row ({reasons}): check data.fields.")
     return rows, dict(dropped)
 
 
@@ -183,9 +207,14 @@ def _parse(line: bytes) -> dict[str, Any] | Problem:
         return Problem("not_utf8", "the line is not UTF-8 text")
     except (ValueError, RecursionError) as error:
         return Problem("malformed_json", f"malformed JSON ({str(error).splitlines()[0]})")
-    if not isinstance(value, dict):
-        return Problem("not_an_object", f"expected a JSON object, found {type(value).__name__}")
-    return value
+    return object_or_problem(value)
+
+
+def object_or_problem(value: Any) -> dict[str, Any] | Problem:
+    """The value itself if it is a JSON object."""
+    if isinstance(value, dict):
+        return value
+    return Problem("not_an_object", f"expected a JSON object, found {type(value).__name__}")
 
 
 def _row(

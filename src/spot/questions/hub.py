@@ -1,0 +1,260 @@
+"""Rows of a data set of the Hugging Face hub, or of files in the formats that it knows.
+
+From the hub a data set is read at one pinned commit, through the user's own cache (`HF_HOME`). A file
+or folder of the user's never needs a network. Lines of text are read here and not by `datasets`,
+which guesses types: to it the answer `2020-01-01` is a date and `007` in a table is 7.0.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spot import store
+from spot.errors import UserError
+from spot.questions.jsonl import Problem, Row, Source, object_or_problem, read_objects
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+REACH_TIMEOUT = 10  # seconds to wait for the hub's first answer
+ELSEWHERE = (
+    "download the data set where there is one (hf download {dataset} --repo-type dataset "
+    "--revision {revision} --local-dir <folder>), bring it here and set data.path=<folder>"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def load_rows(
+    dataset: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    path: str | Path | None = None,
+) -> Source:
+    """The rows of one split, in their order.
+
+    With `path` nothing else is asked: of a folder, which is a data set as one downloads it from the
+    hub, `subset` and `split` are read; a file (JSON Lines, JSON, CSV, TSV, Parquet) is read whole.
+    Without it `dataset` is a hub id, read at `revision`, a full commit hash.
+
+    Raises UserError, with the next step, for what cannot be found, reached, opened or understood.
+    """
+    if path is not None:
+        path = Path(path).expanduser()
+        return _folder(path, subset, split) if path.is_dir() else _file(path)
+    if not dataset:
+        raise UserError("data.dataset is missing: name a data set of the hub, or set data.path.")
+    return _hub(dataset, subset, split, revision)
+
+
+def identity(
+    dataset: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    path: str | Path | None = None,
+) -> dict[str, Any]:
+    """What determines the rows of `load_rows`, to name a product by: contents, not places."""
+    if path is None:
+        return {"dataset": dataset, "subset": subset, "split": split, "revision": revision}
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return {"file": store.hash_file(_existing(path))}
+    files = {
+        file.relative_to(path).as_posix(): store.hash_file(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part[0] == "." for part in file.relative_to(path).parts)
+    }
+    return {"files": files, "subset": subset, "split": split}
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a file or folder, data.path=<path>.")
+    return path
+
+
+def _file(path: Path) -> Source:
+    suffix = _existing(path).suffix.lower()
+    name = str(path)
+    if suffix in (".jsonl", ".ndjson"):
+        return Source(name, read_objects(path), "line")
+    if suffix == ".json":
+        return _json(path)
+    if suffix in (".csv", ".tsv"):
+        return Source(name, _table(path, "\t" if suffix == ".tsv" else ","), "line")
+    if suffix == ".parquet":
+        return Source(name, _parquet(path))
+    raise UserError(f"{path} is of no known format: give one of {', '.join(SUFFIXES)}.")
+
+
+def _json(path: Path) -> Source:
+    """One list of objects; many a `.json` of the hub is JSON Lines, though."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.lstrip().startswith("["):
+            return Source(str(path), read_objects(path), "line")
+        values = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return Source(str(path), [(n, object_or_problem(v)) for n, v in enumerate(values, start=1)])
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Row]:
+    """Rows of a table with a header; all values are text. A row is numbered by its last line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = next(reader, [])
+            for values in reader:
+                if len(values) == len(header):
+                    yield reader.line_num, dict(zip(header, values, strict=True))
+                elif values:  # not a blank line
+                    fields = f"{len(values)} fields where the header has {len(header)}"
+                    yield reader.line_num, Problem("malformed_row", fields)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=4096)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise _unreadable(path, error) from error
+
+
+def _folder(path: Path, subset: str | None, split: str) -> Source:
+    """A data set as it lies on the hub: subsets and splits by its README.md, or by file names."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = load_dataset(str(path), subset, split=split, streaming=True)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise _unfit(str(path), subset, split, error) from error
+    return Source(str(path), _opened(path, rows))
+
+
+def _opened(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from enumerate(rows, start=1)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({_first_line(error)}): mend the file, or give another."
+    )
+
+
+def _unfit(name: str, subset: str | None, split: str, error: Exception) -> UserError:
+    return UserError(
+        f"{name} has no data for data.subset={subset or 'null'} data.split={split} "
+        f"({_first_line(error)}): choose others."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+# ------------------------------------------------------------------------------------ hub
+
+
+def _hub(dataset: str, subset: str | None, split: str, revision: str | None) -> Source:
+    """Downloads what the cache lacks. With HF_HUB_OFFLINE=1 the cache must have it."""
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise UserError(
+            f"data.revision={revision or 'null'} is no commit: give the 40 digits of one (the data "
+            f"set's page, Files, History), so that {dataset} stays the same."
+        )
+    from datasets import config, load_dataset_builder
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    offline = config.HF_HUB_OFFLINE
+    gated = not offline and _reach(dataset, revision)
+    elsewhere = ELSEWHERE.format(dataset=dataset, revision=revision)
+    try:
+        builder = load_dataset_builder(dataset, subset, revision=revision)
+        if builder.hash != revision:  # offline, `datasets` takes whatever commit its cache has
+            raise UserError(f"{dataset} is cached at {builder.hash} only: {elsewhere}.")
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=split)
+    except DatasetNotFoundError as error:
+        if gated:
+            raise UserError(_closed(dataset)) from error
+        raise UserError(f"{_first_line(error)}: check data.dataset.") from error
+    except (ConnectionError, HTTPError) as error:
+        why = "HF_HUB_OFFLINE=1, and it is not in the cache" if offline else _first_line(error)
+        raise UserError(f"{dataset} cannot be downloaded ({why}): {elsewhere}.") from error
+    except (DatasetsError, OSError, ValueError) as error:
+        raise _unfit(dataset, subset, split, error) from error
+    return Source(dataset, enumerate(rows, start=1))
+
+
+def _reach(dataset: str, revision: str) -> bool:
+    """Whether the data set is gated. One request: `datasets` would try for half a minute.
+
+    Raises UserError when the hub does not answer, or has no such data set or commit.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    elsewhere = ELSEWHERE.format(dataset=dataset, revision=revision)
+    try:
+        return bool(HfApi().dataset_info(dataset, revision=revision, timeout=REACH_TIMEOUT).gated)
+    except HFValidationError as error:
+        raise UserError(
+            f"data.dataset={dataset} is no hub id: write <owner>/<name>, or set data.path."
+        ) from error
+    except GatedRepoError as error:
+        raise UserError(_closed(dataset)) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"data.dataset={dataset} is not on the hub: check its name; if it is private, "
+            "set HF_TOKEN to a token that may read it."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"data.revision={revision} is no commit of {dataset}: take one from its page."
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        advice = "check HF_TOKEN" if status in (401, 403) else "try later"
+        raise UserError(
+            f"The hub answered {status} for {dataset}: {advice}, or {elsewhere}."
+        ) from error
+    except HTTPError as error:  # no answer at all
+        raise UserError(
+            f"The hub ({constants.ENDPOINT}) cannot be reached for {dataset}: set HF_HUB_OFFLINE=1 "
+            f"if the cache has it; otherwise {elsewhere}."
+        ) from error
+
+
+def _closed(dataset: str) -> str:
+    return (
+        f"{dataset} is gated: accept its terms at https://huggingface.co/datasets/{dataset} and set "
+        "HF_TOKEN to a token of that account."
+    )

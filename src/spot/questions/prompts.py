@@ -1,0 +1,74 @@
+"""What is put around a question before a model is asked: templates in `prompts/`, or files of one's own.
+
+A template is plain text; only the named placeholders in braces are filled in, so LaTeX needs no
+escaping. Filling happens once: a question that itself says `{options}` stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from spot.errors import UserError
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with placeholders. The text itself, and nothing else, decides what is said."""
+
+    text: str
+    placeholders: frozenset[str]
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The text with each placeholder replaced by its value. KeyError if one has none."""
+        return _pattern(self.placeholders).sub(lambda match: values[match[1]], self.text)
+
+
+AS_IS = Template("{question}", frozenset({"question"}))  # the question alone
+
+
+def load(
+    name_or_path: str | Path | None,
+    placeholders: Collection[str] = ("question",),
+    key: str = "data.prompt",
+) -> Template:
+    """The template of that name in the package, or in the file at that path; None: `AS_IS`.
+
+    All `placeholders` must be in it. White space around a template is not part of it. `key` names the
+    option in errors. Raises UserError when there is no such template or it lacks a placeholder.
+    """
+    if name_or_path is None:
+        return AS_IS
+    text = _text(name_or_path, key).strip()
+    found = frozenset(_pattern(placeholders).findall(text))
+    if missing := sorted(set(placeholders) - found):
+        listed = " and ".join(f"{{{name}}}" for name in missing)
+        raise UserError(f"{key}={name_or_path} lacks {listed}: add it where it is to be filled in.")
+    return Template(text, found)
+
+
+def names() -> list[str]:
+    """The templates of the package."""
+    folder = resources.files("spot.questions") / "prompts"
+    return sorted(f.name.removesuffix(".md") for f in folder.iterdir() if f.name.endswith(".md"))
+
+
+def _text(name_or_path: str | Path, key: str) -> str:
+    if str(name_or_path) in names():
+        file = resources.files("spot.questions") / "prompts" / f"{name_or_path}.md"
+        return file.read_text("utf-8")
+    path = Path(name_or_path).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{key}={name_or_path} is no text file and none of the package's templates: give a file, "
+            f"or one of {', '.join(names())}."
+        ) from error
+
+
+def _pattern(placeholders: Collection[str]) -> re.Pattern[str]:
+    return re.compile(r"\{(" + "|".join(map(re.escape, sorted(placeholders))) + r")\}")

@@ -1,0 +1,136 @@
+"""Where questions come from: the group `data` → questions, or the attempts that came with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from spot import measuring
+from spot.config import Config
+from spot.errors import UserError
+from spot.questions import prompts
+from spot.questions.jsonl import Fields, Source, import_attempts, read_questions
+from spot.records import Attempt, Question
+from spot.verification import Verifier
+
+CONTAMINATED, BEYOND = "contaminated", "beyond_questions"
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What decides the questions: of files their content, of the hub the commit."""
+    data = config.data
+    if data.source in ("arithmetic", "code_tasks"):
+        made = {"source": data.source, "count": data.questions, "seed": data.seed}
+        return made | {"prompt": _template(config).text}
+    from spot.questions import hub
+
+    found: dict[str, Any] = {
+        "source": data.source,
+        "rows": hub.identity(data.dataset, data.subset, data.split, data.revision, data.path),
+        "fields": asdict(data.fields),
+        "count": data.questions,
+        "on_bad_row": data.on_bad_row,
+        "prompt": _template(config).text,
+    }
+    if data.decontaminate:
+        found["decontaminated"] = measuring.question_settings(config)
+    return found
+
+
+def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
+    """What is asked, and how many rows were dropped by reason.
+
+    A question's text is what the model is told: with `data.prompt`, the template around the problem.
+    """
+    data = config.data
+    if data.source in ("arithmetic", "code_tasks"):
+        assert data.questions is not None  # checked with the configuration
+        said = posed(config)
+        made = _made(data.source, data.questions, data.seed)
+        return [replace(question, text=said(question.text)) for question in made], {}
+    limit = None if data.decontaminate else data.questions
+    if data.source == "dapo":
+        from spot.questions import dapo
+
+        found, dropped = dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
+    else:
+        found, dropped = read_questions(
+            _rows(config),
+            fields(config),
+            data.answer_format,
+            limit=limit,
+            on_bad_row=data.on_bad_row,
+        )
+    counts = Counter(dropped)
+    if data.decontaminate:
+        found = _decontaminated(config, found, counts)
+    said = posed(config)
+    return [replace(question, text=said(question.text)) for question in found], dict(counts)
+
+
+def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[str, int]]:
+    """Responses that came with the data, graded here, and how many rows were dropped by reason."""
+    data = config.data
+    rows, dropped = import_attempts(
+        _rows(config),
+        fields(config),
+        data.answer_format,
+        verifier,
+        limit=data.questions,
+        on_bad_row=data.on_bad_row,
+    )
+    said = posed(config)
+    return [replace(row, question=said(row.question)) for row in rows], dropped
+
+
+def posed(config: Config) -> Callable[[str], str]:
+    """How a problem is put to the model."""
+    template = _template(config)
+    return lambda text: template.fill({"question": text})
+
+
+def fields(config: Config) -> Fields:
+    """Which fields of a row hold what."""
+    names = config.data.fields
+    return Fields(names.question, names.answer, names.id, names.response)
+
+
+def _template(config: Config) -> prompts.Template:
+    if config.data.source == "code_tasks" and config.data.prompt is None:
+        return prompts.Template(measuring.own_template("code"), frozenset({"question"}))
+    return prompts.load(config.data.prompt)
+
+
+def _made(source: str, count: int, seed: int) -> list[Question]:
+    if source == "code_tasks":
+        from spot.evaluation.code import truth_of
+        from spot.questions import code_tasks
+
+        made = code_tasks.questions(count, seed, "train")
+        return [replace(question, answer=truth_of(question)) for question in made]
+    from spot.questions import arithmetic
+
+    return arithmetic.questions(count, seed)
+
+
+def _rows(config: Config) -> Source:
+    from spot.questions import hub
+
+    data = config.data
+    return hub.load_rows(data.dataset, data.subset, data.split, data.revision, data.path)
+
+
+def _decontaminated(config: Config, found: list[Question], dropped: Counter[str]) -> list[Question]:
+    """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
+    from spot.questions.contamination import contaminated
+
+    hits = contaminated(found, measuring.texts(config))
+    clean = [question for question in found if question.id not in hits]
+    if not clean:
+        raise UserError("every question is one of a benchmark's: choose other data or benchmarks.")
+    kept = clean[: config.data.questions]
+    dropped[CONTAMINATED] += len(hits)
+    dropped[BEYOND] += len(clean) - len(kept)
+    return kept

@@ -31,13 +31,16 @@ COMMANDS = {
     "rectify": "… and let the Oracle correct the wrong ones",
     "select": "… and keep the corrections that stay close",
     "train": "… and train on them",
-    "evaluate": "… and measure before and after; spot evaluate <run folder>: all weights it exported",
+    "evaluate": "measure a model: spot evaluate model.path=<folder or hub id>; spot evaluate <run folder>: its exports",
+    "compare": "differences paired by question: spot compare <A> <B>, or one run against its base",
+    "grade": "grade saved responses: spot grade benchmark=<name> responses=<file> out=<file>",
+    "connect4": "make a Connect4 data set: spot connect4 generate out=<file> [count=500] [seed=0]",
     "report": "rebuild the report of a run's or a sweep's folder: spot report <folder>",
     "correct": "correct the wrong attempts by hand: spot correct oracle.path=<sheet.csv> [key=value …]",
     "plan": "what a run would need of memory, time, disk and money: spot plan [key=value …]",
     "pretrain": "make a student from its corpus",
 }
-TRAINING = ("run", "train", "evaluate")  # commands that get as far as training
+TRAINING = ("run", "train")  # commands that get as far as training
 USAGE = "\n".join(
     [
         "spot <command> [key=value …]   -m key=a,b sweeps   --help after a command: all keys",
@@ -62,6 +65,10 @@ def main(argv: list[str] | None = None) -> None:
             _plan(rest)
         elif command == "correct":
             _correct(rest)
+        elif command in ("compare", "grade", "connect4"):
+            from spot import commands
+
+            getattr(commands, command)(rest)
         else:
             _with_hydra(command, rest)
 
@@ -197,6 +204,13 @@ def _run(command: str, composed: DictConfig) -> None:
 
     from spot import pipeline  # imports torch
 
+    if command == "evaluate":
+        from spot import scoreboard
+
+        scores = pipeline.evaluate(settings, folder, list(runtime.overrides.task))
+        scoreboard.show(scoreboard.read(scores))
+        print(f"scores: {folder}", flush=True)
+        return
     if command == "pretrain":
         print(f"student: {pipeline.pretrain(settings, folder)}", flush=True)
         return

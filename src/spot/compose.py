@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
-from spot.config import Config
+from spot.config import BenchmarkConfig, Config
 from spot.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -84,6 +84,20 @@ def compose(overrides: Iterable[str] = (), until: str | None = None) -> Config:
     """The checked configuration of one run. Raises UserError, in one line, for any mistake."""
     with _hydra() as hydra:
         return _checked(hydra, *_composed(hydra, list(overrides), RunMode.RUN), until)
+
+
+def benchmark(name: str, overrides: list[str]) -> BenchmarkConfig:
+    """One file of conf/benchmark/, with `key=value` overrides of its keys. Raises UserError."""
+    with _hydra() as hydra:
+        lines = [f"benchmark@benchmarks.tasks.{name}={name}"]
+        options = _options(hydra.config_loader, "benchmark")
+        if name not in options:
+            raise UserError(
+                f"benchmark={name} is unknown: {_guess(name, options)}choose one of {', '.join(options)}."
+            )
+        lines = [f"+{lines[0]}", *(f"benchmarks.tasks.{name}.{line}" for line in overrides)]
+        checked = _checked(hydra, *_composed(hydra, lines, RunMode.RUN), "elicit")
+    return checked.benchmarks.tasks[name]
 
 
 def check(overrides: list[str], sweep: bool = False, until: str | None = None) -> bool:

@@ -17,7 +17,7 @@ from spot import stages, store
 from spot.config import Config
 from spot.policy import is_here
 from spot.records import WRONG, Pair
-from spot.run import NotMadeError, Run
+from spot.run import EVALUATION, NotMadeError, Run
 
 if TYPE_CHECKING:
     from spot.session import Session
@@ -37,7 +37,7 @@ def run(
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned. `session`
     reaches the processes that torchrun or srun started beside this one, to train along.
     """
-    if config.hardware.accelerator == "gpu" and until in (None, "train", "evaluate"):
+    if config.hardware.accelerator == "gpu" and until in (None, "train"):
         from spot.training.loop import check_devices
 
         check_devices(config.hardware.devices)  # now, and not after hours of sampling
@@ -67,11 +67,21 @@ def run(
     stages.evaluate(this, "base_scores", policy, attempts)
     stages.evaluate(this, "scores", checkpoint, attempts)
     this.complete()
-    if until == "evaluate":
-        return None
     from spot import report
 
     return report.build(folder)
+
+
+def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Measure the model that `config.model` names, trained by us or not; returns its scores' folder.
+
+    `folder` is the run's own and gets `evaluation.json`.
+    """
+    this = Run(config, folder, overrides)
+    attempts = stages.attempts(this) if stages.needs_attempts(config) else None
+    scores = stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)
+    this.record(EVALUATION)
+    return scores.folder
 
 
 def found(config: Config) -> tuple[list[Pair], int] | None:

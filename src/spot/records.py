@@ -106,6 +106,7 @@ class Score:
     tokens: int
     seed: int
     reason: str = ""
+    details: dict[str, Any] = field(default_factory=dict)  # the family's own findings
 
 
 Row = Question | Attempt | Rectification | Pair | Score

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spot.session import Session
 
 RUN_FILE = "run.json"
+EVALUATION = "evaluation.json"  # of `spot evaluate`, which trains nothing
 
 
 class NotMadeError(Exception):
@@ -104,6 +105,10 @@ class Run:
     def complete(self) -> None:
         """Write `run.json`: the run is finished, and this is what it consists of."""
         self.write_card()
+        self.record(RUN_FILE)
+
+    def record(self, name: str) -> None:
+        """Write what this run consists of to the file `name` in its folder."""
         record = {
             "schema": 1,
             "status": "complete",
@@ -122,4 +127,4 @@ class Run:
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_aside(self.folder / RUN_FILE, json.dumps(record, indent=1) + "\n")
+        write_aside(self.folder / name, json.dumps(record, indent=1) + "\n")

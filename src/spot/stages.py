@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import asking, launch, store, unpack
+from spot import answering, asking, launch, measuring, sourcing, store, unpack
 from spot import policy as weights
 from spot.config import ASKED, Config
 from spot.errors import UserError
 from spot.policy import Policy, prepare
+from spot.progress import say
 from spot.records import WRONG, Attempt, Pair, Rectification, Score
 from spot.run import Run
 from spot.selection import Rules, nothing_left
@@ -36,11 +38,18 @@ def attempts(this: Run) -> store.Product:
     return _elicit(this, prepare(this.config.model, this.root))
 
 
-def policy(this: Run, attempts: store.Product) -> Policy:
+def policy(this: Run, attempts: store.Product | None) -> Policy:
     """The starting weights; a student of the data's own text reads the attempts that are not held out."""
-    imported = this.config.data.fields.response is not None
-    texts = unpack.split_attempts(this.config, attempts)[0] if imported else None
+    texts = None
+    if attempts is not None and this.config.data.fields.response is not None:
+        texts = unpack.split_attempts(this.config, attempts)[0]
     return prepare(this.config.model, this.root, texts)
+
+
+def needs_attempts(config: Config) -> bool:
+    """Whether a model can only be measured after elicitation: by its own questions, or as a student of them."""
+    learns = config.model.path is None and config.data.fields.response is not None
+    return learns or measuring.asks_held_out(config)
 
 
 def pretrain(this: Run) -> Path:
@@ -54,35 +63,46 @@ def pretrain(this: Run) -> Path:
 def _elicit(this: Run, policy: Policy) -> store.Product:
     config, data = this.config, this.config.data
     settings = {
-        "questions": unpack.question_settings(config),
+        "questions": sourcing.settings(config),
         "answer_format": data.answer_format,
         "samples": data.samples,
         "seed": data.seed,
-        "generation": unpack.generation_settings(config),
+        "generation": answering.settings(config, config.generator),
     }
     target = store.product(this.root, "elicit", settings, {"policy": policy.digest})
 
     def make() -> None:
-        from spot.elicitation import elicit
+        from spot.elicitation import Tally, elicit
 
-        questions, dropped = unpack.questions(config)
-        generator = unpack.generator(config, policy.folder)
+        questions, dropped = sourcing.questions(config)
+        tally = Tally()
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
             counts.update(dropped)
-            with Verifier() as verifier:
-                yield from elicit(
-                    questions,
-                    generator,
-                    unpack.sampling(config),
-                    partial(verifier.verdict, answer_format=data.answer_format),
-                    samples=data.samples,
-                    seed=data.seed,
-                    model=policy.name,
-                    done=done,
+            generator = answering.generator(config, config.generator, policy)
+            with closing(generator), Verifier() as verifier:
+                yield from tally.watch(
+                    elicit(
+                        questions,
+                        generator,
+                        answering.sampling(config.generator),
+                        partial(verifier.verdict, answer_format=data.answer_format),
+                        samples=data.samples,
+                        seed=data.seed,
+                        done=done,
+                        dropped=counts,
+                    )
                 )
 
-        store.compute_rows(target, Attempt, produce, total=len(questions) * data.samples)
+        store.compute_rows(
+            target,
+            Attempt,
+            produce,
+            total=len(questions) * data.samples,
+            details=tally.details,
+            note=tally.note,
+        )
+        say(f"elicit: {tally.said}")
 
     return this.stage("attempts", target, make)
 
@@ -90,22 +110,13 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
 def _import(this: Run) -> store.Product:
     """Attempts that a model made elsewhere, graded here."""
     config, data = this.config, this.config.data
-    settings = {"import": unpack.question_settings(config), "answer_format": data.answer_format}
+    settings = {"import": sourcing.settings(config), "answer_format": data.answer_format}
     target = store.product(this.root, "elicit", settings)
 
     def make() -> None:
-        from spot.questions.jsonl import import_attempts
-
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
             with Verifier() as verifier:
-                rows, dropped = import_attempts(
-                    unpack.existing(data.path, "data.path"),
-                    unpack.fields(config),
-                    data.answer_format,
-                    verifier,
-                    limit=data.questions,
-                    on_bad_row=data.on_bad_row,
-                )
+                rows, dropped = sourcing.attempts(config, verifier)
             counts.update(dropped)
             yield from (row for row in rows if row.id not in done)
 
@@ -149,7 +160,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
         with Verifier() as verifier:
             if who is not None:
                 journal = asking.journal_path(config, attempts.digest)
-                oracle = asking.Asking(config, mode, verifier, who.folder, journal, target_pairs)
+                oracle = asking.Asking(config, mode, verifier, who, journal, target_pairs)
                 store.compute_rows(
                     target,
                     Rectification,
@@ -157,7 +168,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
                         wrong, store.unfinished_rows(target, Rectification)
                     ),
                     total=len(wrong),
-                    details=oracle.details,
+                    details=lambda _: oracle.details(),
                     note=oracle.note,
                 )
                 return
@@ -166,7 +177,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
                 Rectification,
                 lambda done, _: rectify_attempts(
                     wrong,
-                    unpack.oracle(config, wrong),
+                    unpack.oracle(config, wrong, sourcing.posed(config)),
                     verifier,
                     mode=mode,
                     answer_format=data.answer_format,
@@ -251,7 +262,7 @@ def _select(
             counts.update(selection.counts)
             yield from (pair for pair in selection.pairs if pair.id not in done)
 
-        store.compute_rows(target, Pair, produce, details=lambda: {"dropped": dropped})
+        store.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
 
     return this.stage(name, target, make)
 
@@ -283,7 +294,7 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
         "thinking": config.model.thinking,
-        "probe": asdict(config.probe) | {"benchmarks": unpack.evaluation_settings(config)},
+        "probe": asdict(config.probe) | {"benchmarks": measuring.settings(config)},
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
     target = store.product(this.root, "train", settings, inputs)
@@ -314,32 +325,42 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
 # ---- evaluate ----------------------------------------------------------------------------------
 
 
-def evaluate(this: Run, name: str, policy: Policy, attempts: store.Product) -> store.Product:
-    """Scores of one model on every benchmark; the same questions and random numbers for each model."""
+def evaluate(
+    this: Run, name: str, policy: Policy, attempts: store.Product | None = None
+) -> store.Product:
+    """Scores of one model on every benchmark; the same questions and random numbers for each model.
+
+    attempts: where a benchmark asks the run's own held-out questions.
+    """
     config = this.config
     inputs = {"policy": policy.digest}
-    if any(task.family == "data" for task in config.benchmarks.tasks.values()):
+    if attempts is not None and measuring.asks_held_out(config):
         inputs["attempts"] = attempts.digest
-    target = store.product(this.root, "evaluate", unpack.evaluation_settings(config), inputs)
+    target = store.product(this.root, "evaluate", measuring.settings(config), inputs)
 
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
 
+        who = answering.evaluator(config)
         with Verifier() as verifier:
-            benchmarks = unpack.benchmarks(config, attempts, verifier)
-            generator = unpack.generator(config, policy.folder)
+            benchmarks = measuring.benchmarks(config, attempts, verifier)
+
+            def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
+                with closing(answering.generator(config, who, policy)) as generator:
+                    yield from run_benchmarks(
+                        benchmarks,
+                        generator,
+                        answering.sampling(who),
+                        seed=config.benchmarks.seed,
+                        done=done,
+                    )
+
             store.compute_rows(
                 target,
                 Score,
-                lambda done, _: run_benchmarks(
-                    benchmarks,
-                    generator,
-                    unpack.sampling(config),
-                    seed=config.benchmarks.seed,
-                    done=done,
-                ),
+                produce,
                 total=sum(len(b.questions) * b.trials for b in benchmarks),
-                details=lambda: {"trivial": unpack.trivial(benchmarks)},
+                details=lambda _: measuring.details(benchmarks),
             )
 
     return this.stage(name, target, make)

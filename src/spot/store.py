@@ -20,7 +20,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +80,14 @@ def compute_rows(
     row_type: type[RowT],
     produce: Produce,
     total: int | None = None,
-    details: Callable[[], Mapping[str, Any]] = dict,
+    details: Callable[[Sequence[RowT]], Mapping[str, Any]] = lambda rows: {},
     note: Callable[[], str] = str,
 ) -> None:
     """Make `target` complete: call `produce(ids already there, counts)` and append every row it yields.
 
     `produce` adds to `counts` what it drops, by reason; the rows themselves are counted at the end by
-    verdict, outcome or arm. `details()` goes into the manifest, `note()` beside the progress. Does nothing if the product is
-    complete. Safe to kill at any moment.
+    verdict, outcome or arm. `details(all rows)` goes into the manifest, `note()` beside the progress.
+    Does nothing if the product is complete. Safe to kill at any moment.
     """
     with _owned(target) as mine:
         if not mine:
@@ -107,7 +107,7 @@ def compute_rows(
         ordered = [found[key] for key in sorted(found)]
         write_aside(target.folder / ROWS, "".join(to_json(row) + "\n" for row in ordered))
         counts = Counter(_kind(row) for row in ordered) + dropped
-        finish(target, counts, time.monotonic() - started, details())
+        finish(target, counts, time.monotonic() - started, details(ordered))
         partial.unlink()
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spot import store, tracking, unpack
+from spot import answering, measuring, store, tracking, unpack
 from spot.config import Config, from_plain, plain
 from spot.records import Pair
 
@@ -136,16 +136,15 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     from spot.evaluation.runner import evaluate as run_benchmarks
     from spot.generation.transformers import TransformersGenerator
 
+    who = answering.evaluator(config)
     small = [replace(t, questions=config.probe.questions, trials=1) for t in general]
-    benchmarks = unpack.arithmetic_benchmarks(small, config.benchmarks.seed)
+    benchmarks = [measuring.made(task, config.benchmarks.seed) for task in small]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def probe(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(
-            model, tokenizer, config.generator.batch, config.model.thinking
-        )
-        sampling, seed = unpack.sampling(config), config.benchmarks.seed
+        generator = TransformersGenerator(model, tokenizer, who.batch, config.model.thinking)
+        sampling, seed = answering.sampling(who), config.benchmarks.seed
         return accuracy(list(run_benchmarks(benchmarks, generator, sampling, seed=seed)))
 
     return probe

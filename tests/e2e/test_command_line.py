@@ -23,7 +23,7 @@ def spot(
 
 @pytest.mark.parametrize(
     ("command", "until"),
-    [("run", "all"), ("elicit", "elicit"), ("select", "select"), ("evaluate", "evaluate")],
+    [("run", "all"), ("elicit", "elicit"), ("select", "select")],
 )
 def test_a_command_is_the_way_up_to_its_stage(
     tmp_path: Path, fake_pipeline: dict[str, str], command: str, until: str

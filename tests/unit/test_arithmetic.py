@@ -8,12 +8,18 @@ from itertools import islice
 
 import pytest
 
-from spot.evaluation.arithmetic import DOMAINS, benchmark_questions, grade, trivial_accuracy
+from spot.evaluation.arithmetic import DOMAINS, benchmark_questions, grade, trivial
+from spot.evaluation.types import Answer, Grade
 from spot.questions import arithmetic, corpus
 from spot.questions.arithmetic import Step, Term, parse_chain, questions, signed, work, written
 from spot.records import Question
 
 CHAIN = (Term("+", 85), Term("-", 12, "("), Term("+", 25, ")"), Term("+", 7))  # 85 - 37 + 7 = 55
+
+
+def graded(question: Question, response: str, finish_reason: str = "stop") -> Grade:
+    (found,) = grade([Answer(question, response, finish_reason)])
+    return found
 
 
 def test_a_chain_is_written_and_read_back() -> None:
@@ -117,17 +123,18 @@ def test_the_corpus_obeys_its_constraints() -> None:
         if names:
             seen.update(names)
             asked = Question("x", "instructions", question, "", {"constraints": names})
-            assert grade(asked, response, "stop")[0], (question, response)
+            assert graded(asked, response).correct, (question, response)
     assert set(seen) == set(arithmetic.CONSTRAINTS)
     assert list(islice(corpus.rows(3), 5)) == list(islice(corpus.rows(3), 5))
 
 
 def test_grading_sums() -> None:
     question = Question("x", "sums", "What is 85 - (12 + 25)?", "48")
-    assert grade(question, r"So $\boxed{48}$.", "stop") == (True, "correct", "48", "")
-    assert grade(question, r"So $\boxed{98}$.", "stop") == (False, "wrong", "98", "")
-    assert grade(question, "So 48.", "stop")[:3] == (False, "unparseable", None)
-    assert grade(question, r"So $\boxed{48}$.", "length")[:2] == (False, "truncated")
+    assert graded(question, r"So $\boxed{48}$.") == Grade(True, "correct", "48")
+    assert graded(question, r"So $\boxed{98}$.") == Grade(False, "wrong", "98")
+    assert graded(question, "So 48.") == Grade(False, "unparseable", None, "no box")
+    cut = graded(question, r"So $\boxed{48}$.", "length")
+    assert (cut.correct, cut.verdict) == (False, "truncated")
 
 
 @pytest.mark.parametrize(
@@ -148,11 +155,12 @@ def test_instructions_score_the_constraint_and_not_the_sum(
     constraint: str, good: str, bad: str
 ) -> None:
     question = Question("x", "instructions", "", "999", {"constraints": [constraint]})
-    assert grade(question, good, "stop")[0]
-    assert grade(question, bad, "stop")[:2] == (False, "wrong")
-    assert grade(question, bad, "stop")[3] == constraint
+    assert graded(question, good).correct
+    assert graded(question, bad) == Grade(
+        False, "wrong", graded(question, bad).extracted, constraint
+    )
 
 
 def test_trivial_answers_are_worth_little() -> None:
     for name in DOMAINS:
-        assert trivial_accuracy(name, benchmark_questions(name, 200, seed=1)) < 0.3
+        assert trivial(benchmark_questions(name, 200, seed=1))[0] < 0.3

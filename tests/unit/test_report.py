@@ -40,7 +40,7 @@ def scores(shares, seed: int):
 def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> store.Product:
     target = store.product(root, stage, settings)
     details = {"trivial": {"sums": 2.0, "word_problems": 4.0, "instructions": 12.0}}
-    store.compute_rows(target, row_type, lambda done, counts: rows, details=lambda: details)
+    store.compute_rows(target, row_type, lambda done, counts: rows, details=lambda rows: details)
     return target
 
 

@@ -68,7 +68,7 @@ def test_what_a_stage_drops_is_counted_beside_its_rows(tmp_path):
         yield question(1)
 
     target = store.product(tmp_path, "select", {})
-    store.compute_rows(target, Question, produce, details=lambda: {"note": 1})
+    store.compute_rows(target, Question, produce, details=lambda rows: {"note": 1})
     assert target.counts == {"over_long": 2, "sums": 1}
     assert store.read_manifest(target.folder)["details"] == {"note": 1}
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from spot.evaluation.types import Answer, Family, Grade, RowError
 from spot.questions import arithmetic
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import extract, quick_equal
@@ -22,31 +25,52 @@ def benchmark_questions(name: str, count: int, seed: int) -> list[Question]:
     return arithmetic.questions(count, seed, f"benchmark/{name}")
 
 
-def grade(
-    question: Question, response: str, finish_reason: str
-) -> tuple[bool, str, str | None, str]:
-    """Whether a response is right: `(correct, verdict, extracted, reason)`.
+def family() -> Family:
+    """The laptop world's, from rows of id, task, text and answer."""
+    return Family(read=read, pose=pose, grade=grade, trivial=trivial)
 
-    `reason` names the constraints that were broken. A response cut at the limit is never correct.
-    """
+
+def read(row: Mapping[str, Any], row_id: str) -> Question:
+    """A question as `records.Question` has it; only sums and word problems can be written down so."""
+    for name in ("text", "answer"):
+        if not isinstance(row.get(name), str):
+            raise RowError(f"{name}: no text")
+    return Question(str(row.get("id", row_id)), "sums", row["text"], row["answer"])
+
+
+def pose(question: Question, seed: int, template: str) -> Question:
+    """The question put into the template at `{question}`: usually as it is. The seed is not used."""
+    return replace(question, text=template.replace("{question}", question.text))
+
+
+def grade(answers: Sequence[Answer]) -> list[Grade]:
+    """What each response is worth; `reason` names the constraints that were broken."""
+    return [_grade(answer.question, answer.response, answer.finish_reason) for answer in answers]
+
+
+def _grade(question: Question, response: str, finish_reason: str) -> Grade:
+    """A response cut at the limit is never correct."""
     extracted = extract(response, "boxed")
     if finish_reason == "length":
-        return False, TRUNCATED, extracted, "cut at the token limit"
+        return Grade(False, TRUNCATED, extracted, "cut at the token limit")
     if question.task == "instructions":
         broken = [n for n in question.meta["constraints"] if not CHECKS[n](response)]
-        return (not broken), (WRONG if broken else CORRECT), extracted, ", ".join(broken)
+        return Grade(not broken, WRONG if broken else CORRECT, extracted, ", ".join(broken))
     if extracted is None:
-        return False, UNPARSEABLE, None, "no box"
+        return Grade(False, UNPARSEABLE, None, "no box")
     correct = bool(quick_equal(extracted, question.answer))
-    return correct, (CORRECT if correct else WRONG), extracted, ""
+    return Grade(correct, CORRECT if correct else WRONG, extracted)
 
 
-def trivial_accuracy(name: str, questions: Sequence[Question]) -> float:
-    """Share in [0, 1] that the best constant response gets right without reading the question."""
-    if name != "instructions":
-        return Counter(q.answer for q in questions).most_common(1)[0][1] / len(questions)
+def trivial(questions: Sequence[Question]) -> tuple[float, str]:
+    """Share in [0, 1] that the best constant response gets right without reading, and the response."""
+    if questions[0].task != "instructions":
+        answer, count = Counter(q.answer for q in questions).most_common(1)[0]
+        return count / len(questions), answer
     replies = ("48", "48. Done.", "Sure. THE ANSWER IS 48.", "SURE. THE ANSWER IS 48. DONE.")
-    return max(sum(grade(q, r, "stop")[0] for q in questions) / len(questions) for r in replies)
+    right = {r: sum(_grade(q, r, "stop").correct for q in questions) for r in replies}
+    best = max(right, key=lambda reply: right[reply])
+    return right[best] / len(questions), best
 
 
 def _steps(response: str) -> int:

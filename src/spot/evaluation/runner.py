@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from spot.generation import Generator, Request, Sampling, request_seed
-from spot.records import Question, Score
-
-# (question, response, finish reason) → correct, verdict, extracted answer, reason
-Grader = Callable[[Question, str, str], tuple[bool, str, str | None, str]]
+from spot.chat import final_part, user
+from spot.evaluation.types import Answer, Family, Grade
+from spot.generation import Completion, Generator, Request, Sampling, request_seed
+from spot.generation.types import PROMPT_TOO_LONG
+from spot.records import UNPARSEABLE, Question, Score
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions with the way they are graded. `domain` is in_domain, ood or general."""
+    """Questions with the way they are posed and graded.
+
+    domain: in_domain, ood or general. template: what is said around each problem. max_new_tokens: of
+    a response, where the benchmark wants fewer than the run's sampling.
+    """
 
     name: str
     domain: str
     questions: Sequence[Question]
     trials: int
-    grade: Grader
+    family: Family
+    template: str = "{question}"
+    max_new_tokens: int | None = None
+
+    def posed(self, question: Question, trial: int, seed: int) -> Question:
+        """The question as it is asked in one trial: the same for every model."""
+        return self.family.pose(question, request_seed(seed, question.id, trial), self.template)
+
+    @property
+    def trivial(self) -> tuple[float, str]:
+        """Percent that the best answer without reading scores, and what it is."""
+        share, what = self.family.trivial(self.questions)
+        return 100 * share, what
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One question of one trial, waiting for its response."""
+
+    benchmark: Benchmark
+    question: Question  # as posed
+    request: Request
 
 
 def evaluate(
@@ -36,35 +61,56 @@ def evaluate(
     All benchmarks run as one stream of requests. A question's samples depend on `seed`, the question
     and the trial alone, so every model is asked the same with the same random numbers.
     """
-    asked: dict[str, tuple[Benchmark, Question, int]] = {}
-    requests: list[Request] = []
-    for benchmark in benchmarks:
-        for question in benchmark.questions:
-            for trial in range(benchmark.trials):
-                key = f"{benchmark.name}/{question.id}#{trial}"
-                asked[key] = benchmark, question, trial
-                requests.append(Request(key, question.text, request_seed(seed, question.id, trial)))
-    seeds = {request.key: request.seed for request in requests}
-    for completion in generator.generate(requests, sampling, done):
-        benchmark, question, trial = asked[completion.key]
-        correct, verdict, extracted, reason = benchmark.grade(
-            question, completion.text, completion.finish_reason
+    asked = {a.request.key: a for b in benchmarks for a in _asked(b, sampling, seed)}
+    for completion in generator.generate([a.request for a in asked.values()], done):
+        what = asked[completion.key]
+        yield score(what.benchmark, what.question, what.request, completion)
+
+
+def score(
+    benchmark: Benchmark, question: Question, request: Request, completion: Completion
+) -> Score:
+    """The record of one completion: what was answered, and what it is worth."""
+    answer = Answer(question, final_part(completion.text), completion.finish_reason)
+    if completion.finish_reason == PROMPT_TOO_LONG:
+        grade = Grade(
+            False, UNPARSEABLE, reason=f"the prompt has {completion.prompt_tokens} tokens"
         )
-        yield Score(
-            id=completion.key,
-            benchmark=benchmark.name,
-            domain=benchmark.domain,
-            question_id=question.id,
-            trial=trial,
-            correct=correct,
-            verdict=verdict,
-            extracted=extracted,
-            response=completion.text,
-            finish_reason=completion.finish_reason,
-            tokens=len(completion.token_ids),
-            seed=seeds[completion.key],
-            reason=reason,
-        )
+    else:
+        (grade,) = benchmark.family.grade([answer])
+    return Score(
+        id=completion.key,
+        benchmark=benchmark.name,
+        domain=benchmark.domain,
+        question_id=question.id,
+        trial=request.trial,
+        correct=grade.correct,
+        verdict=grade.verdict,
+        extracted=grade.extracted,
+        response=completion.text,
+        finish_reason=completion.finish_reason,
+        tokens=completion.tokens,
+        seed=request.seed,
+        reason=grade.reason,
+        details=dict(grade.details),
+    )
+
+
+def _asked(benchmark: Benchmark, sampling: Sampling, seed: int) -> Iterator[_Asked]:
+    """Every question of a benchmark, as often as it is asked."""
+    limit = min(benchmark.max_new_tokens or sampling.max_new_tokens, sampling.max_new_tokens)
+    sampling = replace(sampling, max_new_tokens=limit)
+    for question in benchmark.questions:
+        for trial in range(benchmark.trials):
+            posed = benchmark.posed(question, trial, seed)
+            request = Request(
+                f"{benchmark.name}/{question.id}",
+                trial,
+                user(posed.text),
+                sampling,
+                request_seed(seed, question.id, trial),
+            )
+            yield _Asked(benchmark, posed, request)
 
 
 def accuracy(scores: Sequence[Score]) -> dict[str, float]:

@@ -72,5 +72,7 @@ def _tokens(config: Config, work: Work) -> float:
     # a prompt and a response; losses with a y⁻ term forward two of them a pair
     response = work.apart / pairs / (2 if config.loss.name in NEEDS_REJECTED else 1)
     attempted = (attempts(config) or pairs) * response
-    scores = 2 * sum(task.questions * task.trials for task in config.benchmarks.tasks.values())
+    scores = 2 * sum(
+        (task.questions or 500) * task.trials for task in config.benchmarks.tasks.values()
+    )
     return attempted + 2 * work.pairs * 2 * response + scores * response

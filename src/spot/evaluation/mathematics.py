@@ -1,0 +1,240 @@
+r"""Mathematics with a final answer in a box: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
+
+The last balanced `\boxed{…}` speaks, and math-verify says whether it equals the truth (spot.verification).
+Only what a row says of itself changes how it is graded: several answers are compared as a set, and a
+tolerance holds for the row that names one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.questions.jsonl import value_at
+from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.verification import LONGEST_ANSWER, Verifier, extract, last_boxed, number, split_list
+
+MOST_ANSWERS = 40  # in one box; more are a list of guesses
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which field of a row holds what; dots reach into nested objects.
+
+    Without an answer the last box of the solution is the truth. The last three are OlympiadBench's
+    (there question="question", answer="final_answer"); rows may lack them.
+    """
+
+    question: str = "problem"
+    answer: str = "answer"
+    id: str = "id"
+    solution: str = "solution"
+    multiple: str = "is_multiple_answer"
+    unit: str = "unit"
+    tolerance: str = "error"  # absolute
+
+
+def family(verifier: Verifier, fields: Fields = Fields()) -> Family:
+    """Mathematics, from rows of these fields."""
+    return Family(
+        read=partial(read, fields), pose=pose, grade=partial(grade, verifier), trivial=trivial
+    )
+
+
+# ---------------------------------------------------------------- rows
+
+
+def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
+    """The question of a row; its own id, if it has one, comes before `row_id`.
+
+    meta: `answers`, where several are to be found in any order; `tolerance`, where a row allows one.
+    Raises RowError when the problem is missing, or both an answer and a solution with a box.
+    """
+    text = value_at(dict(row), fields.question)
+    if not isinstance(text, str) or not text.strip():
+        raise RowError(f"{fields.question}: no problem")
+    truths = _truths(fields, row)
+    meta: dict[str, Any] = {}
+    if value_at(dict(row), fields.multiple) is True or len(truths) > 1:
+        answers = [part for truth in truths for part in _listed(truth)]
+        if len(answers) > 1:
+            meta["answers"] = answers
+    truth = ", ".join(truths)
+    if value_at(dict(row), fields.unit) == "%" and "%" not in truth:
+        truth += r"\%"
+    if (tolerance := value_at(dict(row), fields.tolerance)) not in (None, ""):
+        meta["tolerance"] = _tolerance(tolerance, fields.tolerance)
+    own_id = value_at(dict(row), fields.id)
+    name = str(own_id) if _is_id(own_id) else row_id
+    if not _encodable(name + text + truth):
+        raise RowError(f"{fields.question}: half a character (surrogate)")
+    return Question(id=name, task="math", text=text.strip(), answer=truth, meta=meta)
+
+
+def _truths(fields: Fields, row: Mapping[str, Any]) -> list[str]:
+    """The answers as written, at least one."""
+    answer = value_at(dict(row), fields.answer)
+    given = [_text(part) for part in (answer if isinstance(answer, list) else [answer])]
+    if truths := [last_boxed(part) or part for part in given if part]:
+        return truths
+    solution = value_at(dict(row), fields.solution)
+    if isinstance(solution, str) and (box := extract(solution, "boxed")):
+        return [box]
+    raise RowError(f"{fields.answer}: no answer, and no box in {fields.solution}")
+
+
+def _text(answer: Any) -> str:
+    if isinstance(answer, str):
+        return answer.strip()
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
+        return ""
+    return str(answer)
+
+
+def _tolerance(value: Any, field: str) -> str:
+    found = number(_text(value))
+    if found is None or found < 0:
+        raise RowError(f"{field}: {value!r} is no tolerance")
+    return _text(value)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# ---------------------------------------------------------------- asking and grading
+
+
+def pose(question: Question, seed: int, template: str) -> Question:
+    """The problem put into the template at `{question}`. Nothing is drawn: the seed is not used."""
+    return replace(question, text=template.replace("{question}", question.text))
+
+
+def trivial(questions: Sequence[Question]) -> tuple[float, str]:
+    """The most frequent answer: the share in [0, 1] of questions that it answers, and it."""
+    answer, count = Counter(q.answer.strip("$") for q in questions).most_common(1)[0]
+    return count / len(questions), answer
+
+
+def grade(verifier: Verifier, answers: Sequence[Answer]) -> list[Grade]:
+    """What responses are worth, the last balanced box of each compared with the truth.
+
+    Reasons: `no box`, `box too long` and `gave up` (unparseable: neither right nor wrong),
+    `cut at the token limit` (truncated), `differs` (wrong). Many answers at once are graded faster.
+    """
+    boxes = [extract(answer.response, "boxed") for answer in answers]
+    asked = [
+        i
+        for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
+        if box is not None and len(box) <= LONGEST_ANSWER and answer.finish_reason != "length"
+    ]
+    pairs = [(boxes[i] or "", answers[i].question) for i in asked]
+    equal = dict(zip(asked, _equal(verifier, pairs), strict=True))
+    return [
+        _grade(answer, box, equal.get(i))
+        for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
+    ]
+
+
+def _grade(answer: Answer, box: str | None, equal: bool | None) -> Grade:
+    if answer.finish_reason == "length":
+        return Grade(False, TRUNCATED, box, "cut at the token limit")
+    if box is None:
+        return Grade(False, UNPARSEABLE, None, "no box")
+    if len(box) > LONGEST_ANSWER:
+        return Grade(False, UNPARSEABLE, None, "box too long")
+    if equal is None:
+        return Grade(False, UNPARSEABLE, box, "gave up")
+    return Grade(True, CORRECT, box) if equal else Grade(False, WRONG, box, "differs")
+
+
+def _equal(verifier: Verifier, pairs: Sequence[tuple[str, Question]]) -> list[bool | None]:
+    """Whether each box answers its question; None where nobody could tell in time."""
+    results: list[bool | None] = [_within_tolerance(box, question) for box, question in pairs]
+    sets = [
+        (i, given, question.meta["answers"])
+        for i, (box, question) in enumerate(pairs)
+        if "answers" in question.meta
+        for given in _readings(box)
+    ]
+    equal_sets = _equal_sets(verifier, [(given, truths) for _, given, truths in sets])
+    for (i, _, _), same in zip(sets, equal_sets, strict=True):
+        results[i] = results[i] or same
+    whole = [i for i, result in enumerate(results) if result is False]
+    equal = verifier.equals([(pairs[i][0], _whole(pairs[i][1])) for i in whole])
+    for i, same in zip(whole, equal, strict=True):
+        results[i] = same
+    return results
+
+
+def _whole(question: Question) -> str:
+    """The truth in one piece. In `1, 200` the space keeps two answers from being 1,200."""
+    return ", ".join(question.meta.get("answers", [question.answer]))
+
+
+def _within_tolerance(box: str, question: Question) -> bool:
+    allowed, given = number(question.meta.get("tolerance", "")), number(box)
+    truth = number(question.answer)
+    if allowed is None or given is None or truth is None:
+        return False
+    return abs(given - truth) <= Fraction(allowed)
+
+
+# ---------------------------------------------------------------- several answers to one question
+
+_AND = re.compile(
+    r"\\(?:text|mathrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+)
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
+_AROUND = [("$", "$"), (r"\(", r"\)"), (r"\left\{", r"\right\}"), (r"\{", r"\}")]
+
+
+def _readings(box: str) -> list[list[str]]:
+    """The answers in a box: with 1,350 as two of them, and as one if that is another reading."""
+    readings = [_listed(box), _listed(_THOUSANDS.sub("", box))]
+    return [r for r in readings[: 1 + (readings[0] != readings[1])] if len(r) <= MOST_ANSWERS]
+
+
+def _listed(text: str) -> list[str]:
+    r"""The answers that a text lists, in brackets of a set or in none; `3 \pm x` are two."""
+    text = text.strip().rstrip(".").strip()
+    for opening, closing in _AROUND:
+        if text.startswith(opening) and text.endswith(closing):
+            text = text[len(opening) : -len(closing)].strip()
+    parts = [part for part in split_list(_AND.sub(",", text.replace("$", ""))) if part]
+    return [sign for part in parts for sign in _signs(part)]
+
+
+def _signs(part: str) -> list[str]:
+    if r"\pm" not in part:
+        return [part]
+    return [re.sub(r"\\pm(?![a-z])", sign, part) for sign in ("+", "-")]
+
+
+def _equal_sets(
+    verifier: Verifier, sets: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> list[bool | None]:
+    """Whether each (given, truths) are the same set: every one has its equal on the other side."""
+    pairs = [(x, y) for given, truths in sets for x in given for y in truths]
+    equal = iter(verifier.equals(pairs))
+    results: list[bool | None] = []
+    for given, truths in sets:
+        rows = [[next(equal) for _ in truths] for _ in given]
+        lines = rows + [list(column) for column in zip(*rows, strict=True)]
+        if rows and all(True in line for line in lines):
+            results.append(True)
+        else:  # lines without a match, some of which nobody could tell
+            lost = [line for line in lines if True not in line]
+            results.append(None if lost and all(None in line for line in lost) else False)
+    return results

@@ -1,0 +1,120 @@
+"""`spot grade`: what any model's saved responses to a benchmark are worth, without asking it again.
+
+A row of the input holds the benchmark's own fields and a `response`; a score that `spot evaluate` wrote
+is such a row, too, once the benchmark's questions are at hand. One row comes out for each that goes in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spot.chat import final_part
+from spot.errors import UserError
+from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.files import write_aside
+from spot.questions.jsonl import Problem, read_objects
+from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, Question
+
+TOGETHER = 256  # responses graded at once, so that all cores have work
+FINISHED = ("stop", "length")
+
+
+# (a row, an id for rows that bring none) → its question, and the same as it was posed
+Find = Callable[[Mapping[str, Any], str], tuple[Question, Question]]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One line of the input: a saved response and the question as it was posed for it."""
+
+    line: int
+    trial: int
+    answer: Answer
+
+
+def read(
+    path: Path,
+    find: Find,
+    benchmark: str,
+) -> list[Response]:
+    """The responses of a file, in its order. Raises UserError naming the first line that is unusable.
+
+    find: the question of a row, or RowError.
+    benchmark: rows that name another one (of an evaluation with several) are passed over.
+    """
+    responses: list[Response] = []
+    seen: dict[str, str] = {}
+    trials: Counter[str] = Counter()
+    for line, row in read_objects(path):
+        if isinstance(row, Problem):
+            raise _bad(path, line, row.explanation)
+        if row.get("benchmark", benchmark) != benchmark:
+            continue
+        try:
+            question, posed = find(row, f"row-{line:06d}")
+        except RowError as error:
+            raise _bad(path, line, str(error)) from None
+        text, finish = row.get("response"), row.get("finish_reason", "stop")
+        if not isinstance(text, str):
+            raise _bad(path, line, f"no response in the field 'response', found {_kind(text)}")
+        if finish not in FINISHED:
+            raise _bad(path, line, f"finish_reason is {finish!r}: write one of {FINISHED}")
+        if seen.setdefault(posed.id, question.text) != question.text:
+            raise _bad(path, line, f"the id {posed.id!r} belongs to another question already")
+        trial = row.get("trial", trials[posed.id])
+        trials[posed.id] += 1
+        responses.append(Response(line, trial, Answer(posed, final_part(text), finish)))
+    if not responses:
+        raise UserError(f"{path} holds no response to {benchmark}: is benchmark=<name> right?")
+    return responses
+
+
+def grade(responses: Sequence[Response], family: Family) -> Iterator[tuple[Response, Grade]]:
+    """Every response with what it is worth, in order."""
+    for start in range(0, len(responses), TOGETHER):
+        batch = responses[start : start + TOGETHER]
+        yield from zip(batch, family.grade([r.answer for r in batch]), strict=True)
+
+
+def write(path: Path, graded: Sequence[tuple[Response, Grade]]) -> None:
+    """One JSON object a line, in the order of the responses; the family's own findings beside."""
+    lines = [
+        {
+            "id": response.answer.question.id,
+            "trial": response.trial,
+            "extracted": grade.extracted,
+            "verdict": grade.verdict,
+            "correct": grade.correct,
+            "reason": grade.reason,
+            **grade.details,
+        }
+        for response, grade in graded
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _bad(path: Path, line: int, explanation: str) -> UserError:
+    return UserError(f"{path}, line {line}: {explanation}; mend the line.")
+
+
+def _kind(value: object) -> str:
+    return "none" if value is None else type(value).__name__
+
+
+def shares(graded: Sequence[tuple[Response, Grade]]) -> dict[str, float]:
+    """Percent of responses by what became of them, and of every yes-or-no finding of the family."""
+    count = len(graded)
+    found = {
+        CORRECT: sum(grade.correct for _, grade in graded),
+        UNPARSEABLE: sum(grade.verdict == UNPARSEABLE for _, grade in graded),
+        TRUNCATED: sum(grade.verdict == TRUNCATED for _, grade in graded),
+    }
+    flags = [key for key, value in graded[0][1].details.items() if isinstance(value, bool)]
+    found |= {key: sum(bool(grade.details.get(key)) for _, grade in graded) for key in flags}
+    return {key: 100 * value / count for key, value in found.items()}

@@ -1,0 +1,277 @@
+"""What is measured: the group `benchmarks` → questions with the way they are posed and graded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib import import_module, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from spot import answering, store, unpack
+from spot.config import BenchmarkConfig, Config
+from spot.errors import UserError
+from spot.evaluation.types import Family, RowError
+from spot.questions import prompts
+from spot.questions.jsonl import Problem, value_at
+from spot.records import Question
+from spot.verification import Verifier
+
+if TYPE_CHECKING:
+    from spot.evaluation.runner import Benchmark
+    from spot.grading import Find
+
+LOCAL = (".jsonl", ".json", ".parquet", ".csv")  # what `benchmarks.folder` may hold of a benchmark
+
+
+def asks_held_out(config: Config) -> bool:
+    """Whether a benchmark asks the run's own held-out questions."""
+    return any(task.family == "data" for task in config.benchmarks.tasks.values())
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What decides scores: the questions, how they are posed and graded, and who answers."""
+    tasks = config.benchmarks.tasks
+    settings = {
+        "benchmarks": {name: _task_settings(config, task) for name, task in tasks.items()},
+        "seed": config.benchmarks.seed,
+        "generation": answering.settings(config, answering.evaluator(config)),
+    }
+    if asks_held_out(config):
+        settings |= {
+            "held_out": config.data.held_out,
+            "split_seed": config.data.seed,
+            "answer_format": config.data.answer_format,
+        }
+    return settings
+
+
+def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
+    """A task's own keys; of files their content, wherever they lie."""
+    values = asdict(task)
+    path = local_path(task, config.benchmarks.folder)
+    if path is not None:
+        del values["hub"], values["subset"], values["split"], values["revision"]
+        values["path"] = store.hash_file(path)
+    if task.prompt is not None:
+        values["prompt"] = store.hash_file(unpack.existing(task.prompt, "benchmark.prompt"))
+    return values
+
+
+def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:
+    """The file that a benchmark is read from, or None for one that is fetched or made."""
+    key = f"benchmarks.tasks.{task.name}.path"
+    if task.path is not None:
+        return unpack.existing(task.path, key)
+    if folder is None or task.hub is None:
+        return None
+    files = [Path(folder).expanduser() / f"{task.name}{suffix}" for suffix in LOCAL]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"benchmarks.folder={folder} has no {task.name}.jsonl: put it there, or give {key}=<file>."
+        )
+    return found
+
+
+def benchmarks(
+    config: Config, attempts: store.Product | None, verifier: Verifier
+) -> list[Benchmark]:
+    """Every task with its questions; those of the family `data` were held out of training."""
+    answer_format = config.data.answer_format
+    result = []
+    for task in config.benchmarks.tasks.values():
+        of = family(task, verifier, answer_format)
+        result.append(_benchmark(task, of, _questions(config, task, of, attempts)))
+    return result
+
+
+def made(task: BenchmarkConfig, seed: int) -> Benchmark:
+    """A task of the laptop world, whose questions are made and graded without a verifier."""
+    from spot.evaluation import arithmetic
+
+    assert task.questions is not None  # checked with the configuration
+    questions = arithmetic.benchmark_questions(task.name, task.questions, seed)
+    return _benchmark(task, arithmetic.family(), questions)
+
+
+def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question]) -> Benchmark:
+    from spot.evaluation.runner import Benchmark
+
+    return Benchmark(
+        task.name,
+        task.domain,
+        questions,
+        task.trials,
+        family,
+        template(task),
+        task.max_new_tokens,
+    )
+
+
+def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Family:
+    """How the questions of a task are read, posed and graded."""
+    from spot.evaluation import connect4, held_out, mathematics
+
+    if task.family == "math":
+        return mathematics.family(verifier, mathematics.Fields(question="question"))
+    if task.family == "connect4":
+        return connect4.family(task.parser)
+    if task.family == "data":
+        return held_out.family(verifier, answer_format)
+    module = import_module(f"spot.evaluation.{task.family}")  # arithmetic, choice, code, ifeval
+    return cast(Family, module.family())
+
+
+def template(task: BenchmarkConfig) -> str:
+    """What is said around each question: the user's file, else the family's own words."""
+    key = f"benchmarks.tasks.{task.name}.prompt"
+    if task.prompt is not None:
+        return prompts.load(task.prompt, key=key).text
+    return own_template(task.family)
+
+
+def own_template(family: str) -> str:
+    """Our own words around a question of this family; the question alone where there are none."""
+    own = resources.files("spot.evaluation") / "prompts" / f"{family}.md"
+    return own.read_text("utf-8").strip() if own.is_file() else prompts.AS_IS.text
+
+
+def _questions(
+    config: Config, task: BenchmarkConfig, of: Family, attempts: store.Product | None
+) -> list[Question]:
+    seed, path = config.benchmarks.seed, local_path(task, config.benchmarks.folder)
+    if task.family == "data":
+        assert attempts is not None  # elicited where a benchmark asks for them
+        rows = unpack.wrong_attempts(config, attempts, "held_out")
+        by_id = {r.question_id: r for r in rows}
+        questions = [Question(r.question_id, r.task, r.question, r.answer) for r in by_id.values()]
+    elif path is None and task.hub is None:
+        questions = _made(task, seed)
+    else:
+        questions = list(read_questions(task, of, path))
+    return questions[: task.questions]
+
+
+def question_settings(config: Config) -> dict[str, Any]:
+    """What decides which questions benchmarks ask, and nothing of how."""
+    keys = ("family", "questions", "hub", "subset", "split", "revision", "path")
+    tasks = settings(config)["benchmarks"]
+    found = {n: {key: task.get(key) for key in keys} for n, task in tasks.items()}
+    return {"tasks": found, "seed": config.benchmarks.seed}
+
+
+def texts(config: Config) -> dict[str, str]:
+    """What the benchmarks ask, but for a run's own questions: problems by `<benchmark>/<id>`."""
+    found: dict[str, str] = {}
+    with Verifier() as verifier:
+        for task in config.benchmarks.tasks.values():
+            if task.family != "data":
+                of = family(task, verifier, config.data.answer_format)
+                for question in _questions(config, task, of, None):
+                    found[f"{task.name}/{question.id}"] = question.text
+    return found
+
+
+def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
+    """The questions of a task that is made from a seed."""
+    assert task.questions is not None  # checked with the configuration
+    if task.family == "connect4":
+        from spot.evaluation import connect4, connect4_game
+
+        rows = connect4_game.generate(task.questions, seed)
+        return [connect4.read(row, f"board-{n:04d}") for n, row in enumerate(rows)]
+    if task.family == "code":
+        from spot.questions import code_tasks
+
+        return code_tasks.questions(task.questions, seed, "benchmark")
+    from spot.evaluation import arithmetic
+
+    return arithmetic.benchmark_questions(task.name, task.questions, seed)
+
+
+def read_questions(task: BenchmarkConfig, of: Family, path: Path | None) -> Iterator[Question]:
+    """The questions of a data set. Raises UserError naming the first row that is none."""
+    from spot.questions import hub
+
+    source = hub.load_rows(task.hub, task.subset, task.split, task.revision, path)
+    seen: dict[str, int] = {}
+    for number, row in source.rows:
+        place = f"{source.name}, {source.unit} {number}"
+        if isinstance(row, Problem):
+            raise UserError(f"{place}: {row.explanation}; mend it.")
+        try:
+            question = read_row(task, of, row, f"row-{number:06d}")
+        except RowError as error:
+            raise UserError(
+                f"{place}: {error}; mend it, or name its fields in benchmarks.tasks.{task.name}.fields."
+            ) from None
+        if (first := seen.setdefault(question.id, number)) != number:
+            raise UserError(
+                f"{place}: the id {question.id!r} is that of {source.unit} {first} already; mend it."
+            )
+        yield question
+
+
+def read_row(task: BenchmarkConfig, of: Family, row: Mapping[str, Any], row_id: str) -> Question:
+    """The question of one row, its fields found under whichever name the row has. Raises RowError."""
+    values = dict(row)
+    for role, names in task.fields.items():
+        found = (value_at(dict(row), name) for name in names.split("|"))
+        value = next((v for v in found if v is not None), None)
+        if value is not None:
+            values[role] = value
+    question = of.read(values, row_id)
+    own = values.get("id") if "id" in task.fields else None
+    return question if own is None else replace(question, id=str(own))
+
+
+def saved_question(task: BenchmarkConfig, of: Family) -> Find:
+    """How `spot grade` finds the question of a saved response, bare and as it was posed.
+
+    A row holds the benchmark's own fields, or the `id` (`question_id`) of a question in
+    `benchmark.path`. Where posing draws something, its `seed` or what was drawn is in the row.
+    """
+    known: dict[str, Question] = {}
+    if task.path is not None:
+        path = unpack.existing(task.path, "benchmark.path")
+        known = {question.id: question for question in read_questions(task, of, path)}
+
+    def find(row: Mapping[str, Any], row_id: str) -> tuple[Question, Question]:
+        if not known:
+            if "question_id" in row:
+                raise RowError("a score without its question: give benchmark.path=<the questions>")
+            question = read_row(task, of, row, row_id)
+        else:
+            name = str(row.get("question_id", value_at(dict(row), task.fields.get("id", "id"))))
+            if name not in known:
+                raise RowError(f"no question {name!r} in {task.path}")
+            question = known[name]
+        return question, _posed_again(task, of, question, row)
+
+    return find
+
+
+def _posed_again(
+    task: BenchmarkConfig, of: Family, question: Question, row: Mapping[str, Any]
+) -> Question:
+    """The question as the response to it in `row` had it: with its `order`, or the one of its `seed`."""
+    seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
+    if task.family != "choice" or (isinstance(seed, int) and order is None):
+        return of.pose(question, seed if isinstance(seed, int) else 0, template(task))
+    from spot.evaluation import choice
+
+    if order is None and "options" in row:
+        order = list(range(len(row["options"])))
+    if not isinstance(order, list):
+        raise RowError("order: no list of which option each letter stood for (or the trial's seed)")
+    return choice.in_order(question, order, template(task))
+
+
+def details(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
+    """For the manifest: what the best answer given without reading scores, in percent."""
+    trivial = {benchmark.name: benchmark.trivial for benchmark in benchmarks}
+    return {
+        "trivial": {name: share for name, (share, _) in trivial.items()},
+        "trivial_answers": {name: what for name, (_, what) in trivial.items()},
+    }

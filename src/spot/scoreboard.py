@@ -1,0 +1,208 @@
+"""Scores in a terminal: what one model reached, and how two differ."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from spot import grading, store
+from spot.errors import UserError
+from spot.evaluation.statistics import (
+    Estimate,
+    bootstrap,
+    by_benchmark,
+    crossed,
+    holm,
+    macro,
+    mean_interval,
+    paired,
+    question_means,
+    summarise,
+)
+from spot.evaluation.types import Grade
+from spot.grading import Response
+from spot.records import Score
+from spot.run import EVALUATION, RUN_FILE
+
+WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model, as `spot evaluate` or a run left them."""
+
+    name: str
+    rows: Mapping[str, list[Score]]  # by benchmark, in the order they were asked for
+    manifest: Mapping[str, Any]
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Mean of every question, by benchmark, in percent."""
+        return {name: question_means(rows) for name, rows in self.rows.items()}
+
+    def asked(self, benchmark: str) -> int:
+        """How many trials of each question were asked for."""
+        return int(self.manifest["settings"]["benchmarks"][benchmark]["trials"])
+
+
+def read(folder: Path, product: str = "scores", name: str | None = None) -> Scores:
+    """The scores in a product's folder, or in that of a run or an evaluation. Raises UserError."""
+    where = folder
+    for record in (RUN_FILE, EVALUATION):
+        if (folder / record).exists():
+            products = json.loads((folder / record).read_text(encoding="utf-8"))["products"]
+            if product not in products:
+                raise UserError(f"{folder} measured one model only: name two folders to compare.")
+            where = folder / products[product]
+    if not (where / store.MANIFEST).exists():
+        raise UserError(
+            f"{folder} holds no scores: give the folder of a run, or the one that spot evaluate prints."
+        )
+    manifest = store.read_manifest(where)
+    rows = by_benchmark(store.read_rows(where, Score))
+    tasks = list(manifest["settings"]["benchmarks"])
+    of = {task: rows[task] for task in tasks if task in rows}
+    return Scores(name or str(folder), of, manifest)
+
+
+def show(scores: Scores, console: Console | None = None) -> None:
+    """One line a benchmark: accuracy, its interval, and how the answers came about."""
+    trivial = scores.manifest["details"].get("trivial", {})
+    table = _table("benchmark", "accuracy %", "95% interval", "questions × trials", "trivial %",
+                   "unparseable %", "truncated %", "mean tokens")  # fmt: skip
+    for name, rows in scores.rows.items():
+        of = summarise(rows)
+        table.add_row(
+            name,
+            f"{of.accuracy.value:.1f}",
+            _interval(of.accuracy),
+            f"{of.accuracy.questions} × {_trials(of.fewest_trials, of.trials)}",
+            f"{trivial[name]:.1f}" if name in trivial else "–",
+            f"{of.unparseable:.1f}",
+            f"{of.truncated:.1f}",
+            f"{of.mean_tokens:.0f}",
+        )
+    if len(scores.rows) > 1:
+        mean = macro([list(means.values()) for means in scores.means.values()])
+        table.add_row("average", f"{mean.value:.1f}", _interval(mean))
+    console = console or _console()
+    console.print(table)
+    for note in notes(scores):
+        console.print(note, style="yellow", markup=False)
+
+
+def notes(scores: Scores) -> list[str]:
+    """What a reader must know before believing a score, one sentence each."""
+    said = []
+    for name, rows in scores.rows.items():
+        of = summarise(rows)
+        if of.fewest_trials < scores.asked(name):
+            said.append(
+                f"{name}: asked for {scores.asked(name)} trials of each question, "
+                f"observed {_trials(of.fewest_trials, of.trials)}."
+            )
+        trivial = scores.manifest["details"].get("trivial", {}).get(name)
+        if trivial is not None and of.accuracy.low <= trivial:
+            answer = scores.manifest["details"].get("trivial_answers", {}).get(name, "")
+            said.append(
+                f"{name}: not above {answer!r} as the answer to everything ({trivial:.1f}%)."
+            )
+        warnings = {str(row.details["warning"]) for row in rows if row.details.get("warning")}
+        said += [f"{name}: {warning}" for warning in sorted(warnings)]
+    return said
+
+
+def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
+    """What `b` scores more than `a`, paired by question; only questions that both were asked count."""
+    shared = [name for name in a.rows if name in b.rows]
+    tables = {name: paired([b.means[name]], [a.means[name]]) for name in shared}
+    tables = {name: table for name, table in tables.items() if table.size}
+    if not tables:
+        raise UserError(f"{a.name} and {b.name} share no question: measure the same benchmarks.")
+    differences = [crossed([table]) for table in tables.values()]
+    table = _table("benchmark", "A %", "B %", "B − A", "95% interval", "bootstrap", "p",
+                   "p, corrected", "questions")  # fmt: skip
+    for (name, values), difference, corrected in zip(
+        tables.items(), differences, holm([d.p for d in differences]), strict=True
+    ):
+        table.add_row(
+            name,
+            f"{np.mean(list(a.means[name].values())):.1f}",
+            f"{np.mean(list(b.means[name].values())):.1f}",
+            _signed(difference),
+            _interval(difference),
+            "[{:.1f}, {:.1f}]".format(*bootstrap(list(values[0]))).replace("[", r"\["),
+            f"{difference.p:.3f}",
+            f"{corrected:.3f}",
+            str(difference.questions),
+        )
+    if len(tables) > 1:
+        mean = crossed(list(tables.values()))
+        table.add_row("average", "", "", _signed(mean), _interval(mean), "", f"{mean.p:.3f}")
+    console = console or _console()
+    console.print(f"A: {a.name}   B: {b.name}", markup=False)
+    console.print(table)
+    console.print(
+        f"Bold: the interval excludes 0. p is corrected for {len(tables)} comparisons (Holm).",
+        style="dim",
+    )
+    for name in a.rows:
+        left = len(a.means[name].keys() ^ b.means.get(name, {}).keys())
+        if left:
+            console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _interval(of: Estimate) -> str:
+    return rf"\[{of.low:.1f}, {of.high:.1f}]"
+
+
+def _signed(of: Estimate) -> str:
+    text = f"{of.value:+.1f}"
+    return f"[bold]{text}[/bold]" if of.excludes_zero else text
+
+
+def _trials(fewest: int, most: int) -> str:
+    return str(most) if fewest == most else f"{fewest}–{most}"
+
+
+def show_shares(
+    benchmark: str, graded: Sequence[tuple[Response, Grade]], console: Console | None = None
+) -> None:
+    """What became of saved responses: accuracy with its interval, and every finding's share."""
+    by_question: dict[str, list[bool]] = defaultdict(list)
+    for response, grade in graded:
+        by_question[response.answer.question.id].append(grade.correct)
+    means = [100 * sum(right) / len(right) for right in by_question.values()]
+    accuracy = mean_interval(means, bounds=(0.0, 100.0))
+    console = console or _console()
+    trials = [len(right) for right in by_question.values()]
+    console.print(
+        f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "
+        f"{_trials(min(trials), max(trials))}"
+    )
+    for name, share in grading.shares(graded).items():
+        console.print(f"  {name.replace('_', ' '):<24}{share:6.1f}%", markup=False)
+    reasons = Counter(grade.reason for _, grade in graded if grade.reason)
+    for reason, count in reasons.most_common(5):
+        console.print(f"  {count:>6} × {reason}", style="dim", markup=False)

@@ -109,12 +109,20 @@ def _kind(value: object) -> str:
 
 def shares(graded: Sequence[tuple[Response, Grade]]) -> dict[str, float]:
     """Percent of responses by what became of them, and of every yes-or-no finding of the family."""
-    count = len(graded)
     found = {
         CORRECT: sum(grade.correct for _, grade in graded),
         UNPARSEABLE: sum(grade.verdict == UNPARSEABLE for _, grade in graded),
         TRUNCATED: sum(grade.verdict == TRUNCATED for _, grade in graded),
     }
-    flags = [key for key, value in graded[0][1].details.items() if isinstance(value, bool)]
-    found |= {key: sum(bool(grade.details.get(key)) for _, grade in graded) for key in flags}
-    return {key: 100 * value / count for key, value in found.items()}
+    shares = {key: 100 * value / len(graded) for key, value in found.items()}
+    return shares | flag_shares([grade.details for _, grade in graded])
+
+
+def flag_shares(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Percent of responses for which a yes-or-no finding holds, by its name; one without it counts as no."""
+    flags = {
+        key: None for found in details for key, value in found.items() if isinstance(value, bool)
+    }
+    return {
+        key: 100 * sum(bool(found.get(key)) for found in details) / len(details) for key in flags
+    }

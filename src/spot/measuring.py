@@ -194,7 +194,9 @@ def read_questions(task: BenchmarkConfig, of: Family, path: Path | None) -> Iter
     """The questions of a data set. Raises UserError naming the first row that is none."""
     from spot.questions import hub
 
-    source = hub.load_rows(task.hub, task.subset, task.split, task.revision, path)
+    source = hub.load_rows(
+        task.hub, task.subset, task.split, task.revision, path, f"benchmarks.tasks.{task.name}"
+    )
     seen: dict[str, int] = {}
     for number, row in source.rows:
         place = f"{source.name}, {source.unit} {number}"

@@ -96,6 +96,12 @@ def show(scores: Scores, console: Console | None = None) -> None:
         table.add_row("average", f"{mean.value:.1f}", _interval(mean))
     console = console or _console()
     console.print(table)
+    for name, rows in scores.rows.items():
+        if shares := grading.flag_shares([row.details for row in rows]):
+            said = ", ".join(
+                f"{key.replace('_', ' ')} {share:.1f}%" for key, share in shares.items()
+            )
+            console.print(f"{name}: {said}", markup=False)
     for note in notes(scores):
         console.print(note, style="yellow", markup=False)
 

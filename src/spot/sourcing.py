@@ -28,7 +28,7 @@ def settings(config: Config) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "source": data.source,
-        "rows": hub.identity(data.dataset, data.subset, data.split, data.revision, data.path),
+        "rows": hub.identity(data.hub, data.subset, data.split, data.revision, data.path),
         "fields": asdict(data.fields),
         "count": data.questions,
         "on_bad_row": data.on_bad_row,
@@ -119,7 +119,7 @@ def _rows(config: Config) -> Source:
     from spot.questions import hub
 
     data = config.data
-    return hub.load_rows(data.dataset, data.subset, data.split, data.revision, data.path)
+    return hub.load_rows(data.hub, data.subset, data.split, data.revision, data.path)
 
 
 def _decontaminated(config: Config, found: list[Question], dropped: Counter[str]) -> list[Question]:

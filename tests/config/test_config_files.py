@@ -23,7 +23,7 @@ NEEDED = {  # what an option cannot know by itself
         "data.fields.solution=solution",
     ],
     ("data", "gsm8k_attempts"): ["data.path=rows.jsonl"],
-    ("data", "hub"): ["data.dataset=owner/name"],
+    ("data", "hub"): ["data.hub=owner/name"],
     ("oracle", "human"): ["oracle.path=corrections.jsonl"],
     ("oracle", "openai"): ["oracle.model=some-model"],
     ("generator", "openai"): [

@@ -186,9 +186,9 @@ def test_the_models_own_list_of_ends_counts_too(model, tokenizer, requests):
     "constants",
     [
         {"ROOM": 1, "ROOM_SHARE": 1000},
-        {"REFILL_BELOW": 1.0, "GROUP": 1},
+        {"REFILL_BELOW": 1.0, "SPREAD": 0.0},
         {"REFILL_BELOW": 0.01},
-        {"PROMPT_TOKENS": 30, "DRAWS": 3, "GROUP": 2},
+        {"PROMPT_TOKENS": 30, "DRAWS": 3, "SPREAD": 1.0},
     ],
     ids=str,
 )

@@ -144,10 +144,11 @@ def test_what_names_a_product_is_the_content(tmp_path):
         identity(path=tmp_path / "absent")
 
 
-@pytest.mark.parametrize("revision", [None, "main", "31dd3095"])
-def test_a_data_set_of_the_hub_is_pinned(revision):
-    with pytest.raises(UserError, match=r"data\.revision=.* is no commit: give the 40 digits"):
-        load_rows("owner/name", revision=revision)
+def test_a_data_set_of_the_hub_is_pinned():
+    with pytest.raises(UserError, match=r"data\.revision is missing: give the 40 digits"):
+        load_rows("owner/name")
+    with pytest.raises(UserError, match=r"data\.revision=31dd3095 is no commit"):
+        load_rows("owner/name", revision="31dd3095")
 
 
 # ---- the hub -----------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class Hub(BaseHTTPRequestHandler):
             content = self.files[file[1]]
             headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{file[1]}"', "Accept-Ranges": "bytes"}
             self.answer(200, content, body, headers)
-        elif name in ("good", "gated") and f"/revision/{COMMIT}" in path:
+        elif name in ("good", "gated") and re.search(f"/revision/({COMMIT}|main)", path):
             info = {"id": f"owner/{name}", "sha": COMMIT, "siblings": [], "gated": False}
             self.answer(200, info | {"gated": "auto" if name == "gated" else False}, body)
         elif name == "good" and ("/tree/" in path or "/paths-info/" in path):
@@ -262,11 +263,12 @@ def hub(tmp_path_factory):
 @pytest.mark.slow
 def test_a_data_set_of_a_hub_and_later_without_it(tmp_path, hub):
     good = ["owner/good", "en", "train", COMMIT]
-    rows, subset, split, commit, gated, absent, denied, broken, no_id = ask(
+    rows, newest, subset, split, commit, gated, absent, denied, broken, no_id = ask(
         tmp_path,
         hub,
         [
             good,
+            ["owner/good", "en", "train", "main"],
             ["owner/good", "fr", "train", COMMIT],
             ["owner/good", "en", "test", COMMIT],
             ["owner/good", "en", "train", OTHER],
@@ -277,13 +279,13 @@ def test_a_data_set_of_a_hub_and_later_without_it(tmp_path, hub):
             ["no/hub/id", None, "train", COMMIT],
         ],
     )
-    assert rows == [[1, ROWS[0]], [2, ROWS[1]]]
+    assert rows == newest == [[1, ROWS[0]], [2, ROWS[1]]]
     assert re.search(r"no data for data\.subset=fr .*'en'.*: choose others\.", subset)
     assert re.search(r'data\.split=test \(Unknown split "test".*: choose others\.', split)
     assert f"data.revision={OTHER} is no commit of owner/good" in commit
     assert "accept its terms at" in gated
     assert "HF_TOKEN" in gated
-    assert "data.dataset=owner/absent is not on the hub" in absent
+    assert "data.hub=owner/absent is not on the hub" in absent
     assert "HF_TOKEN" in absent
     assert "answered 401 for owner/denied: check HF_TOKEN, or download" in denied
     assert "answered 503 for owner/broken: try later, or download" in broken

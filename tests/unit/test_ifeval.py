@@ -13,7 +13,7 @@ import pytest
 
 from spot.errors import UserError
 from spot.evaluation import ifeval, sentences
-from spot.evaluation.ifeval import ARGUMENTS, CHECKER, FAMILY, LANGUAGES, grade, pose, read
+from spot.evaluation.ifeval import ARGUMENTS, CHECKER, LANGUAGES, family, grade, pose, read
 from spot.evaluation.types import Answer, RowError
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
 from tests.evaluation.agreement import CASES, ENGLISH, FRENCH, GERMAN, JAPANESE, responses, row
@@ -182,9 +182,9 @@ def test_languages(language, text):
 def test_the_best_answer_given_without_reading():
     answers = [question("detectable_format:constrained_response")] * 2
     quoted = [question("startend:quotation", "change_case:english_lowercase")]
-    assert FAMILY.trivial(answers + quoted) == (2 / 3, "one of the three constrained answers")
-    assert FAMILY.trivial(answers + quoted * 3) == (3 / 5, "a quoted sentence")
-    assert FAMILY.trivial([question("combination:repeat_prompt")])[0] == 0
+    assert family().trivial(answers + quoted) == (2 / 3, "one of the three constrained answers")
+    assert family().trivial(answers + quoted * 3) == (3 / 5, "a quoted sentence")
+    assert family().trivial([question("combination:repeat_prompt")])[0] == 0
 
 
 # ---------------------------------------------------------------- hostile responses

@@ -101,7 +101,7 @@ class DataConfig:
     """Where questions come from, and which pairs are trained on."""
 
     source: str = "arithmetic"  # SOURCES
-    dataset: str | None = None  # hub id, for hub and dapo
+    hub: str | None = None  # id of a data set, for hub and dapo
     subset: str | None = None  # its configuration, where it has several
     split: str = "train"
     revision: str | None = None  # commit of the hub
@@ -134,9 +134,9 @@ class DataConfig:
         in_range("data.held_out", self.held_out, 1)
         if self.source == "jsonl" and not self.path:
             raise UserError("data.path is missing: give the JSON Lines file, data.path=<file>.")
-        if self.source in ("hub", "dapo") and not (self.dataset or self.path):
+        if self.source in ("hub", "dapo") and not (self.hub or self.path):
             raise UserError(
-                "data.dataset is missing: name a data set of the hub, or a local data.path=<file>."
+                "data.hub is missing: name a data set of the hub, or a local data.path=<file>."
             )
 
 

@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from spot.errors import UserError
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] → tokens [B]
+Groups = Sequence[tuple[int, int]]  # neighbouring rows: how many, and the first column of any
 
 ATTENTION = "spot_generation"  # the name under which transformers finds `_attend`
 REFILL_BELOW = 0.8  # finished rows leave when less than this share of the batch still runs
@@ -30,8 +31,8 @@ ROOM = 64  # a rectangle has room for at least so many new columns …
 ROOM_SHARE = 8  # … or for one per so many that are in use
 DRAWS = 64  # random numbers drawn for a row at once
 PROMPT_TOKENS = 8192  # read in one forward, unless one prompt is longer
-GROUP = (
-    64  # rows that attention on a CPU takes together, from the first column that one of them has
+SPREAD = (
+    0.3  # rows are attended to together if the first begins so much earlier at most, of its age
 )
 
 
@@ -118,7 +119,7 @@ class _Batch:
             (now - first_B)[:, None],
             self.cache,
             self.mask_B_1_1_C[..., : self.end],
-            self.firsts,
+            self.groups,
         )
         self.cache.end = self.end
         next_B = self.choose(logits_B_V, self.draws.next())
@@ -152,7 +153,7 @@ class _Batch:
         # Additive: a boolean mask would be converted again in every layer of every step.
         mask_B_C = torch.zeros(hidden_B_C.shape, dtype=self.model.dtype, device=self.device)
         self.mask_B_1_1_C = mask_B_C.masked_fill(hidden_B_C, float("-inf"))[:, None, None]
-        self.firsts = [int(group.min()) for group in first_B.split(GROUP)]
+        self.groups = _groups(first_B.tolist(), end)
 
     def _read_prompts(self, newcomers: Sequence[Row]) -> None:
         """Put all but the last token of each prompt into the cache.
@@ -176,7 +177,7 @@ class _Batch:
         positions_B_T: Tensor,
         cache: _Cache | _Reading,
         mask: Tensor | None = None,
-        firsts: Sequence[int] | None = None,
+        groups: Groups | None = None,
     ) -> Tensor:
         """Logits after the last column, `[B, V]`."""
         return self.model(
@@ -186,7 +187,7 @@ class _Batch:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            firsts=firsts,
+            row_groups=groups,
         ).logits[:, -1]
 
     def _ints(self, values: Sequence[Any]) -> Tensor:
@@ -203,6 +204,18 @@ def _portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
             start, longest = stop, len(row.prompt)
     if start < len(rows):
         yield rows[start:]
+
+
+def _groups(firsts: Sequence[int], end: int) -> Groups:
+    """Neighbours whose first columns, of which these are before `end`, differ little."""
+    groups: list[tuple[int, int]] = []
+    for first in firsts:
+        size, earliest = groups[-1] if groups else (0, -1)
+        if groups and first - earliest <= SPREAD * (end - earliest):
+            groups[-1] = (size + 1, min(first, earliest))
+        else:
+            groups.append((1, first))
+    return groups
 
 
 class _Cache:
@@ -329,7 +342,7 @@ def _attend(
     value: Tensor,
     mask: Tensor | None,
     scaling: float,
-    firsts: Sequence[int] | None = None,
+    row_groups: Groups | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One query `[B, heads, 1, width]` per row over keys `[B, groups, L, width]`; more go to SDPA.
@@ -343,15 +356,14 @@ def _attend(
             "This model's attention has a sliding window or sinks, which generator=transformers does "
             "not compute: choose generator=vllm."
         )
-    if firsts is None or mask is None or key.device.type != "cpu" or key.dtype != torch.float32:
+    if row_groups is None or mask is None or key.device.type != "cpu" or key.dtype != torch.float32:
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     batch, heads, _, width = query.shape
     grouped = (query * scaling).reshape(batch, key.shape[1], heads // key.shape[1], width)
+    sizes = [size for size, _ in row_groups]
+    parts = zip(*(part.split(sizes) for part in (grouped, key, value, mask)), strict=True)
     outputs = []
-    parts = (grouped, key, value, mask)
-    for first, (q, k, v, m) in zip(
-        firsts, zip(*(part.split(GROUP) for part in parts), strict=True), strict=True
-    ):
+    for (_, first), (q, k, v, m) in zip(row_groups, parts, strict=True):
         weights = torch.softmax(q @ k[:, :, first:].transpose(2, 3) + m[..., first:], dim=-1)
         outputs.append(weights @ v[:, :, first:])
     return torch.cat(outputs).reshape(batch, 1, heads, -1), None

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spot import store
 from spot.errors import UserError
@@ -22,9 +22,24 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 REACH_TIMEOUT = 10  # seconds to wait for the hub's first answer
 ELSEWHERE = (
     "download the data set where there is one (hf download {dataset} --repo-type dataset "
-    "--revision {revision} --local-dir <folder>), bring it here and set data.path=<folder>"
+    "--revision {revision} --local-dir <folder>), bring it here and set {group}.path=<folder>"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ABBREVIATED = re.compile(r"[0-9a-f]{6,39}")
+
+
+class Where(NamedTuple):
+    """A split of a data set of the hub, and the group of the configuration that names it."""
+
+    dataset: str
+    subset: str | None
+    split: str
+    revision: str
+    group: str
+
+    @property
+    def elsewhere(self) -> str:
+        return ELSEWHERE.format(**self._asdict())
 
 
 def load_rows(
@@ -33,21 +48,31 @@ def load_rows(
     split: str = "train",
     revision: str | None = None,
     path: str | Path | None = None,
+    group: str = "data",
 ) -> Source:
     """The rows of one split, in their order.
 
     With `path` nothing else is asked: of a folder, which is a data set as one downloads it from the
     hub, `subset` and `split` are read; a file (JSON Lines, JSON, CSV, TSV, Parquet) is read whole.
-    Without it `dataset` is a hub id, read at `revision`, a full commit hash.
+    Without it `dataset` is a hub id, read at `revision`: a full commit hash, or the name of a branch,
+    of which the newest commit is read. group: of the configuration, for messages.
 
     Raises UserError, with the next step, for what cannot be found, reached, opened or understood.
     """
     if path is not None:
         path = Path(path).expanduser()
-        return _folder(path, subset, split) if path.is_dir() else _file(path)
+        where = Where(str(path), subset, split, "", group)
+        return _folder(path, where) if path.is_dir() else _file(path)
     if not dataset:
-        raise UserError("data.dataset is missing: name a data set of the hub, or set data.path.")
-    return _hub(dataset, subset, split, revision)
+        raise UserError(f"{group}.hub is missing: name a data set, or set {group}.path.")
+    if not revision:
+        raise UserError(
+            f"{group}.revision is missing: give the 40 digits of a commit (the data set's page, Files, "
+            f"History), so that {dataset} stays the same."
+        )
+    if _ABBREVIATED.fullmatch(revision):
+        raise UserError(f"{group}.revision={revision} is no commit: give all of its 40 digits.")
+    return _hub(Where(dataset, subset, split, revision, group))
 
 
 def identity(
@@ -76,7 +101,7 @@ def identity(
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path} does not exist: give a file or folder, data.path=<path>.")
+        raise UserError(f"{path} does not exist: give the path of a file or a folder.")
     return path
 
 
@@ -133,15 +158,15 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise _unreadable(path, error) from error
 
 
-def _folder(path: Path, subset: str | None, split: str) -> Source:
+def _folder(path: Path, where: Where) -> Source:
     """A data set as it lies on the hub: subsets and splits by its README.md, or by file names."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        rows = load_dataset(str(path), subset, split=split, streaming=True)
+        rows = load_dataset(str(path), where.subset, split=where.split, streaming=True)
     except (DatasetsError, OSError, ValueError) as error:
-        raise _unfit(str(path), subset, split, error) from error
+        raise _unfit(where, error) from error
     return Source(str(path), _opened(path, rows))
 
 
@@ -160,10 +185,10 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     )
 
 
-def _unfit(name: str, subset: str | None, split: str, error: Exception) -> UserError:
+def _unfit(where: Where, error: Exception) -> UserError:
+    chosen = f"{where.group}.subset={where.subset or 'null'} {where.group}.split={where.split}"
     return UserError(
-        f"{name} has no data for data.subset={subset or 'null'} data.split={split} "
-        f"({_first_line(error)}): choose others."
+        f"{where.dataset} has no data for {chosen} ({_first_line(error)}): choose others."
     )
 
 
@@ -175,40 +200,38 @@ def _first_line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------ hub
 
 
-def _hub(dataset: str, subset: str | None, split: str, revision: str | None) -> Source:
+def _hub(where: Where) -> Source:
     """Downloads what the cache lacks. With HF_HUB_OFFLINE=1 the cache must have it."""
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise UserError(
-            f"data.revision={revision or 'null'} is no commit: give the 40 digits of one (the data "
-            f"set's page, Files, History), so that {dataset} stays the same."
-        )
     from datasets import config, load_dataset_builder
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HTTPError
 
     offline = config.HF_HUB_OFFLINE
-    gated = not offline and _reach(dataset, revision)
-    elsewhere = ELSEWHERE.format(dataset=dataset, revision=revision)
+    dataset, revision, elsewhere = where.dataset, where.revision, where.elsewhere
+    gated = False
+    if not offline:
+        gated, revision = _reach(where)
     try:
-        builder = load_dataset_builder(dataset, subset, revision=revision)
-        if builder.hash != revision:  # offline, `datasets` takes whatever commit its cache has
+        builder = load_dataset_builder(dataset, where.subset, revision=revision)
+        # offline, `datasets` takes whatever commit its cache has
+        if _COMMIT.fullmatch(revision) and builder.hash != revision:
             raise UserError(f"{dataset} is cached at {builder.hash} only: {elsewhere}.")
         builder.download_and_prepare()
-        rows = builder.as_dataset(split=split)
+        rows = builder.as_dataset(split=where.split)
     except DatasetNotFoundError as error:
         if gated:
             raise UserError(_closed(dataset)) from error
-        raise UserError(f"{_first_line(error)}: check data.dataset.") from error
+        raise UserError(f"{_first_line(error)}: check {where.group}.hub.") from error
     except (ConnectionError, HTTPError) as error:
         why = "HF_HUB_OFFLINE=1, and it is not in the cache" if offline else _first_line(error)
         raise UserError(f"{dataset} cannot be downloaded ({why}): {elsewhere}.") from error
     except (DatasetsError, OSError, ValueError) as error:
-        raise _unfit(dataset, subset, split, error) from error
+        raise _unfit(where, error) from error
     return Source(dataset, enumerate(rows, start=1))
 
 
-def _reach(dataset: str, revision: str) -> bool:
-    """Whether the data set is gated. One request: `datasets` would try for half a minute.
+def _reach(where: Where) -> tuple[bool, str]:
+    """Whether the data set is gated, and its commit. One request: `datasets` would try for half a minute.
 
     Raises UserError when the hub does not answer, or has no such data set or commit.
     """
@@ -222,23 +245,29 @@ def _reach(dataset: str, revision: str) -> bool:
         RevisionNotFoundError,
     )
 
-    elsewhere = ELSEWHERE.format(dataset=dataset, revision=revision)
+    dataset, revision, group, elsewhere = (
+        where.dataset,
+        where.revision,
+        where.group,
+        where.elsewhere,
+    )
     try:
-        return bool(HfApi().dataset_info(dataset, revision=revision, timeout=REACH_TIMEOUT).gated)
+        info = HfApi().dataset_info(dataset, revision=revision, timeout=REACH_TIMEOUT)
+        return bool(info.gated), str(info.sha or revision)
     except HFValidationError as error:
         raise UserError(
-            f"data.dataset={dataset} is no hub id: write <owner>/<name>, or set data.path."
+            f"{group}.hub={dataset} is no hub id: write <owner>/<name>, or set {group}.path."
         ) from error
     except GatedRepoError as error:
         raise UserError(_closed(dataset)) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"data.dataset={dataset} is not on the hub: check its name; if it is private, "
+            f"{group}.hub={dataset} is not on the hub: check its name; if it is private, "
             "set HF_TOKEN to a token that may read it."
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(
-            f"data.revision={revision} is no commit of {dataset}: take one from its page."
+            f"{group}.revision={revision} is no commit of {dataset}: take one from its page."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code

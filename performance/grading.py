@@ -12,13 +12,12 @@ whole list, `one by one` an answer a call. Starting the workers is not counted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from performance.common import RESULTS, conditions, markdown
+from performance.common import markdown, write_results
 from spot.evaluation import mathematics
 from spot.evaluation.types import Answer
 from spot.verification import Verifier
@@ -92,14 +91,10 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print, write nothing")
     arguments = parser.parse_args()
     rows = [measure(name, mix, arguments.count) for name, mix in MIXES.items()]
-    print(table := markdown(rows))
     if arguments.dry:
-        return
-    found = conditions()
-    record = {"command": "python -m performance.grading", "conditions": found, "rows": rows}
-    (RESULTS / "grading.json").write_text(json.dumps(record, indent=1) + "\n")
-    where = f"`{record['command']}`, {found['date']}: {found['machine']}, python {found['python']}."
-    (RESULTS / "grading.md").write_text(f"{where}\n\n{table}\n")
+        print(markdown(rows))
+    else:
+        write_results("grading", rows, "python -m performance.grading")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""What is graded of a response, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+import pytest
+
+from spot.chat import final_part
+from spot.elicitation import Tally, elicit
+from spot.generation import Completion, Request, Sampling
+from spot.records import Question
+from spot.verification import Verifier
+
+
+@pytest.mark.parametrize(
+    ("response", "graded"),
+    [
+        ("So 4.", "So 4."),
+        ("<think>\n2 + 2 = 5\n</think>\n\nSo 4.", "\n\nSo 4."),
+        ("2 + 2 = 5</think>So 4.", "So 4."),  # the template opened the block
+        ("<think>one</think>a<think>two</think>b", "b"),
+        ("<think>2 + 2 = 4, so 4", ""),  # never closed: nothing was answered
+        ("", ""),
+    ],
+)
+def test_the_reasoning_block_is_not_graded(response: str, graded: str) -> None:
+    assert final_part(response) == graded
+
+
+class Scripted:
+    """A generator that says what it was given."""
+
+    said = {  # noqa: RUF012
+        "right#0": (r"<think>\boxed{5}</think>So $\boxed{4}$.", "stop"),
+        "wrong#0": (r"<think>\boxed{4}</think>So $\boxed{5}$.", "stop"),
+        "open#0": (r"<think>It is \boxed{4}", "stop"),
+        "cut#0": (r"So $\boxed{4}$ and", "length"),
+        "long#0": ("", "prompt_too_long"),
+    }
+
+    def generate(
+        self, requests: Sequence[Request], done: Collection[str] = ()
+    ) -> Iterator[Completion]:
+        for request in requests:
+            text, finish = self.said[request.key]
+            yield Completion(request.key, text, (), finish, 9, len(text), "scripted")
+
+    def close(self) -> None: ...
+
+
+def test_verdicts_are_counted_apart_and_the_block_stays_in_the_record() -> None:
+    questions = [Question(key.removesuffix("#0"), "t", "2+2?", "4") for key in Scripted.said]
+    dropped: Counter[str] = Counter()
+    tally = Tally()
+    with Verifier() as verifier:
+        attempts = list(
+            tally.watch(
+                elicit(
+                    questions,
+                    Scripted(),
+                    Sampling(0, 1, 0, 9),
+                    verifier.verdict,
+                    samples=1,
+                    seed=0,
+                    dropped=dropped,
+                )
+            )
+        )
+    assert {a.question_id: a.verdict for a in attempts} == {
+        "right": "correct",
+        "wrong": "wrong",
+        "open": "unparseable",
+        "cut": "truncated",
+    }
+    assert dropped == {"prompt_too_long": 1}
+    assert attempts[0].response.startswith("<think>")
+    assert {a.model for a in attempts} == {"scripted"}
+    found = tally.details(attempts)
+    assert found["accuracy"]["percent"] == 25
+    lengths = sorted(len(text) for text, finish in Scripted.said.values() if text)
+    assert found["response_tokens"]["max"] == lengths[-1]
+    assert found["response_tokens"]["total"] == sum(lengths)
+    assert "25.0% correct" in tally.said

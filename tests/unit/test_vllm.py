@@ -165,6 +165,19 @@ def test_a_port_of_the_users_choice(make: Make) -> None:
         assert servers.base_urls == [f"http://127.0.0.1:{port}/v1"]
 
 
+def test_a_server_that_dies_soon_after_every_start_stops_the_run(make: Make) -> None:
+    with make() as servers:
+
+        def crash() -> bool:
+            servers.check()
+            with suppress(OSError):
+                get(servers.base_urls[0], "/crash")
+            return False
+
+        with pytest.raises(UserError, match="as 3 times before.*EngineDeadError: EngineCore"):
+            wait_for(crash, 60)
+
+
 @pytest.mark.parametrize("how", ["/crash", "/kill"])
 def test_a_lost_server_comes_back_where_it_was(make: Make, how: str) -> None:
     with make(servers=2) as servers:

@@ -89,6 +89,20 @@ def test_all_answers_come_whatever_dies_meanwhile(
     assert psutil.Process().children(recursive=True) == []
 
 
+def test_many_prompts_at_once_do_not_end_the_engine(
+    executable: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More tokens than the engine reads in a step, each prompt with a seed; prompts are not cut up."""
+    requests = asked(1000, SAMPLED)
+    settings = Settings(executable, dtype="float32", arguments=EAGER)
+    generator = load(student, settings, Pace(512), context_length=256, logs=tmp_path)
+    try:
+        assert len(list(generator.generate(requests))) == 1000
+    finally:
+        generator.close()
+    assert "starting it again" not in capsys.readouterr().err
+
+
 def below_wardens(left: Below) -> list[psutil.Process]:
     """The processes of vLLM that this process has started."""
     me = psutil.Process()

@@ -100,15 +100,23 @@ class ServerProcess:
         except (ValueError, KeyError, TypeError):
             return None
 
+    def first_error(self) -> str | None:
+        """The first that its log names since its last start: later ones only follow from it."""
+        found = (_ERROR.search(line) for line in self._said())
+        return next((match[1] for match in found if match), None)
+
     def last_words(self) -> str:
-        """The first error since its last start, if there is one, and the last lines, for a message."""
+        """Where its log is, the first error in it and its last lines, for a message."""
+        error = self.first_error()
+        first = f" The first error: {error}" if error else ""
+        return "\n".join([f"Its log is {self.log}.{first}", *self._said()[-LAST_LINES:]])
+
+    def _said(self) -> list[str]:
+        """The lines of its log since its last start, without what says nothing."""
         with self.log.open("rb") as log:
             log.seek(self._written)
             lines = log.read().decode(errors="replace").splitlines()
-        lines = [line.rstrip() for line in lines if line.strip() and not _NOISE.search(line)]
-        errors = [found[1] for line in lines if (found := _ERROR.search(line))]
-        first = f" The first error: {errors[0]}" if errors else ""
-        return "\n".join([f"Its log is {self.log}.{first}", *lines[-LAST_LINES:]])
+        return [line.rstrip() for line in lines if line.strip() and not _NOISE.search(line)]
 
     def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body, of this machine, whatever the environment says of proxies; 0 without answer."""

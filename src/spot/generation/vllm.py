@@ -28,7 +28,8 @@ from spot.progress import say
 LOOK_SECONDS = 0.5  # between two looks at the processes
 PROBE_EVERY = 10.0  # seconds between two questions to a healthy server
 SILENT_SECONDS = 300.0  # a server that has not been healthy for so long is started again
-RESTARTS = 3  # in a row, without any health in between
+RESTARTS = 3  # in a row, without a minute of health in between
+STEADY_SECONDS = 60.0  # of health, after which a server's earlier restarts are forgotten
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,11 @@ class Servers:
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
             environment = serving.environment(executable, gpus)
-            processes.append(ServerProcess(self._command(executable, port), port, log, environment))
+            command = self._command(executable, port, on_cpu=gpus is None)
+            processes.append(ServerProcess(command, port, log, environment))
         return processes
 
-    def _command(self, executable: str, port: int) -> list[str]:
+    def _command(self, executable: str, port: int, on_cpu: bool) -> list[str]:
         command = [executable, "serve", str(self.folder.absolute())]
         options = {
             "host": serving.HOST,
@@ -135,6 +137,10 @@ class Servers:
         }
         for option, value in options.items():
             command += [f"--{option}", str(value)]
+        if on_cpu:
+            # where a prompt is read in parts, vLLM 0.32 rewinds its request's generator of random
+            # numbers, which torch cannot on a CPU: the engine dies
+            command.append("--no-enable-chunked-prefill")
         return [*command, "--disable-uvicorn-access-log", *self.settings.arguments]
 
 
@@ -285,8 +291,8 @@ class _Watched:
         self.process, self.name, self.settings = process, name, settings
         self.known = False  # it has been healthy
         self.healthy = False  # since its last start
-        self.restarts = 0  # since it was last healthy
-        self.probed = self.answered = 0.0  # when, by time.monotonic()
+        self.restarts = 0  # in a row
+        self.probed = self.answered = self.healthy_since = 0.0  # when, by time.monotonic()
 
     def look(self) -> None:
         """See how it does, and start it again if it is lost. Raises UserError when that is no use."""
@@ -309,10 +315,14 @@ class _Watched:
                 f"generator.executable={self.settings.executable} serves something, but not the model "
                 f"as vLLM does: give the path of bin/vllm. {self.process.last_words()}"
             )
-        if not self.healthy and self.known:
-            say(f"vllm: {self.process.url} is back")
+        if not self.healthy:
+            if self.known:
+                say(f"vllm: {self.process.url} is back")
+            self.healthy_since = now
+        elif now - self.healthy_since > STEADY_SECONDS:
+            self.restarts = 0
         self.known = self.healthy = True
-        self.restarts, self.answered = 0, now
+        self.answered = now
 
     def _lost(self, how: str) -> None:
         """Start it again on the same port, unless it never ran or does not come back."""
@@ -324,7 +334,8 @@ class _Watched:
                 f"{self.settings.executable} serve {how}{again}: mend what its log says; the same "
                 f"command goes on from here. {self.process.last_words()}"
             )
-        say(f"vllm: {self.process.url} {how}; starting it again (log: {self.process.log})")
+        why = self.process.first_error()
+        say(f"vllm: {self.process.url} {how}{f' ({why})' if why else ''}; starting it again")
         self.process.stop()
         self.process.wait()
         self.process.start()

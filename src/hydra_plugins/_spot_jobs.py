@@ -2,38 +2,17 @@
 
 import codecs
 import io
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
-WARDEN = Path(__file__).with_name("_spot_warden.py")
-TICK = 0.05  # seconds between two looks at the running jobs
-# what one job's process must not learn from another's, or from whoever started the sweep
-LEAKS = {
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "PL_GLOBAL_SEED",
-    "PL_SEED_WORKERS",
-    "WANDB_RUN_ID",
-    "WANDB_NAME",
-    "WANDB_RESUME",
-    "WANDB_RUN_GROUP",
-    "WANDB_SERVICE",
-    "WANDB_SWEEP_ID",
-}
-LEAK_PREFIXES = ("MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "PL_TRAINER_")
+from spot.children import inherited, under_warden
 
+TICK = 0.05  # seconds between two looks at the running jobs
 Tell = Callable[[str, str], None]  # a line for the user, after the name of whose line it is
 
 
@@ -95,20 +74,6 @@ def run(jobs: list[Job], at_once: int, gpus: list[str], tell: Tell) -> None:
             process.job.state, process.job.ended = "stopped", time.monotonic()
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them, else as nvidia-smi does."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:  # CUDA, too, stops reading at the first that is no device
-        names = takewhile(lambda name: name not in ("", "-1"), map(str.strip, chosen.split(",")))
-        return list(dict.fromkeys(names))
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    # without a working driver it exits with an error, or prints a sentence instead of numbers
-    return [line.strip() for line in listed.stdout.splitlines() if line.strip().isdecimal()]
-
-
 def set_aside(folder: Path) -> None:
     """Rename the record that another job left in this folder, so that no report counts it."""
     if (folder / "run.json").exists():
@@ -125,7 +90,7 @@ class _Process:
         # A file and not a pipe: nothing blocks, and the last words of a job survive the sweep.
         with open(job.log, "wb") as log:
             self.warden = subprocess.Popen(
-                [sys.executable, "-P", str(WARDEN), str(os.getpid()), *job.command],
+                under_warden(job.command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -169,13 +134,8 @@ class _Process:
 
 def _environment(gpus: tuple[str, ...] | None) -> dict[str, str]:
     """This process's environment without what belongs to one job or rank, with these GPUs only."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in LEAKS and not name.startswith(LEAK_PREFIXES)
-    }
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-    return {**kept, "PYTHONUNBUFFERED": "1", **own}  # lines when they are written
+    return {**inherited(), "PYTHONUNBUFFERED": "1", **own}  # lines when they are written
 
 
 def _on(gpus: tuple[str, ...]) -> str:

@@ -23,7 +23,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, flag_override
 
-from hydra_plugins._spot_jobs import Job, run, set_aside, visible_gpus
+from hydra_plugins._spot_jobs import Job, run, set_aside
+from spot.children import visible_gpus
 
 if TYPE_CHECKING:
     from spot.config import Config

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-SCHEMA = 1  # of the rows below; part of every product's name, so a change recomputes instead of misreading
+SCHEMA = 2  # of the rows below; part of every product's name, so a change recomputes instead of misreading
 
 CORRECT = "correct"
 WRONG = "wrong"

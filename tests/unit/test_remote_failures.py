@@ -217,6 +217,9 @@ def test_closing_the_generator_cancels_what_is_in_flight_and_is_not_the_end_of_t
 
 
 def test_an_interrupt_cancels_what_is_in_flight() -> None:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where pytest runs under nohup
     with serving(_slow()) as server:
         answers = generator(server.url).generate(requests(50))
         next(answers)

@@ -174,7 +174,7 @@ def test_a_server_that_dies_soon_after_every_start_stops_the_run(make: Make) -> 
                 get(servers.base_urls[0], "/crash")
             return False
 
-        with pytest.raises(UserError, match="as 3 times before.*EngineDeadError: EngineCore"):
+        with pytest.raises(UserError, match=r"as 3 times before.*EngineDeadError: EngineCore"):
             wait_for(crash, 60)
 
 
@@ -246,8 +246,9 @@ def test_nothing_outlives_its_owner(
     tmp_path: Path, executable: str, number: signal.Signals | None
 ) -> None:
     program = textwrap.dedent(f"""
-        import sys, time
+        import signal, sys
         from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
         from spot.generation.vllm import Servers, Settings
         servers = Servers(Path({str(STUDENT)!r}), "student", 200, Settings({executable!r}), Path({str(tmp_path)!r}))
         servers.start()

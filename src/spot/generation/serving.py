@@ -12,12 +12,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hydra_plugins._spot_jobs import LEAK_PREFIXES, LEAKS, WARDEN
+from spot.children import inherited, under_warden
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0
@@ -57,7 +56,7 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._written = log.tell()
             self._warden = subprocess.Popen(
-                [sys.executable, "-P", str(WARDEN), str(os.getpid()), *self.command],
+                under_warden(self.command),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -136,11 +135,7 @@ def environment(executable: str, gpus: Sequence[str] | None) -> dict[str, str]:
 
     The commands beside the executable come first: vLLM compiles with those of its own environment.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in LEAKS and not name.startswith(LEAK_PREFIXES)
-    }
+    kept = inherited()
     path = os.pathsep.join([str(Path(executable).parent), kept.get("PATH", os.defpath)])
     own = {"PATH": path, "PYTHONUNBUFFERED": "1"}
     if gpus is None:

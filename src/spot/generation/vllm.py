@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins._spot_jobs import visible_gpus
+from spot.children import visible_gpus
 from spot.errors import UserError
 from spot.generation import serving
 from spot.generation.folder import check_folder

@@ -1,4 +1,4 @@
-"""Runs one command and lets nothing of it outlive this process: `_spot_warden.py <parent> <command …>`.
+"""Runs one command and lets nothing of it outlive this process: `warden.py <parent> <command …>`.
 
 A sweep starts every job through a warden of its own, which ends the job and all that the job started
 when the job ends, when the sweep says so (SIGTERM), and when the sweep is gone, even by SIGKILL: on

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, GeneratorConfig
+from spot.errors import UserError
 from spot.policy import Policy
 from spot.unpack import set_threads
+from spot.web import read_key
 
 if TYPE_CHECKING:
     from spot.generation import Generator, Sampling
 
 DECIDES = {  # keys besides sampling that can change a response, if only by rounding
     "transformers": ["batch"],
-    "vllm": ["dtype"],
+    "vllm": ["dtype", "tensor_parallel", "arguments"],
     "openai": ["model", "extra"],
 }
 
@@ -30,6 +35,18 @@ def settings(config: Config, who: GeneratorConfig) -> dict[str, Any]:
     keys = ["kind", "temperature", "top_p", "top_k", "max_new_tokens", *DECIDES[who.kind]]
     values = asdict(who)
     return {key: values[key] for key in keys} | {"thinking": config.model.thinking}
+
+
+def check(config: Config) -> None:
+    """Refuse, before anything is computed, a generator that could not start later."""
+    for group, who in (("generator", config.generator), ("evaluator", evaluator(config))):
+        if who.kind == "vllm" and shutil.which(Path(who.executable).expanduser()) is None:
+            raise UserError(
+                f"{group}.executable={who.executable} is no program: install vLLM in an environment of "
+                "its own and give <env>/bin/vllm."
+            )
+        if who.kind == "openai" and who.key is not None:
+            read_key(who.key, option=f"{group}.key", who="The server")
 
 
 def sampling(who: GeneratorConfig) -> Sampling:
@@ -67,7 +84,7 @@ def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator
         arguments=who.arguments,
         start_seconds=who.start_seconds,
     )
-    logs = Path(config.output) / "servers"
+    logs = Path(config.output) / "servers" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     return vllm.load(
         policy.folder,
         started,

@@ -61,6 +61,10 @@ def main(argv: list[str] | None = None) -> None:
             _report(rest)
         elif command == "evaluate" and len(rest) == 1 and not _is_override(rest[0]):
             _evaluate_exports(Path(rest[0]))
+        elif command == "evaluate":
+            from spot import commands
+
+            _with_hydra(command, commands.evaluated(rest))
         elif command == "plan":
             _plan(rest)
         elif command == "correct":
@@ -195,7 +199,7 @@ def _run(command: str, composed: DictConfig) -> None:
     settings = config.typed(composed, _until(command))
     if command in TRAINING:
         _check_hardware(settings.hardware, found)
-    if settings.oracle.kind in config.ASKED and command not in ("elicit", "pretrain"):
+    if settings.oracle.kind in config.ASKED and command not in ("elicit", "pretrain", "evaluate"):
         from spot import asking
 
         asking.check(settings)

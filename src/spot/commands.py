@@ -26,6 +26,18 @@ def compare(arguments: Sequence[str]) -> None:
     scoreboard.compare(before, after)
 
 
+def evaluated(arguments: Sequence[str]) -> list[str]:
+    """`benchmark=<name> benchmark.<key>=<value>` spelt out as the configuration has it."""
+    named = [a.partition("=")[2] for a in arguments if a.startswith("benchmark=")]
+    if not named:
+        return list(arguments)
+    name = named[-1]
+    kept = [a for a in arguments if not a.startswith(("benchmark=", "benchmark."))]
+    own = [a.partition(".")[2] for a in arguments if a.startswith("benchmark.")]
+    task = f"benchmarks.tasks.{name}"
+    return ["benchmarks=one", f"+benchmark@{task}={name}", *kept, *(f"{task}.{a}" for a in own)]
+
+
 def grade(arguments: Sequence[str]) -> None:
     """Grade saved responses to one benchmark and write a row for each."""
     given = _values(arguments, "grade", ("benchmark", "responses", "out"), ("benchmark.",))
@@ -38,6 +50,8 @@ def grade(arguments: Sequence[str]) -> None:
     responses, out = Path(given["responses"]), Path(given["out"])
     if not responses.is_file():
         raise UserError(f"responses={responses} is not a file: give a JSON Lines file.")
+    if out.is_dir() or out.resolve() == responses.resolve():
+        raise UserError(f"out={out} is a folder, or the responses themselves: name another file.")
 
     from spot import grading, measuring, scoreboard
     from spot.verification import Verifier
@@ -46,8 +60,10 @@ def grade(arguments: Sequence[str]) -> None:
         family = measuring.family(task, verifier, "boxed")
         pose = measuring.saved_question(task, family)
         graded = list(grading.grade(grading.read(responses, pose, task.name), family))
+        posed = {r.answer.question.id: r.answer.question for r, _ in graded}
+        share, what = family.trivial(list(posed.values()))
     grading.write(out, graded)
-    scoreboard.show_shares(task.name, graded)
+    scoreboard.show_shares(task.name, graded, (100 * share, what))
     print(f"graded: {out}")
 
 

@@ -8,7 +8,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from spot import answering, store, unpack
+from spot import answering, sandbox, store, unpack
 from spot.config import BenchmarkConfig, Config
 from spot.errors import UserError
 from spot.evaluation.types import Family, RowError
@@ -48,30 +48,57 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
     """A task's own keys; of files their content, wherever they lie."""
-    values = asdict(task)
+    values = asdict(task) | {"prompt": template(task)}
     path = local_path(task, config.benchmarks.folder)
-    if path is not None:
+    if path is not None or task.hub is None:
         del values["hub"], values["subset"], values["split"], values["revision"]
-        values["path"] = store.hash_file(path)
-    if task.prompt is not None:
-        values["prompt"] = store.hash_file(unpack.existing(task.prompt, "benchmark.prompt"))
+    if path is not None:
+        from spot.questions import hub
+
+        values["path"] = hub.identity(None, task.subset, task.split, None, path)
+    if task.family != "connect4":
+        del values["parser"]
     return values
 
 
+def probed(config: Config) -> list[BenchmarkConfig]:
+    """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
+    tasks = config.benchmarks.tasks.values() if config.probe.ability_every else ()
+    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
+    return [replace(t, questions=config.probe.questions, trials=1) for t in general]
+
+
+def probe_settings(config: Config) -> dict[str, Any]:
+    """What decides the probe's scores; nothing where nothing is asked."""
+    tasks = probed(config)
+    if not tasks:
+        return {}
+    return {
+        "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
+        "benchmarks_seed": config.benchmarks.seed,
+        "generation": answering.settings(config, answering.evaluator(config)),
+    }
+
+
 def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:
-    """The file that a benchmark is read from, or None for one that is fetched or made."""
+    """The file or folder that a benchmark is read from, or None for one that is fetched or made."""
     key = f"benchmarks.tasks.{task.name}.path"
     if task.path is not None:
-        return unpack.existing(task.path, key)
+        found = Path(task.path).expanduser()
+        if not found.exists():
+            raise UserError(
+                f"{key}={task.path} does not exist: give a file, or a data set's folder."
+            )
+        return found
     if folder is None or task.hub is None:
         return None
-    files = [Path(folder).expanduser() / f"{task.name}{suffix}" for suffix in LOCAL]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
+    files: list[Path] = [Path(folder).expanduser() / f"{task.name}{suffix}" for suffix in LOCAL]
+    local = next((file for file in files if file.is_file()), None)
+    if local is None:
         raise UserError(
             f"benchmarks.folder={folder} has no {task.name}.jsonl: put it there, or give {key}=<file>."
         )
-    return found
+    return local
 
 
 def benchmarks(
@@ -81,9 +108,20 @@ def benchmarks(
     answer_format = config.data.answer_format
     result = []
     for task in config.benchmarks.tasks.values():
+        ready(task)
         of = family(task, verifier, answer_format)
         result.append(_benchmark(task, of, _questions(config, task, of, attempts)))
     return result
+
+
+def ready(task: BenchmarkConfig) -> None:
+    """Refuse now, and not after hours of answers, what could not be graded on this machine."""
+    if task.family == "ifeval":
+        from spot.evaluation import ifeval
+
+        ifeval.ready()
+    elif task.family == "code":
+        sandbox.ready()
 
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:
@@ -114,7 +152,8 @@ def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Fam
     from spot.evaluation import connect4, held_out, mathematics
 
     if task.family == "math":
-        return mathematics.family(verifier, mathematics.Fields(question="question"))
+        fields = mathematics.Fields(question="question")
+        return mathematics.family(verifier, fields, task.answer_format)
     if task.family == "connect4":
         return connect4.family(task.parser)
     if task.family == "data":
@@ -155,10 +194,12 @@ def _questions(
 
 def question_settings(config: Config) -> dict[str, Any]:
     """What decides which questions benchmarks ask, and nothing of how."""
-    keys = ("family", "questions", "hub", "subset", "split", "revision", "path")
-    tasks = settings(config)["benchmarks"]
-    found = {n: {key: task.get(key) for key in keys} for n, task in tasks.items()}
-    return {"tasks": found, "seed": config.benchmarks.seed}
+    keys = ("family", "questions", "hub", "subset", "split", "revision", "path", "fields")
+    tasks = {n: t for n, t in config.benchmarks.tasks.items() if t.family != "data"}
+    every = {name: _task_settings(config, task) for name, task in tasks.items()}
+    found = {n: {key: task.get(key) for key in keys} for n, task in every.items()}
+    made = any(task["hub"] is None and task["path"] is None for task in found.values())
+    return {"tasks": found, "seed": config.benchmarks.seed if made else None}
 
 
 def texts(config: Config) -> dict[str, str]:
@@ -177,10 +218,9 @@ def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
     """The questions of a task that is made from a seed."""
     assert task.questions is not None  # checked with the configuration
     if task.family == "connect4":
-        from spot.evaluation import connect4, connect4_game
+        from spot.evaluation import connect4
 
-        rows = connect4_game.generate(task.questions, seed)
-        return [connect4.read(row, f"board-{n:04d}") for n, row in enumerate(rows)]
+        return connect4.questions(task.questions, seed)
     if task.family == "code":
         from spot.questions import code_tasks
 
@@ -190,13 +230,18 @@ def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
     return arithmetic.benchmark_questions(task.name, task.questions, seed)
 
 
-def read_questions(task: BenchmarkConfig, of: Family, path: Path | None) -> Iterator[Question]:
-    """The questions of a data set. Raises UserError naming the first row that is none."""
+def read_questions(
+    task: BenchmarkConfig, of: Family, path: Path | None, group: str = ""
+) -> Iterator[Question]:
+    """The questions of a data set. Raises UserError naming the first row that is none.
+
+    group: of the configuration, for messages.
+    """
     from spot.questions import hub
 
-    source = hub.load_rows(
-        task.hub, task.subset, task.split, task.revision, path, f"benchmarks.tasks.{task.name}"
-    )
+    group = group or f"benchmarks.tasks.{task.name}"
+
+    source = hub.load_rows(task.hub, task.subset, task.split, task.revision, path, group)
     seen: dict[str, int] = {}
     for number, row in source.rows:
         place = f"{source.name}, {source.unit} {number}"
@@ -206,7 +251,7 @@ def read_questions(task: BenchmarkConfig, of: Family, path: Path | None) -> Iter
             question = read_row(task, of, row, f"row-{number:06d}")
         except RowError as error:
             raise UserError(
-                f"{place}: {error}; mend it, or name its fields in benchmarks.tasks.{task.name}.fields."
+                f"{place}: {error}; mend it, or name its fields, {group}.fields.<role>=<field>."
             ) from None
         if (first := seen.setdefault(question.id, number)) != number:
             raise UserError(
@@ -219,13 +264,17 @@ def read_row(task: BenchmarkConfig, of: Family, row: Mapping[str, Any], row_id: 
     """The question of one row, its fields found under whichever name the row has. Raises RowError."""
     values = dict(row)
     for role, names in task.fields.items():
-        found = (value_at(dict(row), name) for name in names.split("|"))
-        value = next((v for v in found if v is not None), None)
-        if value is not None:
+        if (value := _field(row, names)) is not None:
             values[role] = value
     question = of.read(values, row_id)
     own = values.get("id") if "id" in task.fields else None
     return question if own is None else replace(question, id=str(own))
+
+
+def _field(row: Mapping[str, Any], names: str) -> Any:
+    """The first of `a|b` that a row has, or None."""
+    found = (value_at(dict(row), name) for name in names.split("|"))
+    return next((value for value in found if value is not None), None)
 
 
 def saved_question(task: BenchmarkConfig, of: Family) -> Find:
@@ -236,8 +285,8 @@ def saved_question(task: BenchmarkConfig, of: Family) -> Find:
     """
     known: dict[str, Question] = {}
     if task.path is not None:
-        path = unpack.existing(task.path, "benchmark.path")
-        known = {question.id: question for question in read_questions(task, of, path)}
+        rows = read_questions(task, of, local_path(task, None), "benchmark")
+        known = {question.id: question for question in rows}
 
     def find(row: Mapping[str, Any], row_id: str) -> tuple[Question, Question]:
         if not known:
@@ -245,7 +294,7 @@ def saved_question(task: BenchmarkConfig, of: Family) -> Find:
                 raise RowError("a score without its question: give benchmark.path=<the questions>")
             question = read_row(task, of, row, row_id)
         else:
-            name = str(row.get("question_id", value_at(dict(row), task.fields.get("id", "id"))))
+            name = str(row.get("question_id", _field(row, task.fields.get("id", "id"))))
             if name not in known:
                 raise RowError(f"no question {name!r} in {task.path}")
             question = known[name]

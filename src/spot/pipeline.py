@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import stages, store
+from spot import answering, stages, store
 from spot.config import Config
 from spot.policy import is_here
 from spot.records import WRONG, Pair
@@ -41,6 +41,7 @@ def run(
         from spot.training.loop import check_devices
 
         check_devices(config.hardware.devices)  # now, and not after hours of sampling
+    answering.check(config)
     this = Run(config, folder, overrides, session)
 
     attempts = stages.attempts(this)
@@ -77,6 +78,7 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
     `folder` is the run's own and gets `evaluation.json`.
     """
+    answering.check(config)
     this = Run(config, folder, overrides)
     attempts = stages.attempts(this) if stages.needs_attempts(config) else None
     scores = stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)

@@ -141,6 +141,11 @@ def run(program: Program, limits: Limits = Limits(), *, allow_weak: bool = False
     return Outcome(ended, error, calls, missing)
 
 
+def ready() -> None:
+    """Raise UserError where this machine cannot contain a model's programs."""
+    run(Program("def f(): return 1", "f", [[]]))
+
+
 def run_all(
     programs: Sequence[Program],
     limits: Limits = Limits(),

@@ -68,6 +68,8 @@ def read(folder: Path, product: str = "scores", name: str | None = None) -> Scor
             f"{folder} holds no scores: give the folder of a run, or the one that spot evaluate prints."
         )
     manifest = store.read_manifest(where)
+    if manifest["stage"] != "evaluate":
+        raise UserError(f"{folder} holds no scores but what the stage {manifest['stage']} made.")
     rows = by_benchmark(store.read_rows(where, Score))
     tasks = list(manifest["settings"]["benchmarks"])
     of = {task: rows[task] for task in tasks if task in rows}
@@ -116,6 +118,9 @@ def notes(scores: Scores) -> list[str]:
                 f"{name}: asked for {scores.asked(name)} trials of each question, "
                 f"observed {_trials(of.fewest_trials, of.trials)}."
             )
+        wanted = scores.manifest["settings"]["benchmarks"][name].get("questions")
+        if wanted is not None and of.accuracy.questions < wanted:
+            said.append(f"{name}: asked for {wanted} questions, there are {of.accuracy.questions}.")
         trivial = scores.manifest["details"].get("trivial", {}).get(name)
         if trivial is not None and of.accuracy.low <= trivial:
             answer = scores.manifest["details"].get("trivial_answers", {}).get(name, "")
@@ -129,9 +134,16 @@ def notes(scores: Scores) -> list[str]:
 
 def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     """What `b` scores more than `a`, paired by question; only questions that both were asked count."""
-    shared = [name for name in a.rows if name in b.rows]
-    tables = {name: paired([b.means[name]], [a.means[name]]) for name in shared}
-    tables = {name: table for name, table in tables.items() if table.size}
+    console = console or _console()
+    tables, shared = {}, {}
+    for name in (name for name in a.rows if name in b.rows):
+        if _source(a, name) != _source(b, name):
+            console.print(
+                f"{name}: left out, its questions come from other places.", style="yellow"
+            )
+        elif shared_ids := sorted(a.means[name].keys() & b.means[name].keys()):
+            shared[name] = shared_ids
+            tables[name] = paired([b.means[name]], [a.means[name]])
     if not tables:
         raise UserError(f"{a.name} and {b.name} share no question: measure the same benchmarks.")
     differences = [crossed([table]) for table in tables.values()]
@@ -142,8 +154,8 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     ):
         table.add_row(
             name,
-            f"{np.mean(list(a.means[name].values())):.1f}",
-            f"{np.mean(list(b.means[name].values())):.1f}",
+            f"{np.mean([a.means[name][q] for q in shared[name]]):.1f}",
+            f"{np.mean([b.means[name][q] for q in shared[name]]):.1f}",
             _signed(difference),
             _interval(difference),
             "[{:.1f}, {:.1f}]".format(*bootstrap(list(values[0]))).replace("[", r"\["),
@@ -154,7 +166,6 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     if len(tables) > 1:
         mean = crossed(list(tables.values()))
         table.add_row("average", "", "", _signed(mean), _interval(mean), "", f"{mean.p:.3f}")
-    console = console or _console()
     console.print(f"A: {a.name}   B: {b.name}", markup=False)
     console.print(table)
     console.print(
@@ -165,6 +176,21 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
         left = len(a.means[name].keys() ^ b.means.get(name, {}).keys())
         if left:
             console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
+
+    settings = [scores.manifest["settings"]["generation"] for scores in (a, b)]
+    for key in settings[0].keys() | settings[1].keys():
+        one, other = (of.get(key) for of in settings)
+        if one != other:
+            console.print(f"{key} was {one} for A and {other} for B.", style="yellow", markup=False)
+
+
+def _source(scores: Scores, name: str) -> list[Any]:
+    """Where the questions of a benchmark came from: the same id means the same question only there."""
+    settings = scores.manifest["settings"]
+    task = settings["benchmarks"][name]
+    source = [task.get(key) for key in ("family", "hub", "subset", "split", "revision", "path")]
+    made = not any(source[1:])
+    return [*source, settings["seed"] if made else None]
 
 
 def _table(*columns: str) -> Table:
@@ -193,15 +219,18 @@ def _trials(fewest: int, most: int) -> str:
 
 
 def show_shares(
-    benchmark: str, graded: Sequence[tuple[Response, Grade]], console: Console | None = None
+    benchmark: str, graded: Sequence[tuple[Response, Grade]], trivial: tuple[float, str]
 ) -> None:
-    """What became of saved responses: accuracy with its interval, and every finding's share."""
+    """What became of saved responses: accuracy with its interval, and every finding's share.
+
+    trivial: percent that the best answer given without reading scores on these questions, and it.
+    """
     by_question: dict[str, list[bool]] = defaultdict(list)
     for response, grade in graded:
         by_question[response.answer.question.id].append(grade.correct)
     means = [100 * sum(right) / len(right) for right in by_question.values()]
     accuracy = mean_interval(means, bounds=(0.0, 100.0))
-    console = console or _console()
+    console = _console()
     trials = [len(right) for right in by_question.values()]
     console.print(
         f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "
@@ -209,6 +238,7 @@ def show_shares(
     )
     for name, share in grading.shares(graded).items():
         console.print(f"  {name.replace('_', ' '):<24}{share:6.1f}%", markup=False)
+    console.print(f"  {'trivial answer':<24}{trivial[0]:6.1f}%  ({trivial[1]})", markup=False)
     reasons = Counter(grade.reason for _, grade in graded if grade.reason)
     for reason, count in reasons.most_common(5):
         console.print(f"  {count:>6} × {reason}", style="dim", markup=False)

@@ -78,11 +78,16 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
         fields(config),
         data.answer_format,
         verifier,
-        limit=data.questions,
+        limit=None if data.decontaminate else data.questions,
         on_bad_row=data.on_bad_row,
     )
+    counts = Counter(dropped)
+    if data.decontaminate:
+        asked = [Question(row.question_id, row.task, row.question, row.answer) for row in rows]
+        clean = {question.id for question in _decontaminated(config, asked, counts)}
+        rows = [row for row in rows if row.question_id in clean]
     said = posed(config)
-    return [replace(row, question=said(row.question)) for row in rows], dropped
+    return [replace(row, question=said(row.question)) for row in rows], dict(counts)
 
 
 def posed(config: Config) -> Callable[[str], str]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import answering, asking, launch, measuring, sourcing, store, unpack
+from spot import answering, asking, launch, measuring, sandbox, sourcing, store, unpack
 from spot import policy as weights
 from spot.config import ASKED, Config
 from spot.errors import UserError
@@ -74,6 +74,8 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
     def make() -> None:
         from spot.elicitation import Tally, elicit
 
+        if data.answer_format == "code":
+            sandbox.ready()
         questions, dropped = sourcing.questions(config)
         tally = Tally()
 
@@ -102,7 +104,8 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
             details=tally.details,
             note=tally.note,
         )
-        say(f"elicit: {tally.said}")
+        if tally.said:  # another process may have made it meanwhile
+            say(f"elicit: {tally.said}")
 
     return this.stage("attempts", target, make)
 
@@ -294,7 +297,7 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
         "thinking": config.model.thinking,
-        "probe": asdict(config.probe) | {"benchmarks": measuring.settings(config)},
+        "probe": asdict(config.probe) | measuring.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
     target = store.product(this.root, "train", settings, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,8 @@ def _loggers(job: TrainingJob) -> list[Any]:
 
 def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, float]] | None:
     """A small run of the general benchmarks on the model in training (Figure 2); None without any."""
-    tasks = config.benchmarks.tasks.values()
-    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
-    if not general or not config.probe.ability_every:
+    tasks = measuring.probed(config)
+    if not tasks:
         return None
     from transformers import AutoTokenizer
 
@@ -137,8 +136,7 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     from spot.generation.transformers import TransformersGenerator
 
     who = answering.evaluator(config)
-    small = [replace(t, questions=config.probe.questions, trials=1) for t in general]
-    benchmarks = [measuring.made(task, config.benchmarks.seed) for task in small]
+    benchmarks = [measuring.made(task, config.benchmarks.seed) for task in tasks]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 

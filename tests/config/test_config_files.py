@@ -43,7 +43,7 @@ def choice(option: Path) -> list[str]:
     """The overrides that choose a file of conf/."""
     group, name = option.parent.name, option.stem
     if group == "benchmark":  # not chosen by itself, but within `benchmarks`
-        return [f"+benchmark@benchmarks.tasks.chosen={name}"]
+        return ["benchmarks=one", f"+benchmark@benchmarks.tasks.{name}={name}"]
     return [f"{group}={name}", *NEEDED.get((group, name), [])]
 
 

@@ -52,6 +52,7 @@ def test_a_model_is_measured_and_compared(tmp_path: Path) -> None:
     assert "p, corrected" in other
     record = json.loads((before / "evaluation.json").read_text())
     assert list(record["products"]) == ["scores"]
+    assert "temperature was 0.7 for A and 0.0 for B." in other
     refused = spot(tmp_path, "compare", str(before), ok=False)
     assert "measured one model only" in refused.stderr
 
@@ -104,6 +105,31 @@ def test_saved_responses_are_graded(tmp_path: Path) -> None:
     assert rows[2]["extracted"] == "0.5"
     assert "5 questions × 1–2" in done.stdout
     assert "30.0% correct" in done.stdout  # (½ + 1 + 0 + 0 + 0) / 5
+
+
+def test_responses_are_not_overwritten(tmp_path: Path) -> None:
+    responses = write(tmp_path / "responses.jsonl", MATH)
+    before = responses.read_bytes()
+    for out in (responses, tmp_path):
+        arguments = ["benchmark=math500", f"responses={responses}", f"out={out}"]
+        assert "name another file" in spot(tmp_path, "grade", *arguments, ok=False).stderr
+    assert responses.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_one_benchmark_alone_and_what_cannot_be_compared(tmp_path: Path) -> None:
+    """The same ids in two files are two sets of questions."""
+    folders = []
+    for name, extra in (("one", 0), ("two", 100)):
+        rows = [{"problem": f"{n}+{extra}?", "answer": str(n + extra)} for n in range(6)]
+        file = write(tmp_path / f"{name}.jsonl", rows)
+        short = ["benchmark=math500", f"benchmark.path={file}", "generator.max_new_tokens=30"]
+        done = spot(tmp_path, "evaluate", *short)
+        assert "6 × 5" in done.stdout
+        folders.append(tmp_path / done.stdout.strip().splitlines()[-1].removeprefix("scores: "))
+    refused = spot(tmp_path, "compare", *map(str, folders), ok=False)
+    assert "share no question" in refused.stderr
+    assert "its questions come from other places" in refused.stdout
 
 
 def test_connect4_is_made_and_graded(tmp_path: Path) -> None:
@@ -257,6 +283,13 @@ def test_a_bad_row_is_named(tmp_path: Path, words: str) -> None:
         (["connect4"], "connect4 generate"),
         (["connect4", "generate", "out=o", "count=many"], "no whole number"),
         (["evaluate", "benchmarks=paper", "benchmarks.folder=."], "has no aime24.jsonl"),
+        (["evaluate", "benchmark=mth500"], "did you mean math500?"),
+        (["evaluate", "benchmark=math500", "benchmark.path=no.jsonl"], "does not exist"),
+        (["evaluate", "generator=vllm", "generator.executable=no/vllm"], "is no program"),
+        (
+            ["evaluate", "benchmarks=quick", "+benchmark@benchmarks.tasks.twice=sums"],
+            "benchmarks.tasks.twice.name=sums is another name",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -149,6 +149,8 @@ def test_a_data_set_of_the_hub_is_pinned():
         load_rows("owner/name")
     with pytest.raises(UserError, match=r"data\.revision=31dd3095 is no commit"):
         load_rows("owner/name", revision="31dd3095")
+    with pytest.raises(UserError, match=r"data\.revision=main is no commit"):
+        load_rows("owner/name", revision="main")
 
 
 # ---- the hub -----------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ def test_a_data_set_of_a_hub_and_later_without_it(tmp_path, hub):
         hub,
         [
             good,
-            ["owner/good", "en", "train", "main"],
+            ["owner/good", "en", "train", "main", None, "benchmarks.tasks.b"],
             ["owner/good", "fr", "train", COMMIT],
             ["owner/good", "en", "test", COMMIT],
             ["owner/good", "en", "train", OTHER],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,13 +44,20 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def servers() -> list[psutil.Process]:
-    """Every vLLM on this machine that a test may have left."""
-    return [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if " serve " in " ".join(p.info["cmdline"] or [])
-    ]
+def servers(executable: str) -> list[psutil.Process]:
+    """The servers of this vLLM that a test may have left."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if executable in words and "serve" in words:
+            found.append(process)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def rows(folder: Path, stage: str) -> list[dict[str, object]]:
@@ -71,9 +79,9 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
     first.communicate()
     kept = partial[0].read_text().splitlines() if partial[0].exists() else []
     until = time.monotonic() + 20
-    while servers() and time.monotonic() < until:
+    while servers(executable) and time.monotonic() < until:
         time.sleep(0.2)
-    assert not servers(), "a killed run leaves no server"
+    assert not servers(executable), "a killed run leaves no server"
 
     out = finished(started(tmp_path, *loop))
     assert "report: " in out
@@ -87,7 +95,7 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
     details = json.loads(manifest.read_text())["details"]
     assert details["response_tokens"]["total"] == sum(row["tokens"] for row in attempts.values())
     assert details["tokens_per_second"] > 0
-    assert not servers()
+    assert not servers(executable)
 
     (model,) = tmp_path.glob("outputs/products/train/*/model")
     measured = finished(
@@ -104,11 +112,12 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
         )
     )
     assert "sums" in measured
-    assert not servers()
+    assert not servers(executable)
 
 
 def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_path: Path) -> None:
     """`generator=openai`, with the attempts of a whole elicitation and a wrong name refused."""
+    port = free_port()
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     command = [
         executable,
@@ -128,7 +137,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
             start_new_session=True,
         )
     elicit = ["-m", "spot.cli", "elicit", "data.questions=100", "generator=openai"]
-    elicit += ["generator.base_urls=[http://127.0.0.1:18761/v1]", "generator.patience=120"]
+    elicit += [f"generator.base_urls=[http://127.0.0.1:{port}/v1]", "generator.patience=120"]
     try:
         finished(started(tmp_path, *elicit))
         refused = started(tmp_path, *elicit, "generator.model=other")

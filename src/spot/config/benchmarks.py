@@ -30,11 +30,13 @@ class BenchmarkConfig:
     fields: dict[str, str] = field(default_factory=dict)  # role → name of the field
     prompt: str | None = None  # file of a template; null: the family's own
     parser: str = "tolerant"  # connect4: tolerant | released
+    answer_format: str = "boxed"  # math: boxed | last | json
     max_new_tokens: int | None = None  # null: the generator's
 
     def __post_init__(self) -> None:
         one_of("benchmark.family", self.family, FAMILIES)
         one_of("benchmark.domain", self.domain, DOMAINS)
+        one_of("benchmark.answer_format", self.answer_format, ("boxed", "last", "json"))
         one_of("benchmark.parser", self.parser, ("tolerant", "released"))
         in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
         in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
@@ -57,3 +59,11 @@ class BenchmarksConfig:
     seed: int = 1000  # of questions and samples: not moved by `seed`
     folder: str | None = None  # with <benchmark>.jsonl for those of the hub: nothing is fetched
     tasks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, task in self.tasks.items():
+            if task.name != key:  # scores are kept by name
+                raise UserError(
+                    f"benchmarks.tasks.{key}.name={task.name} is another name: "
+                    f"write benchmarks.tasks.{key}.name={key}."
+                )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spot.errors import UserError, in_range, one_of
+from spot.web import check_key_name, check_url
 
 GENERATORS = ("transformers", "vllm", "openai")
 
@@ -51,6 +52,10 @@ class GeneratorConfig:
         for name in ("timeout", "patience", "start_seconds"):
             in_range(f"generator.{name}", getattr(self, name), 0, open_low=True)
         one_of("generator.dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
+        if self.key is not None:
+            check_key_name("generator.key", self.key)
+        for url in self.base_urls:
+            check_url("generator.base_urls", url)
         if self.kind == "openai" and not self.base_urls:
             raise UserError(
                 "generator.base_urls is empty: give the servers' addresses, "

@@ -270,11 +270,7 @@ class Checker:
         self.__init__()  # type: ignore[misc]
 
     def _start(self) -> subprocess.Popen[str]:
-        packages = ("lm_eval", "langdetect", "immutabledict", "nltk")
-        if not all(importlib.util.find_spec(name) for name in packages):
-            raise UserError(
-                "IFEval's checker is not installed: pip install -c constraints.txt -e '.[ifeval]'."
-            )
+        ready()
         source = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path}
@@ -333,6 +329,15 @@ class Checker:
 CHECKER = Checker()
 atexit.register(CHECKER.stop)
 os.register_at_fork(after_in_child=CHECKER.forget)
+
+
+def ready() -> None:
+    """Raise UserError where the checker is not installed."""
+    packages = ("lm_eval", "langdetect", "immutabledict", "nltk")
+    if not all(importlib.util.find_spec(name) for name in packages):
+        raise UserError(
+            "IFEval's checker is not installed: pip install -c constraints.txt -e '.[ifeval]'."
+        )
 
 
 def family() -> Family:

@@ -2,23 +2,27 @@
 
 Texts are compared as tokens: words, numbers and operators, without case, spacing, punctuation and
 LaTeX's way of writing them. Two questions are one when at least half of the windows of `n` tokens of
-the one with fewer are also in the other (13 tokens: Brown et al. 2020, arXiv 2005.14165, App. C), and
-all numbers of the shorter text are in the longer: a shared phrase ("where m and n are relatively
-prime positive integers") is no evidence, and with other numbers it is another question. Texts of fewer
-than `n` tokens must be equal.
+the one with fewer are also in the other, and all numbers of the shorter text are in the longer: a
+shared phrase ("where m and n are relatively prime positive integers") is no evidence, and with other
+numbers it is another question. n is 13 (Brown et al. 2020, arXiv 2005.14165, App. C) and less where
+the shorter text is so short that one changed word would hide it. Texts of fewer than 13 tokens must
+be equal.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spot.records import Question
 
 SHARE = 0.5  # of the windows of the question with fewer
+# (tokens a text has at least, tokens of a window). From 3n − 1 tokens on, one changed word breaks
+# at most half of the windows.
+WINDOWS = ((38, 13), (23, 8), (13, 5))
 
 _FIGURE = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _SPACING = re.compile(r"\\(?:[,;:! \\]|q?quad\b|hspace\*?\{[^}]*\}|vspace\*?\{[^}]*\})")
@@ -55,25 +59,18 @@ def tokens(text: str) -> list[str]:
     return [_SAME.get(token, token) for token in _TOKEN.findall(text)]
 
 
-def contaminated(
-    questions: Iterable[Question], benchmarks: Mapping[str, str], n: int = 13
-) -> dict[str, str]:
+def contaminated(questions: Iterable[Question], benchmarks: Mapping[str, str]) -> dict[str, str]:
     """The ids of questions that are also a benchmark's, each with the name of the closest one.
 
     `benchmarks` holds texts by any name. Time is linear in the length of all texts, as long as few of
     the benchmarks' windows are in many of them.
     """
-    if n < 1:
-        raise ValueError("a window has at least one token")
     names = list(benchmarks)
-    texts = [_text(text, n) for text in benchmarks.values()]
-    index: dict[tuple[str, ...], list[int]] = {}
-    for at, text in enumerate(texts):
-        for window in text.windows:
-            index.setdefault(window, []).append(at)
+    texts = [_text(text) for text in benchmarks.values()]
+    index = _index(texts)
     found = {}
     for question in questions:
-        closest = _closest(_text(question.text, n), texts, index)
+        closest = _closest(_text(question.text), texts, index)
         if closest is not None:
             found[question.id] = names[closest]
     return found
@@ -81,29 +78,49 @@ def contaminated(
 
 @dataclass(frozen=True)
 class _Text:
-    windows: frozenset[tuple[str, ...]]
+    tokens: list[str]
     numbers: Counter[str]
-    length: int
+    n: int  # tokens of a window, 0: only the whole text is one
+
+    def windows(self, n: int) -> set[tuple[str, ...]]:
+        """All runs of n tokens."""
+        if n == 0:
+            return {tuple(self.tokens)} if self.tokens else set()
+        last = len(self.tokens) - n
+        return {tuple(self.tokens[at : at + n]) for at in range(last + 1)}
 
 
-def _text(text: str, n: int) -> _Text:
+# (n of the text, n of the windows) → window → the texts it is in. Of a long text a short one looks
+# for short windows.
+_Index = dict[tuple[int, int], dict[tuple[str, ...], list[int]]]
+
+
+def _text(text: str) -> _Text:
     found = tokens(text)
-    last = max(len(found) - n, 0)
-    windows = (
-        frozenset(tuple(found[at : at + n]) for at in range(last + 1)) if found else frozenset()
-    )
-    return _Text(windows, Counter(t for t in found if t[0].isdecimal()), len(found))
+    n = next((n for least, n in WINDOWS if len(found) >= least), 0)
+    return _Text(found, Counter(t for t in found if t[0].isdecimal()), n)
 
 
-def _closest(
-    text: _Text, others: Sequence[_Text], index: Mapping[tuple[str, ...], list[int]]
-) -> int | None:
+def _index(texts: Sequence[_Text]) -> _Index:
+    index: _Index = defaultdict(lambda: defaultdict(list))
+    for at, text in enumerate(texts):
+        for n in {0, *(n for _, n in WINDOWS)}:
+            if n <= text.n:
+                for window in text.windows(n):
+                    index[text.n, n][window].append(at)
+    return index
+
+
+def _closest(text: _Text, others: Sequence[_Text], index: _Index) -> int | None:
     """Which of the others shares most with the text, if it is enough to be the same question."""
-    shared = Counter(at for window in text.windows for at in index.get(window, ()))
+    shared: Counter[int] = Counter()
+    for (of_other, n), windows in index.items():
+        if n == min(of_other, text.n):
+            shared.update(at for window in text.windows(n) for at in windows.get(window, ()))
     for at, count in shared.most_common():
         other = others[at]
-        fewer = min(len(text.windows), len(other.windows))
-        shorter, longer = sorted((text, other), key=lambda one: one.length)
-        if count >= SHARE * fewer and shorter.numbers <= longer.numbers:
+        n = min(text.n, other.n)
+        shorter, longer = sorted((text, other), key=lambda one: len(one.tokens))
+        if count >= SHARE * len(shorter.windows(n)) and shorter.numbers <= longer.numbers:
             return at
     return None

@@ -55,7 +55,7 @@ def load_rows(
     With `path` nothing else is asked: of a folder, which is a data set as one downloads it from the
     hub, `subset` and `split` are read; a file (JSON Lines, JSON, CSV, TSV, Parquet) is read whole.
     Without it `dataset` is a hub id, read at `revision`: a full commit hash, or the name of a branch,
-    of which the newest commit is read. group: of the configuration, for messages.
+    of which the newest commit is read (a benchmark's only: what is trained on must stay the same). group: of the configuration, for messages.
 
     Raises UserError, with the next step, for what cannot be found, reached, opened or understood.
     """
@@ -70,8 +70,9 @@ def load_rows(
             f"{group}.revision is missing: give the 40 digits of a commit (the data set's page, Files, "
             f"History), so that {dataset} stays the same."
         )
-    if _ABBREVIATED.fullmatch(revision):
-        raise UserError(f"{group}.revision={revision} is no commit: give all of its 40 digits.")
+    moves = not _COMMIT.fullmatch(revision)
+    if _ABBREVIATED.fullmatch(revision) or (moves and group == "data"):
+        raise UserError(f"{group}.revision={revision} is no commit: give all 40 digits of one.")
     return _hub(Where(dataset, subset, split, revision, group))
 
 

@@ -17,11 +17,14 @@ from spot.chat import final_part
 from spot.errors import UserError
 from spot.evaluation.types import Answer, Family, Grade, RowError
 from spot.files import write_aside
+from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.questions.jsonl import Problem, read_objects
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, Question
+from spot.verification import whole_characters
 
 TOGETHER = 256  # responses graded at once, so that all cores have work
-FINISHED = ("stop", "length")
+FINISHED = (STOP, LENGTH, PROMPT_TOO_LONG)
+NOT_ASKED = Grade(False, UNPARSEABLE, reason="the prompt was too long")
 
 
 # (a row, an id for rows that bring none) → its question, and the same as it was posed
@@ -46,9 +49,12 @@ def read(
 
     find: the question of a row, or RowError.
     benchmark: rows that name another one (of an evaluation with several) are passed over.
+
+    Rows without a `trial` are numbered by their question. Half of a character becomes U+FFFD.
     """
     responses: list[Response] = []
     seen: dict[str, str] = {}
+    lines: dict[tuple[str, int], int] = {}
     trials: Counter[str] = Counter()
     for line, row in read_objects(path):
         if isinstance(row, Problem):
@@ -59,26 +65,37 @@ def read(
             question, posed = find(row, f"row-{line:06d}")
         except RowError as error:
             raise _bad(path, line, str(error)) from None
-        text, finish = row.get("response"), row.get("finish_reason", "stop")
+        text, finish = row.get("response"), _given(row, "finish_reason", STOP)
         if not isinstance(text, str):
             raise _bad(path, line, f"no response in the field 'response', found {_kind(text)}")
         if finish not in FINISHED:
             raise _bad(path, line, f"finish_reason is {finish!r}: write one of {FINISHED}")
         if seen.setdefault(posed.id, question.text) != question.text:
             raise _bad(path, line, f"the id {posed.id!r} belongs to another question already")
-        trial = row.get("trial", trials[posed.id])
+        if whole_characters(posed.id) != posed.id:
+            raise _bad(path, line, f"half a character (surrogate) in the id {posed.id!r}")
+        trial = _given(row, "trial", trials[posed.id])
         trials[posed.id] += 1
-        responses.append(Response(line, trial, Answer(posed, final_part(text), finish)))
+        if not isinstance(trial, int) or isinstance(trial, bool) or trial < 0:
+            raise _bad(path, line, f"trial is {trial!r}: write a whole number from 0 on, or none")
+        if (first := lines.setdefault((posed.id, trial), line)) != line:
+            raise _bad(path, line, f"trial {trial} of {posed.id!r} is on line {first} already")
+        text = whole_characters(final_part(text))
+        responses.append(Response(line, trial, Answer(posed, text, finish)))
     if not responses:
         raise UserError(f"{path} holds no response to {benchmark}: is benchmark=<name> right?")
     return responses
 
 
 def grade(responses: Sequence[Response], family: Family) -> Iterator[tuple[Response, Grade]]:
-    """Every response with what it is worth, in order."""
+    """Every response with what it is worth, in order. Where nothing could be asked, nothing is read."""
     for start in range(0, len(responses), TOGETHER):
         batch = responses[start : start + TOGETHER]
-        yield from zip(batch, family.grade([r.answer for r in batch]), strict=True)
+        asked = [r.answer for r in batch if r.answer.finish_reason != PROMPT_TOO_LONG]
+        grades = iter(family.grade(asked))
+        for response in batch:
+            too_long = response.answer.finish_reason == PROMPT_TOO_LONG
+            yield response, NOT_ASKED if too_long else next(grades)
 
 
 def write(path: Path, graded: Sequence[tuple[Response, Grade]]) -> None:
@@ -97,6 +114,11 @@ def write(path: Path, graded: Sequence[tuple[Response, Grade]]) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _given(row: Mapping[str, Any], field: str, default: Any) -> Any:
+    """A field's value; null counts as none."""
+    return default if row.get(field) is None else row[field]
 
 
 def _bad(path: Path, line: int, explanation: str) -> UserError:
@@ -119,10 +141,18 @@ def shares(graded: Sequence[tuple[Response, Grade]]) -> dict[str, float]:
 
 
 def flag_shares(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Percent of responses for which a yes-or-no finding holds, by its name; one without it counts as no."""
-    flags = {
-        key: None for found in details for key, value in found.items() if isinstance(value, bool)
-    }
+    """Percent of responses for which a yes-or-no finding holds, by its name; one without it counts as no.
+
+    Of lists of such findings (one for each instruction) it is the percent of all their items.
+    """
+    findings: dict[str, list[bool]] = {}
+    for found in details:
+        for key, value in found.items():
+            items = value if isinstance(value, list) else [value]
+            if items and all(isinstance(item, bool) for item in items):
+                findings.setdefault(key, []).extend(items)
+    lists = {key for found in details for key, value in found.items() if isinstance(value, list)}
     return {
-        key: 100 * sum(bool(found.get(key)) for found in details) / len(details) for key in flags
+        key: 100 * sum(items) / (len(items) if key in lists else len(details))
+        for key, items in findings.items()
     }

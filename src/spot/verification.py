@@ -45,6 +45,11 @@ _JSON_ANSWER = re.compile(
 _JSON_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/])')
 
 
+def whole_characters(text: str) -> str:
+    """A text with its pairs of surrogates joined, and U+FFFD for a lone one: it can be written."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` whose braces balance, or None.
 
@@ -80,7 +85,7 @@ def extract(text: str, answer_format: str) -> str | None:
         found = _json_answer(text)
     else:
         raise ValueError(f"unknown answer format {answer_format!r}: one of {ANSWER_FORMATS}")
-    return (found or "").strip() or None
+    return whole_characters(found or "").strip() or None
 
 
 def _last_number(text: str) -> str | None:

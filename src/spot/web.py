@@ -20,6 +20,11 @@ _TOO_LONG = re.compile(
     r"context.?(length|size|window)|maximum (number of tokens|model length)|prompt is too long",
     re.I,
 )
+# Of the response that was asked for; "even without any output tokens" is said of a prompt.
+_RESPONSE = re.compile(
+    r"max_(completion_|new_)?tokens|\bcompletion\b|requested \d+ output tokens", re.I
+)
+_TOO_MUCH = re.compile(r"too (large|long|many|high)|at most|exceed", re.I)
 # An environment variable as people name them. Keys look otherwise, so that a key given by mistake
 # where its name belongs is refused, and is not repeated in the message.
 _NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
@@ -84,13 +89,25 @@ def read_key(*names: str, option: str, who: str) -> Key:
 
 
 def passes(status: int) -> bool:
-    """Whether a failure with this HTTP status may be over when the request is sent again."""
-    return status in (408, 425, 429) or status >= 500
+    """Whether a failure with this HTTP status may be over when the request is sent again.
+
+    501 is none: the server does not know what it is asked for (RFC 9110, 15.6.2).
+    """
+    return status in (408, 425, 429) or (status >= 500 and status != 501)
 
 
 def says_too_long(status: int, words: str) -> bool:
-    """Whether a refusal says that the prompt is too long for the model."""
-    return status == 413 or (status in (400, 422) and _TOO_LONG.search(words) is not None)
+    """Whether a refusal says that the prompt is too long for the model, and not with its response."""
+    if status == 413:
+        return True
+    return status in (400, 422) and bool(_TOO_LONG.search(words)) and not _RESPONSE.search(words)
+
+
+def says_asked_too_much(status: int, words: str) -> bool:
+    """Whether a refusal says that the response may not be as long as was asked for."""
+    if status not in (400, 422) or not _RESPONSE.search(words):
+        return False
+    return bool(_TOO_LONG.search(words) or _TOO_MUCH.search(words))
 
 
 def one_line(words: str) -> str:

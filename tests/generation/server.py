@@ -35,9 +35,27 @@ from spot.chat import chat_ids
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "src/spot/assets/tiny"
-STATUSES = ("400", "400_long", "401", "403", "404", "408", "429", "429_after", "500", "502", "503")
-BROKEN = ("drop", "reset", "hang", "torn", "html", "array", "no_choice", "abort")
+STATUSES = (
+    "400",
+    "400_long",
+    "400_much",
+    "401",
+    "403",
+    "404",
+    "408",
+    "429",
+    "429_after",
+    "500",
+    "502",
+    "503",
+)
+MISSHAPEN = ("array", "no_choice", "no_message", "words_for_usage", "words_for_ids")
+BROKEN = ("drop", "reset", "hang", "torn", "html", "abort", *MISSHAPEN)
 FAULTS = ("ok", *STATUSES, *BROKEN)
+TOO_MUCH = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 64. This model's maximum context length "
+    "is 40 tokens and your request has 12 input tokens (64 > 40 - 12)."
+)
 TOO_LONG = "This model's maximum context length is 9 tokens. Please reduce the length of the input."
 
 
@@ -51,14 +69,15 @@ class Plan:
     scripts: dict[str, list[str]] = field(default_factory=dict)
     # ^ faults of the 1st, 2nd, … visit, by the prompt's last message or "*"; then `faults`
     seed: int = 0
-    models: dict[str, int | None] = field(default_factory=lambda: {"student": 512})
+    models: dict[str, Any] = field(default_factory=lambda: {"student": 512})
     answers_as: str | None = None  # the model that replies name
     prefix: str = ""  # before every first message, as another chat template would put it
     swapped: bool = False  # reads the last two tokens of a prompt the other way round
     tells_ids: bool = True
     tells_usage: bool = True
-    has_tokenize: bool = True
-    models_fail: bool = False  # 503 for whoever asks for the models
+    tokenize_status: int = 200
+    models_status: int = 200
+    silent: bool = False  # asked for the models, it says nothing
     key: str | None = None  # the only one accepted
     reasoning: str | None = None  # what is split off before each answer
     content: str | None = None  # instead of its own answer
@@ -185,7 +204,7 @@ async def chat(state: State, request: web.Request) -> web.StreamResponse:
 async def _outcome(state: State, request: web.Request, body: Any, fault: str) -> web.StreamResponse:
     plan = state.plan
     if fault in STATUSES:
-        words = TOO_LONG if fault == "400_long" else plan.words
+        words = {"400_long": TOO_LONG, "400_much": TOO_MUCH}.get(fault, plan.words)
         headers = {"Retry-After": str(plan.retry_after)} if fault == "429_after" else None
         status = int(fault.partition("_")[0])
         return web.json_response({"error": {"message": words}}, status=status, headers=headers)
@@ -196,11 +215,7 @@ async def _outcome(state: State, request: web.Request, body: Any, fault: str) ->
         return _abort(request)
     await asyncio.sleep(plan.slow.get(body["messages"][-1]["content"], plan.latency))
     reply = state.reply(body)
-    if fault == "abort":
-        reply["choices"][0]["finish_reason"] = "abort"
-    if fault == "no_choice":
-        reply["choices"] = []
-    content = b"[]" if fault == "array" else json.dumps(reply).encode()
+    content = json.dumps(_spoilt(reply, fault)).encode()
     if fault == "reset":
         response = web.StreamResponse(headers={"Content-Length": str(len(content))})
         await response.prepare(request)
@@ -212,6 +227,22 @@ async def _outcome(state: State, request: web.Request, body: Any, fault: str) ->
     if fault == "html":
         return web.Response(text="<html>Bad day</html>", content_type="text/html")
     return web.Response(body=content, content_type="application/json")
+
+
+def _spoilt(reply: dict[str, Any], fault: str) -> Any:
+    """The reply with what is wrong in it."""
+    choice = reply["choices"][0]
+    if fault == "abort":
+        choice["finish_reason"] = "abort"
+    if fault == "no_message":
+        choice["message"] = choice["message"]["content"]
+    if fault == "words_for_ids":
+        choice["token_ids"] = ["one", "two"]
+    if fault == "words_for_usage":
+        reply["usage"] = "little"
+    if fault == "no_choice":
+        reply["choices"] = []
+    return [] if fault == "array" else reply
 
 
 def _abort(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
@@ -231,14 +262,16 @@ def application(state: State) -> web.Application:
         return response
 
     async def models(request: web.Request) -> web.Response:
-        if state.plan.models_fail:
-            return web.Response(status=503)
+        if state.plan.silent:
+            await asyncio.sleep(state.plan.hang)
+        if state.plan.models_status != 200:
+            return web.Response(status=state.plan.models_status)
         cards = [{"id": name, "max_model_len": n} for name, n in state.plan.models.items()]
         return web.json_response({"object": "list", "data": cards})
 
     async def tokenize(request: web.Request) -> web.Response:
-        if not state.plan.has_tokenize:
-            return web.Response(status=404)
+        if state.plan.tokenize_status != 200:
+            return web.Response(status=state.plan.tokenize_status)
         state.ledger.tokenized += 1
         ids = state.prompt_ids(await request.json())
         return web.json_response({"count": len(ids), "max_model_len": 512, "tokens": ids})

@@ -40,6 +40,8 @@ READ = [
     (r'{"answer": "\boxed{C}"}', "C"),
     ('{"answer": "C"} A ball, B movie.', "C"),
     ('{"answer": "C", "confidence": 0.4}', "C"),
+    ('{"answer": "C"}, as asked for: {"answer": "LETTER"}', "C"),
+    ('{"answer": "A"} no: {"answer": "C"} or {"answer": null}', "C"),
     ('{"answer": "E"}', None),  # there are four
     ('{"answer": "none of them"}', None),
     ('{"answer": null}', None),
@@ -58,6 +60,10 @@ READ = [
     (r"\boxed{A} or rather \boxed{C}", "C"),
     (r"$\boxed{C}$ because A and B are too cold", "C"),
     (r"In step 2 we get \boxed{42}. The answer is (C).", "C"),
+    (r"\boxed{A} is wrong, as Oslo is cold. So the answer is C.", "C"),
+    ("\\boxed{A} at first.\n\nOn reflection, (C) is the correct answer.", "C"),
+    (r"The answer is A at first sight, but it rains: \boxed{C}", "C"),
+    (r"\boxed{C} is right and the answer is not A.", "C"),
     # sentences at the end
     ("The answer is (C).", "C"),
     ("The answer is C.", "C"),
@@ -259,6 +265,8 @@ def test_the_trivial_answer_scores_one_in_as_many_as_there_are_options():
     "response",
     [
         '"answer": ' * 100_000,
+        "".join(f'"answer": "{n}" ' for n in range(60_000)),
+        r"\boxed{E}" * 100_000 + "the answer is " * 9_000,
         '"answer": "' + "\\" * 999_999,
         '"answer"' + " " * 1_000_000,
         r"\boxed{" + "_" * 1_000_000 + "a}",

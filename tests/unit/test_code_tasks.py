@@ -258,6 +258,8 @@ GOOD = "def double(n):\n    return 2 * n"
         "double = lambda n: 2 * n",
         f"```python\n{GOOD}",  # never closed
         block(GOOD) + "It prints:\n" + block("4", "text"),
+        block(GOOD, "py3") + "It prints:\n" + block("4", "text"),
+        block(GOOD) + "It was:\n" + block("def double(n): return n", "text"),
         block("def double(n): return 0") + "No, better:\n" + block(GOOD),
         block(GOOD) + "For example:\n" + block("print(double(2))"),
         "- step\n" + "\n".join(f"  {line}" for line in block(GOOD).split("\n")),

@@ -60,6 +60,7 @@ def test_a_row_of_the_public_set_is_read(answer: Any) -> None:
     )
     named = connect4.read({"id": 12, "state": FALLING}, "row-7")
     assert (named.id, named.text) == ("12", question.text)
+    assert connect4.read({"id": None, "state": FALLING}, "row-7").id == "row-7"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,12 @@ L1, L2 = "Intermediate Thinking Results 1", "Intermediate Thinking Results 2"
         (f"[{L1}: (row 3, column 2)]\n[{L2}: ∅]", [(3, 2)], []),
         (f"[{L1.lower()} : (3,2)]\n[{L2.upper()}: NONE]", [(3, 2)], []),
         (f"[{L1}: (3,2):X]\n[{L2}: None, since (0,3) is taken]", [(3, 2)], []),
+        (f"[{L1}: No. (3,2) wins]\n[{L2}: $\\emptyset$]", [(3, 2)], []),
+        (f"[{L1}: No, but (3,2) does]\n[{L2}: $\\varnothing$]", [(3, 2)], []),
+        (f"[{L1}: No winning cell, as (0,3) is taken]\n[{L2}: No.]", [], []),
+        (f"[{L1}: There is no winning cell]\n[{L2}: There is no winning move.]", [], []),
+        (f"[{L1}: There are none]\n[{L2}: The opponent has no winning drop]", [], []),
+        (f"[{L1}: There is no winning drop but (3,2)]\n[{L2}: \\text{{no}}]", [(3, 2)], []),
         (f"[{L1}: (3,2)\n\nThat ends it [I hope].\n[{L2}: None]", [(3, 2)], []),
         (f"{L1}:\n(3,2)\n{L2}:\n(1,1)\nChosen Move: (0,0)", [(3, 2)], [(1, 1)]),
         (f"{L1}: (3,2), {L2}: None, chosen move: (0,0)", [(3, 2)], []),
@@ -133,6 +140,7 @@ L1, L2 = "Intermediate Thinking Results 1", "Intermediate Thinking Results 2"
         ("I would play (3,2).", None, None),
         (f"[{L1}: (3,2)]", [(3, 2)], None),
         (f"[{L1}: 3,2]\n[{L2}: see above]", None, None),
+        (f"[{L1}: Not sure]\n[{L2}: there is nobody to ask]", None, None),
         (f"[{L1}: ]\n[{L2}:", None, None),
         (f"[{L1}: the third column]\n[{L2}: (row,column), ...]", None, None),
         (f"{L1} and {L2}: None", None, []),

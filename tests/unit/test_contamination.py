@@ -17,9 +17,9 @@ WALK = (
 SHORT = "Find $x$ if $2x + 3 = 11$."
 
 
-def found(text, *benchmarks, n=13):
+def found(text, *benchmarks):
     names = {str(at): benchmark for at, benchmark in enumerate(benchmarks)}
-    return contaminated([Question("q", "t", text, "")], names, n).get("q")
+    return contaminated([Question("q", "t", text, "")], names).get("q")
 
 
 def test_one_way_of_writing():
@@ -54,6 +54,22 @@ def test_one_way_of_writing():
 def test_near_copies_are_found(change):
     assert found(change(WALK), SHORT, WALK) == "1"
     assert found(WALK, SHORT, change(WALK)) == "1"
+
+
+@pytest.mark.parametrize("length", [14, 22, 23, 37, 38, 60])
+def test_no_changed_word_hides_a_question(length):
+    words = [f"w{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(length)]
+    for at in range(length):
+        changed = " ".join([*words[:at], "other", *words[at + 1 :]])
+        assert found(changed, " ".join(words)) == "0"
+        assert found(" ".join(words), changed + " and this is how it goes on" * 9) == "0"
+
+
+def test_short_questions_of_the_same_wording_are_not_one():
+    one = "What is the greatest common divisor of the two legs of the triangle?"
+    two = "What is the sum of all digits of the largest prime below one hundred?"
+    assert found(one, two) is None
+    assert found("Compute " + one, one + " Explain.") == "0"
 
 
 def test_short_texts_must_be_equal():

@@ -124,6 +124,28 @@ def test_every_verdict_has_its_reason(verifier):
     assert mathematics.grade(verifier, []) == []
 
 
+def test_labelled_answers_are_graded_by_their_format(verifier):
+    family = mathematics.family(verifier, Fields(question="question"), "last")
+    row = {"question": "How much?", "answer": "9 * 2 = <<9*2=18>>18 each day.\n#### 18"}
+    question = family.read(row, "row-1")
+    assert question.answer == "18"
+    assert family.read({"question": "How much?", "solution": "A: 1,218"}, "r").answer == "1,218"
+    responses = ["2 * 9\nA: 18", "So $18.00 in 1 day\n#### $18.00", r"\boxed{18} of 20", "none"]
+    found = family.grade([Answer(question, response) for response in responses])
+    assert [(g.verdict, g.extracted, g.reason) for g in found] == [
+        ("correct", "18", ""),
+        ("correct", "18.00", ""),
+        ("wrong", "20", "differs"),
+        ("unparseable", None, "no answer"),
+    ]
+    family = mathematics.family(verifier, Fields(question="question"), "json")
+    question = family.read({"question": "How much?", "answer": r"\frac{1}{2}"}, "row-1")
+    found = family.grade(
+        [Answer(question, r'{"answer": "\frac12"}'), Answer(question, r"\boxed{.5}")]
+    )
+    assert [(g.verdict, g.reason) for g in found] == [("correct", ""), ("unparseable", "no answer")]
+
+
 SHAPES = [
     # truth; right; wrong
     ("204", ["204", "204.0", r"\text{204}"], ["205", "-204", "2,04", "204x"]),

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from spot import web
 from spot.chat import chat_ids, user
 from spot.errors import UserError
 from spot.generation import Sampling
@@ -123,15 +124,46 @@ def test_a_prompt_that_fills_the_context_is_not_sent() -> None:
         server.plan(Plan(models={"student": length + 7}))
         run(generator(server.url), requests(1))
         assert server.ledger()["body"]["max_tokens"] == 7
-        server.plan(Plan(models={"student": None}))
-        run(generator(server.url), requests(1))
-        assert server.ledger()["body"]["max_tokens"] == 64
+        for unknown in (None, "40", 40.5, 0, [40]):
+            server.plan(Plan(models={"student": unknown}))
+            run(generator(server.url), requests(1))
+            assert server.ledger()["body"]["max_tokens"] == 64
 
 
 def test_a_prompt_that_the_server_calls_too_long() -> None:
     with serving(Plan(scripts={text(3): ["400_long"]})) as server:
         found = run(generator(server.url), requests(6))
     assert [k for k, c in found.items() if c.finish_reason == "prompt_too_long"] == ["q3#0"]
+
+
+def test_a_response_that_the_server_calls_too_long_drops_no_prompt() -> None:
+    with serving(Plan(models={"student": None}, faults={"400_much": 1.0})) as server:
+        said = refused(generator(server.url), requests(6))
+    assert "lower generator.max_new_tokens, or model.context_length" in said
+    assert "maximum context length is 40 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt", "response"),
+    [
+        ("This model's maximum context length is 9 tokens. Please reduce the prompt.", True, False),
+        (
+            "which exceeds this limit, the context length, even without any output tokens",
+            True,
+            False,
+        ),
+        ("Input length (10) exceeds model's maximum context length (9).", True, False),
+        ("maximum context length is 9: 4 in the messages, 6 in the completion", False, True),
+        ("You requested 64 output tokens. The model's context length is only 40.", False, True),
+        ("max_tokens is too large: 64. This model supports at most 40.", False, True),
+        ("'max_tokens' is not supported: use 'max_completion_tokens' instead.", False, False),
+        ("top_k is too large", False, False),
+    ],
+)
+def test_what_is_too_long_is_told_from_the_words(words: str, prompt: bool, response: bool) -> None:
+    assert web.says_too_long(400, words) is prompt
+    assert web.says_asked_too_much(400, words) is response
+    assert not web.says_too_long(401, words)
 
 
 # ---- the wrong model, the wrong tokens -----------------------------------------------------------
@@ -159,22 +191,22 @@ def test_servers_that_differ_are_refused(other: dict[str, int | None]) -> None:
     assert "start all servers with the same model" in said
 
 
-@pytest.mark.parametrize("has_tokenize", [True, False])
+@pytest.mark.parametrize("tokenize", [200, 404, 405, 501])
 @pytest.mark.parametrize("tells_ids", [True, False])
-def test_another_template_is_refused(has_tokenize: bool, tells_ids: bool) -> None:
-    plan = Plan(prefix="9", has_tokenize=has_tokenize, tells_ids=tells_ids)
+def test_another_template_is_refused(tokenize: int, tells_ids: bool) -> None:
+    plan = Plan(prefix="9", tokenize_status=tokenize, tells_ids=tells_ids)
     ours = len(chat_ids(tokenizer(), user(text(0))))
     with serving(plan) as server:
         said = refused(generator(server.url), requests(1))
-        assert server.ledger()["requests"] == (0 if has_tokenize else 1)
+        assert server.ledger()["requests"] == (0 if tokenize == 200 else 1)
     assert f"{server.url} reads a prompt as {ours + 1} tokens, here it has {ours}:" in said
     assert "model.thinking" in said
 
 
-@pytest.mark.parametrize("has_tokenize", [True, False])
-def test_other_tokens_of_the_same_number_are_refused(has_tokenize: bool) -> None:
+@pytest.mark.parametrize("tokenize", [200, 404, 405, 501])
+def test_other_tokens_of_the_same_number_are_refused(tokenize: int) -> None:
     ours = len(chat_ids(tokenizer(), user(text(0))))
-    with serving(Plan(swapped=True, has_tokenize=has_tokenize)) as server:
+    with serving(Plan(swapped=True, tokenize_status=tokenize)) as server:
         said = refused(generator(server.url), requests(1))
     assert f"{ours} tokens, here it has {ours} that differ from token {ours - 2} on" in said
 

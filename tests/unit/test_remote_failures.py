@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 
+import aiohttp
 import pytest
 
 from spot.errors import UserError
+from spot.generation import dispatch, http
 from spot.generation import remote as remote_module
 from tests.generation.asking import generator, refused, requests, run, text
-from tests.generation.server import Plan, Server, serving
+from tests.generation.server import MISSHAPEN, Plan, Server, serving
 
-PASSING = ("408", "429", "429_after", "500", "502", "503", "drop", "reset", "torn", "html", "array")
+PASSING = ("408", "429", "429_after", "500", "502", "503", "drop", "reset", "torn", "html", "abort")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def _no_thread_left() -> Iterator[None]:
 # ---- failures that pass --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "no_choice", "abort"])
+@pytest.mark.parametrize("fault", [*PASSING, *MISSHAPEN])
 def test_a_failure_that_passes_is_asked_again(fault: str) -> None:
     with serving(Plan(scripts={"*": [fault, fault, "ok"]})) as server:
         found = run(generator(server.url), requests(12))
@@ -95,11 +99,69 @@ def test_a_server_comes_back_on_its_address() -> None:
 
 
 def test_a_server_that_starts_late_is_waited_for() -> None:
-    with serving(Plan(models_fail=True)) as server:
+    with serving(Plan(models_status=503)) as server:
         timer = threading.Timer(0.7, server.plan, [Plan()])
         timer.start()
         assert len(run(generator(server.url), requests(5))) == 5
         timer.join()
+
+
+def test_a_server_that_is_replaced_is_greeted_again() -> None:
+    denied = {text(i): ["404", "401", "403"] for i in range(20, 40)}
+    with serving(Plan(scripts=denied)) as server:
+        assert len(run(generator(server.url), requests(100))) == 100
+        assert server.ledger()["faults"]["403"] == 20
+        server.plan(Plan(latency=0.01))
+        answers = generator(server.url).generate(requests(200))
+        found = [next(answers).key for _ in range(20)]
+        server.plan(Plan(faults={"404": 1.0}, models_status=404))
+        timer = threading.Timer(0.5, server.plan, [Plan()])
+        timer.start()
+        found += [completion.key for completion in answers]
+        timer.join()
+    assert len(set(found)) == 200
+
+
+def test_an_address_that_denies_everything_does_not_stop_the_others() -> None:
+    with serving(Plan(faults={"401": 1.0})) as closed, serving(Plan(latency=0.02)) as whole:
+        urls = (f"{whole.root}/nowhere", closed.url, whole.url)
+        assert len(run(generator(*urls), requests(200))) == 200
+        assert "list of models" in refused(generator(*urls[:1], closed.root), requests(1))
+
+
+def test_what_a_silent_server_had_is_asked_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "PROBE_EVERY", 0.1)
+    monkeypatch.setattr(dispatch, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(http, "PROBE_SECONDS", 0.2)
+    with serving(Plan(latency=30)) as hung, serving(Plan(latency=0.01)) as whole:
+        found: list[str] = []
+        answers = generator(hung.url, whole.url, timeout=60).generate(requests(60))
+        found.append(next(answers).key)
+        assert _in_flight(hung, 8) == 0
+        time.sleep(0.8)  # it is probed and answers: long responses are none of our business
+        assert _in_flight(hung, 8) == 0
+        hung.plan(Plan(latency=30, silent=True))
+        began = time.monotonic()
+        found += [completion.key for completion in answers]
+        assert time.monotonic() - began < 10
+        assert len(set(found)) == 60
+        assert _in_flight(hung, 0) == 8
+
+
+def test_connections_notice_a_machine_that_is_gone() -> None:
+    async def option(url: str) -> int:
+        async with (
+            aiohttp.ClientSession(connector=http.connector()) as session,
+            session.get(f"{url}/models") as response,
+        ):
+            assert response.connection is not None
+            assert response.connection.transport is not None
+            sock = response.connection.transport.get_extra_info("socket")
+            return int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    with serving() as server:
+        server.plan(Plan(models={str(i): 512 for i in range(100_000)}))  # read in several parts
+        assert asyncio.run(option(server.url))
 
 
 # ---- failures that do not ------------------------------------------------------------------------
@@ -114,17 +176,30 @@ def test_nobody_answers() -> None:
     assert "the same command goes on from here" in said
 
 
-def test_a_request_that_always_fails_is_named_when_the_others_are_done() -> None:
-    scripts = {text(2): ["500"] * 1000}
-    with serving(Plan(scripts=scripts, words="no kernel image")) as server:
-        answers = generator(server.url, patience=0.4).generate(requests(30))
-        found = []
-        with pytest.raises(
-            UserError, match=r"The request q2#0 has failed .* no kernel image"
-        ) as caught:
+def test_requests_that_always_fail_are_named_when_the_others_are_done() -> None:
+    bad = {text(2): ["500"] * 1000, text(7): ["500"] * 1000}
+    with serving(Plan(scripts=bad, words="no kernel image", latency=0.1)) as server:
+        found: list[str] = []
+        answers = generator(server.url, patience=0.2).generate(requests(100))
+        with pytest.raises(UserError) as caught:
             found.extend(completion.key for completion in answers)
-        assert "goes on from here" in str(caught.value)
-        assert sum(server.ledger()["answered"].values()) == 29
+        said = str(caught.value)
+        assert sum(server.ledger()["answered"].values()) == 98
+    assert set(found) == {f"q{i}#0" for i in range(100) if i not in (2, 7)}
+    assert said.startswith("2 request(s) failed for longer than 0.2 s: q")
+    assert "status 500: no kernel image" in said
+    assert "the same command goes on from here" in said
+    with serving() as server:
+        rest = [c.key for c in generator(server.url).generate(requests(100), found)]
+    assert sorted(rest) == ["q2#0", "q7#0"]
+
+
+def test_no_request_is_begun_while_all_fail() -> None:
+    with serving(Plan(faults={"500": 1.0})) as server:
+        said = refused(generator(server.url, patience=0.5), requests(20_000))
+        begun = len(server.ledger()["visits"])
+    assert said.startswith(f"{begun} request(s) failed")
+    assert begun < 10_000
 
 
 def test_what_no_waiting_mends_ends_at_once() -> None:

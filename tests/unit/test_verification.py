@@ -72,6 +72,9 @@ def test_extract_last(text, answer):
         ('{\n "reasoning": "line one\nline two $\\frac{1}{2}$", "answer": "\\frac{1}{2}"\n}', r"\frac{1}{2}"),
         ('{"answer": "\\\\frac{1}{2}"}', r"\frac{1}{2}"),
         ('{"answer": "caf\\u00e9 \\"x\\""}', 'café "x"'),
+        ('{"answer": "\\ud83d\\ude00"}', "\U0001f600"),  # a pair of surrogates
+        ('{"answer": "\\ud83d and \\ude00"}', "\ufffd and \ufffd"),  # half of one, twice
+        ('{"answer": \ud800}', "\ufffd"),
         ('{"answer": "1"} again {"answer": "2"}', "2"),
         ('{"reasoning": "an \\"answer\\": 9 in a string", "answer": -3/8\n}', "-3/8"),
         ('{"answer": null}', None),
@@ -82,6 +85,12 @@ def test_extract_last(text, answer):
 )  # fmt: skip
 def test_extract_json(text, answer):
     assert extract(text, "json") == answer
+
+
+@pytest.mark.parametrize("answer_format", ["boxed", "json"])
+def test_an_answer_can_be_written(answer_format):
+    text = '\\boxed{5\ud800} {"answer": "5\\udfff"}'
+    assert (extract(text, answer_format) or "").encode() == "5\ufffd".encode()
 
 
 def test_an_unknown_answer_format_is_refused():

@@ -108,6 +108,8 @@ def test_gpus_are_dealt_or_refused() -> None:
         deal(Settings(gpus=[9]), ["0", "1"])
     with pytest.raises(UserError, match="this machine has none"):
         deal(Settings(gpus=[0]), [])
+    with pytest.raises(UserError, match=r"generator.gpus=0,0 names a GPU twice"):
+        deal(Settings(gpus=[0, 0]), ["0", "1"])
     with pytest.raises(UserError, match="need 4 GPUs and there are 2"):
         deal(Settings(tensor_parallel=4), ["0", "1"])
 

@@ -162,6 +162,7 @@ def _grade(answer: Answer) -> Grade:
 # ---------------------------------------------------------------- the letter out of a response
 
 CLOSING_LINES, CLOSING_CHARACTERS = 5, 2_000  # where a sentence may state the answer
+CLOSING_OBJECTS = 10  # of JSON, of which one may give it
 
 _JSON = re.compile(
     r"""["'“”]answer["'“”]\s{0,9}:\s{0,9}
@@ -202,16 +203,22 @@ _ANOTHER = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)+\s*(?:\([A-Za-z]\)|[A-Z](?![
 def chosen_letter(response: str, options: Sequence[str]) -> str | None:
     r"""The letter that a response gives as its answer to these options (A first), or None.
 
-    The last `"answer": …` of JSON counts, else the last box, else the last line or the last closing
-    sentence that states it. An option's full text stands for its letter.
+    The last `"answer": …` of JSON that names an option counts. Without JSON it is the last box or a
+    closing sentence after it, else the last line or the last closing sentence that states an answer.
+    An option's full text stands for its letter.
     """
     if stated := list(_JSON.finditer(response)):
-        return _read_alone(next(filter(None, stated[-1].groups()), ""), options)
+        said = (next(filter(None, s.groups()), "") for s in reversed(stated[-CLOSING_OBJECTS:]))
+        return next(filter(None, (_read_alone(text, options) for text in said)), None)
     box = last_boxed(response)
     if box is not None and (letter := _read_alone(box, options)):
-        return letter
-    lines = [line for line in map(_clean, response[-CLOSING_CHARACTERS:].splitlines()) if line]
+        return _closing(_last_lines(response.rpartition(r"\boxed")[2]), options) or letter
+    lines = _last_lines(response)
     return _last_line(lines, options) or _closing(lines, options) or _labelled(response, options)
+
+
+def _last_lines(text: str) -> list[str]:
+    return [line for line in map(_clean, text[-CLOSING_CHARACTERS:].splitlines()) if line]
 
 
 def _clean(text: str) -> str:

@@ -143,15 +143,16 @@ def cut(answer: Answer) -> bool:
 def extract(answer: Answer) -> str | None:
     """The program in a response, or None when there is none.
 
-    The last block of Python that defines the function; without one, the last block of any kind; without
-    any block, the whole text if a line of it begins to define the function.
+    The last block that defines the function, one labelled as Python before others; without one, the
+    last block; without any block, the whole text if a line of it begins to define the function.
     """
     name = answer.question.meta["entry_point"]
     found = blocks(answer.response)
     if not found:
         return answer.response if _defines(answer.response, name) else None
-    defining = [code for language, code in found if language in PYTHON and _defines(code, name)]
-    return (defining or [found[-1][1]])[-1]
+    defining = [block for block in found if _defines(block[1], name)]
+    python = [block for block in defining if block[0] in PYTHON]
+    return (python or defining or found)[-1][1]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

@@ -41,8 +41,14 @@ _LABEL = re.compile(
     r"(?:\s*\([^()\n]*\))?(?P<close>\s*\])?\s*[:：]",
     re.IGNORECASE,
 )
-_NONE = re.compile(r"\W*(?:text\s*\{\s*)?(?:none|null|nothing|n/a|no)\b", re.IGNORECASE)
-_EMPTY = re.compile(r"\[\s*\]|\(\s*\)|\{\s*\}|∅")
+_OPENING = r"\W*(?:text\s*\{\s*)?"
+_NONE = re.compile(rf"{_OPENING}(?:(?:none|null|nothing|n/a)\b|no\s+\w)", re.IGNORECASE)
+_EMPTY = re.compile(  # where no cell is named
+    rf"\[\s*\]|\(\s*\)|\{{\s*\}}|∅|\b(?:emptyset|varnothing)\b"
+    rf"|\A{_OPENING}(?:there\s+(?:is|are)\s+)?(?:no|none|nothing)\b"
+    r"|\bno\s+(?:immediate(?:ly)?\s+)?winning\s+(?:cell|drop|move)s?\b",
+    re.IGNORECASE,
+)
 _MOVE = re.compile(r"chosen\s*move", re.IGNORECASE)  # where the results end
 _MARKS = re.compile(r"[*_`$\\]")  # of Markdown and LaTeX
 
@@ -74,7 +80,7 @@ def read(row: Mapping[str, Any], row_id: str) -> Question:
         expected = "; ".join(map(listed, truth))
         raise RowError(f"answer: the solver finds {expected} (own; opponent), not {answer!r}")
     return Question(
-        id=str(row.get("id", row_id)),
+        id=row_id if row.get("id") is None else str(row["id"]),
         task="connect4",
         text=show(position),
         answer=expected_lines(truth),
@@ -124,8 +130,8 @@ def tolerant(response: str) -> tuple[Found, Found]:
     Markdown and LaTeX marks, spaces, order, repeats, square brackets for round ones and missing outer
     brackets do not matter. Of several results with the same number the last that can be read counts. A
     result is all cells between its brackets, else on its line, or on the lines right below a label
-    that stands alone. "None", "no …" and an empty list mean no cell; a result that names neither
-    cells nor none is not read at all.
+    that stands alone. "None", "no …" and an empty list mean no cell, and so does "there is no …" if
+    no cell is named; a result that names neither cells nor none is not read at all.
     """
     text = _MARKS.sub("", response)
     found: dict[str, Found] = {}

@@ -1,8 +1,8 @@
-r"""Mathematics with a final answer in a box: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
+r"""Mathematics with a final answer: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
 
-The last balanced `\boxed{…}` speaks, and math-verify says whether it equals the truth (spot.verification).
-Only what a row says of itself changes how it is graded: several answers are compared as a set, and a
-tolerance holds for the row that names one.
+The last balanced `\boxed{…}` speaks, or what another answer format names, and math-verify says whether
+it equals the truth (spot.verification). Only what a row says of itself changes how it is graded: several
+answers are compared as a set, and a tolerance holds for the row that names one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from spot.evaluation.types import Answer, Family, Grade, RowError
 from spot.questions.jsonl import value_at
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.verification import LONGEST_ANSWER, Verifier, extract, last_boxed, number, split_list
+from spot.verification import LONGEST_ANSWER, Verifier, extract, number, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses
 
@@ -41,26 +41,32 @@ class Fields:
     tolerance: str = "error"  # absolute
 
 
-def family(verifier: Verifier, fields: Fields = Fields()) -> Family:
-    """Mathematics, from rows of these fields."""
+def family(verifier: Verifier, fields: Fields = Fields(), answer_format: str = "boxed") -> Family:
+    """Mathematics, from rows of these fields; responses give their answers as ANSWER_FORMATS has it."""
     return Family(
-        read=partial(read, fields), pose=pose, grade=partial(grade, verifier), trivial=trivial
+        read=partial(read, fields, answer_format=answer_format),
+        pose=pose,
+        grade=partial(grade, verifier, answer_format=answer_format),
+        trivial=trivial,
     )
 
 
 # ---------------------------------------------------------------- rows
 
 
-def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
+def read(
+    fields: Fields, row: Mapping[str, Any], row_id: str, answer_format: str = "boxed"
+) -> Question:
     """The question of a row; its own id, if it has one, comes before `row_id`.
 
+    An answer may be a worked solution: what it ends in (a box, or with `last` a number) is the truth.
     meta: `answers`, where several are to be found in any order; `tolerance`, where a row allows one.
-    Raises RowError when the problem is missing, or both an answer and a solution with a box.
+    Raises RowError when the problem is missing, or both an answer and a solution that ends in one.
     """
     text = value_at(dict(row), fields.question)
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"{fields.question}: no problem")
-    truths = _truths(fields, row)
+    truths = _truths(fields, row, answer_format)
     meta: dict[str, Any] = {}
     if value_at(dict(row), fields.multiple) is True or len(truths) > 1:
         answers = [part for truth in truths for part in _listed(truth)]
@@ -78,16 +84,17 @@ def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
     return Question(id=name, task="math", text=text.strip(), answer=truth, meta=meta)
 
 
-def _truths(fields: Fields, row: Mapping[str, Any]) -> list[str]:
+def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[str]:
     """The answers as written, at least one."""
     answer = value_at(dict(row), fields.answer)
     given = [_text(part) for part in (answer if isinstance(answer, list) else [answer])]
-    if truths := [last_boxed(part) or part for part in given if part]:
+    ending = "last" if answer_format == "last" else "boxed"
+    if truths := [extract(part, ending) or part for part in given if part]:
         return truths
     solution = value_at(dict(row), fields.solution)
-    if isinstance(solution, str) and (box := extract(solution, "boxed")):
-        return [box]
-    raise RowError(f"{fields.answer}: no answer, and no box in {fields.solution}")
+    if isinstance(solution, str) and (final := extract(solution, ending)):
+        return [final]
+    raise RowError(f"{fields.answer}: no answer, and none at the end of {fields.solution}")
 
 
 def _text(answer: Any) -> str:
@@ -127,13 +134,17 @@ def trivial(questions: Sequence[Question]) -> tuple[float, str]:
     return count / len(questions), answer
 
 
-def grade(verifier: Verifier, answers: Sequence[Answer]) -> list[Grade]:
-    """What responses are worth, the last balanced box of each compared with the truth.
+def grade(
+    verifier: Verifier, answers: Sequence[Answer], answer_format: str = "boxed"
+) -> list[Grade]:
+    """What responses are worth, the final answer of each (the last balanced box) against the truth.
 
     Reasons: `no box`, `box too long` and `gave up` (unparseable: neither right nor wrong),
-    `cut at the token limit` (truncated), `differs` (wrong). Many answers at once are graded faster.
+    `cut at the token limit` (truncated), `differs` (wrong). What is no box is called an answer. Many
+    answers at once are graded faster.
     """
-    boxes = [extract(answer.response, "boxed") for answer in answers]
+    boxes = [extract(answer.response, answer_format) for answer in answers]
+    name = "box" if answer_format == "boxed" else "answer"
     asked = [
         i
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
@@ -142,18 +153,18 @@ def grade(verifier: Verifier, answers: Sequence[Answer]) -> list[Grade]:
     pairs = [(boxes[i] or "", answers[i].question) for i in asked]
     equal = dict(zip(asked, _equal(verifier, pairs), strict=True))
     return [
-        _grade(answer, box, equal.get(i))
+        _grade(answer, box, equal.get(i), name)
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
     ]
 
 
-def _grade(answer: Answer, box: str | None, equal: bool | None) -> Grade:
+def _grade(answer: Answer, box: str | None, equal: bool | None, name: str) -> Grade:
     if answer.finish_reason == "length":
         return Grade(False, TRUNCATED, box, "cut at the token limit")
     if box is None:
-        return Grade(False, UNPARSEABLE, None, "no box")
+        return Grade(False, UNPARSEABLE, None, f"no {name}")
     if len(box) > LONGEST_ANSWER:
-        return Grade(False, UNPARSEABLE, None, "box too long")
+        return Grade(False, UNPARSEABLE, None, f"{name} too long")
     if equal is None:
         return Grade(False, UNPARSEABLE, box, "gave up")
     return Grade(True, CORRECT, box) if equal else Grade(False, WRONG, box, "differs")

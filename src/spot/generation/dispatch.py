@@ -1,10 +1,20 @@
 """Requests dealt to servers that may fail: who is asked next, what is asked again, when to give up.
 
-A server is greeted before it is asked anything, and again after three failures in a row. A request
-that failed waits, then goes to another server if one is free. The run ends with an error when
+A server is greeted before it is asked anything. It falls, and is greeted again, after three failures
+in a row, when it denies a request (401, 403, 404: it may be about to be replaced), or when it has
+neither answered nor reacted to a probe for five minutes: what is in flight there is then asked again.
 
-- no server could be greeted for `patience` seconds, or
-- one request has failed several times, for longer than `patience`, while servers could be greeted.
+A request that failed waits, then goes to another server if one is free. One that has failed several
+times, for longer than `patience`, is set aside: the others are finished, and then the run ends with an
+error that names it. No new request is begun while nothing has been answered since the first failure
+of the one that was set aside last.
+
+The run ends at once with an error when
+
+- no server was ready for `patience` seconds,
+- every server was tried, none was ever greeted, and one denies the greeting,
+- a server that has never answered denies three requests in a row and no other is ready,
+- a server asks to wait for longer than `patience`, or refuses a request for what no waiting mends.
 """
 
 from __future__ import annotations
@@ -13,17 +23,20 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from spot import web
 from spot.errors import UserError
-from spot.generation.http import Endpoint, PassingError
+from spot.generation.http import DeniedError, Endpoint, PassingError
 from spot.generation.types import Completion, Request
 from spot.progress import say
 
 FAILURES_IN_A_ROW = 3  # after which a server is asked nothing until it could be greeted
-FEWEST_TRIES = 5  # of a request before it is given up
+FEWEST_TRIES = 5  # of a request before it is set aside
+PROBE_EVERY = 60.0  # seconds between two probes of a server that is ready
+SILENT_SECONDS = 300.0  # after which what is in flight at a server is asked again
 LONGEST_PROBE_PAUSE = 5.0  # seconds; a server that is back should not wait for us
 FULL_PAUSE = 0.05  # seconds between looks at a consumer that is behind
 AGAIN = "the same command goes on from here"
@@ -43,7 +56,11 @@ class Pace:
 
 
 class Talk(Protocol):
-    """What is said to a server. Both raise PassingError for what may pass, UserError for what does not."""
+    """What is said to a server.
+
+    Both raise PassingError for what may pass, DeniedError for what may pass if the server has been
+    greeted before, another UserError for what does not.
+    """
 
     async def greet(self, endpoint: Endpoint) -> None: ...
 
@@ -54,10 +71,15 @@ class Talk(Protocol):
 class _Server:
     endpoint: Endpoint
     ready: bool = False
+    greeted: bool = False  # ever
+    answered: bool = False  # ever
     in_flight: int = 0
+    limits: set[asyncio.Timeout] = field(default_factory=set)  # of what is in flight
     failures: int = 0  # in a row
+    denials: int = 0  # in a row, each after a greeting
     reason: str = ""  # of the last
-    rests_until: float = 0.0  # of the loop's clock
+    heard: float = 0.0  # when it last answered, by the loop's clock
+    rests_until: float = 0.0
     fallen: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -67,6 +89,7 @@ class _Job:
     failures: int = 0
     since: float = 0.0  # the first
     server: _Server | None = None  # of the last
+    reason: str = ""  # of the last
 
 
 class Dispatcher:
@@ -90,7 +113,10 @@ class Dispatcher:
         self.loop = asyncio.get_running_loop()
         self.draw = random.Random()
         self.again: deque[_Job] = deque()  # have waited, and go first
-        self.open = 0  # jobs that were begun and are not done
+        self.open = 0  # jobs that were begun and are neither done nor set aside
+        self.aside: list[_Job] = []
+        self.answered = 0.0  # when a request last was
+        self.stalled = False  # no new request is begun
         self.changed = asyncio.Event()  # a job or a server
         self.nobody_since: float | None = self.loop.time()  # while no server is ready
 
@@ -104,6 +130,8 @@ class Dispatcher:
                     keeper.cancel()
         except BaseExceptionGroup as group:  # the first error has ended the others
             raise group.exceptions[0] from None
+        if self.aside:
+            raise self._unanswered()
 
     async def _send_all(self, tasks: asyncio.TaskGroup) -> None:
         job = self._next()
@@ -122,6 +150,8 @@ class Dispatcher:
         """The next job: one that failed before others, a new one otherwise."""
         if self.again:
             return self.again.popleft()
+        if self.stalled:
+            return None
         request = next(self.requests, None)
         if request is None:
             return None
@@ -140,68 +170,147 @@ class Dispatcher:
 
     async def _work(self, server: _Server, job: _Job) -> None:
         """Ask once."""
+        limit = asyncio.timeout(None)  # until the server is given up
         try:
-            completion = await self.talk.ask(server.endpoint, job.request)
+            async with limit:
+                server.limits.add(limit)
+                completion = await self.talk.ask(server.endpoint, job.request)
+        except TimeoutError:
+            self._failed(server, job, PassingError(f"silent for {SILENT_SECONDS:g} s"))
+        except DeniedError as error:
+            self._denied(server, error)
+            self._failed(server, job, PassingError(error.reason))
         except PassingError as error:
             self._failed(server, job, error)
         else:
-            server.failures = 0
+            server.failures = server.denials = 0
+            server.answered = True
+            server.heard = self.answered = self.loop.time()
+            self.stalled = False
             self.open -= 1
             self.deliver(completion)
         finally:
+            server.limits.discard(limit)
             server.in_flight -= 1
             self.changed.set()
 
+    def _denied(self, server: _Server, error: DeniedError) -> None:
+        """Greet it again, or believe it."""
+        if not server.ready:
+            return  # it has fallen already: one of many denials at a time
+        server.denials += 1
+        server.ready = False
+        nobody = not any(other.ready for other in self.servers)
+        if server.denials >= FAILURES_IN_A_ROW and not server.answered and nobody:
+            raise error
+        self._fall(server, error.reason, web.backoff(server.denials, None, self.draw))
+
     def _failed(self, server: _Server, job: _Job, error: PassingError) -> None:
-        """Ask again later, or give up."""
+        """Ask again later, or set the request aside."""
         now, patience, url = self.loop.time(), self.pace.patience, server.endpoint.url
         if error.after is not None and error.after > patience:
             raise UserError(
                 f"{url} asks to wait {error.after:.0f} s ({error.reason}): {AGAIN} then."
             )
         job.failures += 1
-        job.since, job.server = job.since or now, server
+        job.since, job.server, job.reason = job.since or now, server, error.reason
         if job.failures >= FEWEST_TRIES and now - job.since > patience:
-            raise UserError(
-                f"The request {job.request.key} has failed {job.failures} times within "
-                f"{now - job.since:.0f} s, last at {url} ({error.reason}): look at the server's log; {AGAIN}."
-            )
-        pause = web.backoff(job.failures, error.after, self.draw)
-        self.loop.call_later(pause, self._put_back, job)
+            self._set_aside(job)
+        else:
+            pause = web.backoff(job.failures, error.after, self.draw)
+            self.loop.call_later(pause, self._put_back, job)
         server.failures += 1
-        server.reason = error.reason
         if server.ready and server.failures >= FAILURES_IN_A_ROW:
-            server.ready = False
-            server.rests_until = now + (error.after or 0.0)
-            server.fallen.set()
-            if not any(other.ready for other in self.servers):
-                self.nobody_since = now
+            self._fall(server, error.reason, error.after or 0.0)
+
+    def _set_aside(self, job: _Job) -> None:
+        if not self.aside:
+            say(f"generation: {job.request.key} is set aside ({job.reason})")
+        self.aside.append(job)
+        self.open -= 1
+        self.stalled = self.answered < job.since
 
     def _put_back(self, job: _Job) -> None:
         self.again.append(job)
         self.changed.set()
 
+    def _unanswered(self) -> UserError:
+        """What is said of the requests that were set aside."""
+        job = self.aside[0]
+        assert job.server is not None
+        return UserError(
+            f"{len(self.aside)} request(s) failed for longer than {self.pace.patience:g} s: "
+            f"{job.request.key} {job.failures} times, last at {job.server.endpoint.url} "
+            f"({job.reason}): look at the server's log; {AGAIN}."
+        )
+
+    def _fall(self, server: _Server, reason: str, rest: float) -> None:
+        """Ask it nothing until it could be greeted, `rest` seconds from now at the earliest."""
+        server.ready, server.reason = False, reason
+        server.rests_until = self.loop.time() + rest
+        server.fallen.set()
+        if not any(other.ready for other in self.servers):
+            self.nobody_since = self.loop.time()
+
     async def _keep(self, server: _Server) -> None:
-        """Greet a server until it answers, and again whenever it has fallen."""
+        """Greet a server, and again whenever it has fallen."""
+        while True:
+            await self._greet(server)
+            await self._watch(server)
+            await asyncio.sleep(max(0.0, server.rests_until - self.loop.time()))
+
+    async def _greet(self, server: _Server) -> None:
+        """Greet a server until it answers. Raises UserError when that is no use."""
         failures = 0
         while True:
+            after = None
             try:
                 await self.talk.greet(server.endpoint)
-            except PassingError as error:
-                failures += 1
+            except DeniedError as error:
                 server.reason = error.reason
-                self._check_patience()
-                if failures == 2:
-                    say(f"generation: waiting for {server.endpoint.url} ({error.reason})")
-                pause = web.backoff(failures, error.after, self.draw)
-                await asyncio.sleep(min(LONGEST_PROBE_PAUSE, pause))
-                continue
-            failures = server.failures = 0
-            server.ready, self.nobody_since = True, None
-            self.changed.set()
-            await server.fallen.wait()
-            server.fallen.clear()
-            await asyncio.sleep(max(0.0, server.rests_until - self.loop.time()))
+                if all(other.reason and not other.greeted for other in self.servers):
+                    raise
+            except PassingError as error:
+                server.reason, after = error.reason, error.after
+            else:
+                server.failures = 0
+                server.ready = server.greeted = True
+                self.nobody_since = None
+                self.changed.set()
+                return
+            self._check_patience()
+            self._check_silence(server, server.reason)
+            failures += 1
+            if failures == 2:
+                say(f"generation: waiting for {server.endpoint.url} ({server.reason})")
+            pause = web.backoff(failures, after, self.draw)
+            await asyncio.sleep(min(LONGEST_PROBE_PAUSE, pause))
+
+    async def _watch(self, server: _Server) -> None:
+        """Return when a server that was ready has fallen."""
+        server.heard = self.loop.time()
+        while server.ready:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(server.fallen.wait(), PROBE_EVERY)
+                break
+            try:
+                await server.endpoint.probe()
+            except PassingError as error:
+                self._check_silence(server, error.reason)
+            else:
+                server.heard = self.loop.time()
+        server.fallen.clear()
+
+    def _check_silence(self, server: _Server, reason: str) -> None:
+        """Give up what is in flight at a server that has not been heard of for too long."""
+        now = self.loop.time()
+        if now - server.heard <= SILENT_SECONDS:
+            return
+        if server.ready:
+            self._fall(server, reason, 0.0)
+        for limit in server.limits:
+            limit.reschedule(now)
+        server.limits.clear()
 
     def _check_patience(self) -> None:
         since, patience = self.nobody_since, self.pace.patience

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,13 @@ CONNECT_SECONDS = 10.0  # for a connection
 PROBE_SECONDS = 30.0  # for what costs a server nothing; a busy one answers late
 # uvicorn ends idle connections after 5 s: one that we keep longer may end while we send on it
 IDLE_SECONDS = 3.0
+# a machine that is gone is noticed after 60 + 6 x 10 s; the system's own default is two hours
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 _UNFINISHED = (None, "abort", "error")  # the server gave the response up: worth asking again
 
 
 class PassingError(Exception):
-    """Worth asking again: no connection, a time-out, 408, 425, 429, 5xx, an unreadable reply.
+    """Worth asking again: no connection, a time-out, an unreadable reply, what `web.passes`.
 
     after: seconds that the server asks to wait, if it does.
     """
@@ -35,6 +38,17 @@ class PassingError(Exception):
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
         self.reason, self.after = reason, after
+
+
+class DeniedError(UserError):
+    """401, 403 or 404: a mistake of the user's, unless the server has let us in before.
+
+    Whatever stands before a server answers so while the server is being replaced.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RefusedError(Exception):
@@ -74,7 +88,10 @@ class Endpoint:
         self._asking, self._probing = _limit(timeout), _limit(PROBE_SECONDS)
 
     async def models(self) -> dict[str, int | None]:
-        """The models it serves and the context of each, where it says so. Raises PassingError, UserError."""
+        """The models it serves and the context of each, None where it gives no number.
+
+        Raises PassingError, UserError.
+        """
         try:
             content = await self._exchange("GET", f"{self.url}/models", None, self._probing)
         except RefusedError as error:
@@ -85,7 +102,14 @@ class Endpoint:
             raise UserError(
                 f"{self.url}/models is no list of models: the address ends in /v1, as a rule."
             )
-        return {str(card.get("id")): card.get("max_model_len") for card in cards}
+        return {str(card.get("id")): _number(card.get("max_model_len")) for card in cards}
+
+    async def probe(self) -> None:
+        """Return if it tells its models. Raises PassingError."""
+        try:
+            await self._exchange("GET", f"{self.url}/models", None, self._probing)
+        except RefusedError as error:
+            raise PassingError(f"status {error.status}: {error.words}".rstrip(": ")) from None
 
     async def tokenize(
         self, model: str, messages: Sequence[Message], template: Mapping[str, Any]
@@ -153,14 +177,21 @@ class Endpoint:
         said = f"status {error.status}: {error.words}".rstrip(": ")
         if error.status in (401, 403):
             mend = f"set another key in {self._key.name}" if self._key.value else "name its key"
-            return UserError(
+            return DeniedError(
                 f"{self.url} lets nobody in ({said}): {mend} (generator.key is the "
-                "environment variable that holds it)."
+                "environment variable that holds it).",
+                said,
             )
         if error.status == 404:
-            return UserError(
+            return DeniedError(
                 f"{self.url} was asked {what} and knows nothing of it ({said}): "
-                "the address must end as the server's does, as a rule in /v1."
+                "the address must end as the server's does, as a rule in /v1.",
+                said,
+            )
+        if web.says_asked_too_much(error.status, error.words):
+            return UserError(
+                f"{self.url} refuses so long a response {what} ({said}): lower "
+                "generator.max_new_tokens, or model.context_length to what the server has."
             )
         return UserError(
             f"{self.url} refuses the request {what} ({said}): change the generator's options."
@@ -168,32 +199,47 @@ class Endpoint:
 
 
 def read_reply(content: bytes) -> Reply:
-    """The first choice of a chat completion. Raises PassingError for a body that holds none."""
+    """The first choice of a chat completion. Raises PassingError for a body that cannot be read."""
     body = _read(content)
     choices = body.get("choices")
     if not choices or not isinstance(choices, list) or not isinstance(choices[0], dict):
         raise PassingError("a reply without a choice")
-    choice, usage = choices[0], body.get("usage") or {}
+    choice, usage = choices[0], _field(body, "usage", dict) or {}
     if (finish := choice.get("finish_reason")) in _UNFINISHED:
         raise PassingError(f"a response that ended by {finish}")
-    message = choice.get("message") or {}
+    message = _field(choice, "message", dict)
+    if message is None:
+        raise PassingError("a reply without a message")
     return Reply(
-        model=body.get("model"),
-        content=message.get("content") or "",
-        reasoning=message.get("reasoning") or message.get("reasoning_content"),
+        model=_field(body, "model", str),
+        content=_field(message, "content", str) or "",
+        reasoning=_field(message, "reasoning", str) or _field(message, "reasoning_content", str),
         # whatever else ends a response (a filter, a loop that was noticed) cuts it off
         finish=STOP if finish == "stop" else LENGTH,
-        stop=choice.get("stop_reason"),
-        token_ids=choice.get("token_ids"),
-        tokens=usage.get("completion_tokens"),
-        prompt_ids=body.get("prompt_token_ids"),
-        prompt_tokens=usage.get("prompt_tokens"),
+        stop=_field(choice, "stop_reason", (int, str)),
+        token_ids=_ids(choice, "token_ids"),
+        tokens=_field(usage, "completion_tokens", int),
+        prompt_ids=_ids(body, "prompt_token_ids"),
+        prompt_tokens=_field(usage, "prompt_tokens", int),
     )
 
 
 def connector() -> aiohttp.TCPConnector:
     """Connections for any number of requests at a time."""
-    return aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
+    return aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=IDLE_SECONDS, socket_factory=_watched_socket
+    )
+
+
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose connection ends when the other machine is gone."""
+    family, kind, protocol, *_ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # not every system has all three
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock
 
 
 def _limit(seconds: float) -> aiohttp.ClientTimeout:
@@ -208,6 +254,27 @@ def _read(content: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise PassingError("a reply that is no JSON object")
     return body
+
+
+def _field(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+    """A field of a reply, None if it is missing. Raises PassingError for one of another type."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise PassingError(f"a reply whose {name} cannot be read")
+    return value
+
+
+def _ids(body: Mapping[str, Any], name: str) -> list[int] | None:
+    """The same for token ids."""
+    ids = _field(body, name, list)
+    if ids is not None and not all(isinstance(token, int) for token in ids):
+        raise PassingError(f"a reply whose {name} cannot be read")
+    return ids
+
+
+def _number(value: object) -> int | None:
+    """A number of tokens, None for anything else."""
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _words(content: bytes) -> str:

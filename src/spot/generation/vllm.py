@@ -212,6 +212,8 @@ def deal(settings: Settings, visible: Sequence[str]) -> list[list[str] | None]:
     if missing := [gpu for gpu in gpus if gpu not in visible]:
         there = f"has {', '.join(visible)}" if visible else "has none"
         raise UserError(f"generator.gpus names {', '.join(missing)}: this machine {there}.")
+    if len(set(gpus)) < len(gpus):
+        raise UserError(f"generator.gpus={','.join(gpus)} names a GPU twice: name each once.")
     if not visible:
         return [None] * (settings.servers or 1)
     each = settings.tensor_parallel

@@ -5,7 +5,7 @@ LaTeX's way of writing them. Two questions are one when at least half of the win
 the one with fewer are also in the other, and all numbers of the shorter text are in the longer: a
 shared phrase ("where m and n are relatively prime positive integers") is no evidence, and with other
 numbers it is another question. n is 13 (Brown et al. 2020, arXiv 2005.14165, App. C) and less where
-the shorter text is so short that one changed word would hide it. Texts of fewer than 13 tokens must
+the shorter text is so short that one changed word would hide it. Texts of fewer than 14 tokens must
 be equal.
 """
 
@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from spot.records import Question
 
 SHARE = 0.5  # of the windows of the question with fewer
-# (tokens a text has at least, tokens of a window). From 3n − 1 tokens on, one changed word breaks
-# at most half of the windows.
-WINDOWS = ((38, 13), (23, 8), (13, 5))
+SIZES = (13, 8, 5)  # tokens of a window, the largest that suits a text
 
 _FIGURE = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _SPACING = re.compile(r"\\(?:[,;:! \\]|q?quad\b|hspace\*?\{[^}]*\}|vspace\*?\{[^}]*\})")
@@ -97,17 +95,17 @@ _Index = dict[tuple[int, int], dict[tuple[str, ...], list[int]]]
 
 def _text(text: str) -> _Text:
     found = tokens(text)
-    n = next((n for least, n in WINDOWS if len(found) >= least), 0)
+    # One changed word breaks n windows: at most half of those of 3n - 1 tokens.
+    n = next((n for n in SIZES if len(found) >= 3 * n - 1), 0)
     return _Text(found, Counter(t for t in found if t[0].isdecimal()), n)
 
 
 def _index(texts: Sequence[_Text]) -> _Index:
     index: _Index = defaultdict(lambda: defaultdict(list))
     for at, text in enumerate(texts):
-        for n in {0, *(n for _, n in WINDOWS)}:
-            if n <= text.n:
-                for window in text.windows(n):
-                    index[text.n, n][window].append(at)
+        for n in (n for n in (0, *SIZES) if n <= text.n):
+            for window in text.windows(n):
+                index[text.n, n][window].append(at)
     return index
 
 
@@ -119,8 +117,8 @@ def _closest(text: _Text, others: Sequence[_Text], index: _Index) -> int | None:
             shared.update(at for window in text.windows(n) for at in windows.get(window, ()))
     for at, count in shared.most_common():
         other = others[at]
-        n = min(text.n, other.n)
+        fewer = min(len(one.windows(min(text.n, other.n))) for one in (text, other))
         shorter, longer = sorted((text, other), key=lambda one: len(one.tokens))
-        if count >= SHARE * len(shorter.windows(n)) and shorter.numbers <= longer.numbers:
+        if count >= SHARE * fewer and shorter.numbers <= longer.numbers:
             return at
     return None

@@ -1,0 +1,131 @@
+"""Saved responses: which rows are read, and what a file of them is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spot import grading
+from spot.errors import UserError
+from spot.evaluation import mathematics
+from spot.evaluation.types import Answer, Family, Grade
+from spot.records import Question
+from spot.verification import Verifier
+
+
+@pytest.fixture(scope="module")
+def family() -> Iterator[Family]:
+    with Verifier(workers=1) as verifier:
+        yield mathematics.family(verifier)
+
+
+def row(response: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:
+    return {"id": "a", "problem": "2+2?", "answer": "4", "response": response, **more}
+
+
+def read(path: Path, family: Family, *rows: dict[str, Any]) -> list[grading.Response]:
+    def find(row: Any, row_id: str) -> tuple[Question, Question]:
+        question = family.read(row, row_id)
+        return question, question
+
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return grading.read(path, find, "math")
+
+
+def saved(path: Path, family: Family, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `spot grade` writes of these rows."""
+    graded = list(grading.grade(read(path, family, *rows), family))
+    grading.write(path.with_suffix(".out"), graded)
+    return [json.loads(line) for line in path.with_suffix(".out").read_text("utf-8").splitlines()]
+
+
+def test_rows_without_a_trial_are_numbered_and_others_keep_theirs(
+    tmp_path: Path, family: Family
+) -> None:
+    rows = (row(), row(trial=None), row(id="b", trial=7), row(id="b", trial=0), row(id="c"))
+    found = saved(tmp_path / "r", family, *rows)
+    assert [(r["id"], r["trial"]) for r in found] == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 7),
+        ("b", 0),
+        ("c", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row(trial=3), row(id="b"), row(trial=3)], "line 3: trial 3 of 'a' is on line 1 already"),
+        ([row(trial={"a": 1})], "line 1: trial is {'a': 1}: write a whole number"),
+        ([row(trial=True)], "trial is True"),
+        ([row(trial=1.0)], "trial is 1.0"),
+        ([row(trial=-1)], "trial is -1"),
+        ([row(finish_reason="error")], "line 1: finish_reason is 'error'"),
+    ],
+)
+def test_a_row_that_is_no_response_is_named(
+    rows: list[dict[str, Any]], words: str, tmp_path: Path, family: Family
+) -> None:
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "r", family, *rows)
+    assert words in str(error.value)
+
+
+def test_half_a_character_in_a_response_can_be_written(tmp_path: Path, family: Family) -> None:
+    found = saved(tmp_path / "r", family, row("\\boxed{\ud800}"), row("\U0001f600 \\boxed{4}"))
+    assert [(r["extracted"], r["correct"]) for r in found] == [("\ufffd", False), ("4", True)]
+
+
+def test_half_a_character_in_an_id_is_refused(tmp_path: Path, family: Family) -> None:
+    def find(row: Any, row_id: str) -> tuple[Question, Question]:
+        question = Question(row["id"], "math", "2+2?", "4")
+        return question, question
+
+    (tmp_path / "r").write_text(json.dumps(row(id="\ud800")))
+    with pytest.raises(UserError, match="line 1: half a character"):
+        grading.read(tmp_path / "r", find, "math")
+
+
+def test_every_end_of_our_own_rows_is_read(tmp_path: Path, family: Family) -> None:
+    rows = (
+        row("", finish_reason="prompt_too_long"),
+        row(finish_reason=None),
+        row(finish_reason="length"),
+        row(finish_reason="stop"),
+    )
+    found = saved(tmp_path / "r", family, *rows)
+    assert [(r["verdict"], r["reason"]) for r in found] == [
+        ("unparseable", "the prompt was too long"),
+        ("correct", ""),
+        ("truncated", "cut at the token limit"),
+        ("correct", ""),
+    ]
+
+
+def test_a_question_that_was_never_asked_does_not_reach_the_family(
+    tmp_path: Path, family: Family
+) -> None:
+    asked: list[Answer] = []
+
+    def grade(answers: Sequence[Answer]) -> list[Grade]:
+        asked.extend(answers)
+        return family.grade(answers)
+
+    recording = Family(family.read, family.pose, grade, family.trivial)
+    saved(tmp_path / "r", recording, row(finish_reason="prompt_too_long"), row())
+    assert [answer.finish_reason for answer in asked] == ["stop"]
+
+
+def test_findings_that_are_lists_are_counted_by_item() -> None:
+    details = [
+        {"strict": True, "each": [True, True, True], "order": [0, 1], "names": []},
+        {"strict": False, "each": [False], "order": [1, 0], "names": []},
+        {},  # never asked
+        {"strict": True, "each": [True, False], "order": [1, 0], "names": []},
+    ]
+    assert grading.flag_shares(details) == {"strict": 50.0, "each": pytest.approx(100 * 4 / 6)}

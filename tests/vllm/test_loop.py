@@ -124,7 +124,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
         "serve",
         str(student),
         "--port",
-        "18761",
+        str(port),
         "--served-model-name",
         "policy",
     ]
@@ -137,7 +137,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
             start_new_session=True,
         )
     elicit = ["-m", "spot.cli", "elicit", "data.questions=100", "generator=openai"]
-    elicit += [f"generator.base_urls=[http://127.0.0.1:{port}/v1]", "generator.patience=120"]
+    elicit += [f"generator.base_urls=[http://127.0.0.1:{port}/v1]", "generator.patience=240"]
     try:
         finished(started(tmp_path, *elicit))
         refused = started(tmp_path, *elicit, "generator.model=other")

@@ -291,7 +291,9 @@ class Dispatcher:
         server.heard = self.loop.time()
         while server.ready:
             with suppress(TimeoutError):
-                await asyncio.wait_for(server.fallen.wait(), PROBE_EVERY)
+                # asyncio.wait_for of Python 3.11 may lose a cancellation
+                async with asyncio.timeout(PROBE_EVERY):
+                    await server.fallen.wait()
                 break
             try:
                 await server.endpoint.probe()

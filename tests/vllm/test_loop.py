@@ -28,6 +28,10 @@ SMALL = [
 ]
 
 
+# on a CPU vLLM 0.32 dies of a seeded request whose prompt is read in parts
+WHOLE = ["--no-enable-chunked-prefill"]
+
+
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -130,7 +134,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
     ]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"],
+            [*command, "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", *WHOLE],
             stdout=log,
             stderr=log,
             env=environment,

@@ -258,8 +258,9 @@ class _Run:
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not beyond the run's end."""
         if seconds > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), seconds)
+            with suppress(TimeoutError):  # wait_for of Python 3.11 may lose a cancellation
+                async with asyncio.timeout(seconds):
+                    await self.stopping.wait()
 
     async def _until(self, happened: Callable[[], bool]) -> None:
         """Wait for something, but not beyond the run's end."""

@@ -28,6 +28,25 @@ def needs() -> Callable[[object, str], None]:
     return check
 
 
+@pytest.fixture(scope="session")
+def _can_contain() -> str:
+    """Why this machine cannot contain a program; empty where it can."""
+    from spot import sandbox
+    from spot.errors import UserError
+
+    try:
+        sandbox.ready()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def contained(needs: Callable[[object, str], None], _can_contain: str) -> None:
+    """For tests that run a model's programs."""
+    needs(not _can_contain, f"a sandbox: {_can_contain}")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A GPU cannot be installed: without one, tests marked `gpu` skip everywhere."""
     if item.get_closest_marker("gpu") is not None:

@@ -20,6 +20,7 @@ def program(body: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("contained")
 def test_the_loop_runs_on_code(tmp_path: Path) -> None:
     """A third of the attempts are right; of the corrections some fail a test and are refused."""
     rows = []

@@ -196,6 +196,7 @@ def test_letters_are_graded_in_the_order_they_were_asked_in(tmp_path: Path) -> N
     assert "order" in refused.stderr
 
 
+@pytest.mark.usefixtures("contained")
 def test_code_is_run(tmp_path: Path) -> None:
     task = {
         "id": "double",

@@ -349,6 +349,8 @@ def double(n): return Yes(7)
         # replies for all tests at once, then leave as if all were well
         """
 import os
+
+pytestmark = pytest.mark.usefixtures("contained")
 def double(n):
     for index in range(3):
         os.write(3, f'[{index}, "passed", null]\\n["loaded", null]\\n[]\\n'.encode())

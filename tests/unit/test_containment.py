@@ -278,6 +278,8 @@ def test_a_machine_that_cannot_contain_programs_runs_none_unless_told() -> None:
 import ctypes, sys
 from spot.errors import UserError
 from spot.sandbox import Program, run
+
+pytestmark = pytest.mark.usefixtures("contained")
 ctypes.CDLL(None).personality(8)  # a 32-bit machine, for which there is no filter
 program = Program("def f(): return 5", "f", [[]])
 try:

@@ -22,6 +22,8 @@ from spot.sandbox import (
     same,
 )
 
+pytestmark = pytest.mark.usefixtures("contained")
+
 BRIEF = Limits(seconds=1, memory_mib=256)
 PATIENT = Limits(seconds=8, memory_mib=256)  # a fresh machine is slow to hand out memory
 

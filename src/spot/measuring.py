@@ -114,6 +114,13 @@ def benchmarks(
     return result
 
 
+def check(config: Config) -> None:
+    """Refuse, before anything is computed, benchmarks that could not be read or graded later."""
+    for task in config.benchmarks.tasks.values():
+        ready(task)
+        local_path(task, config.benchmarks.folder)
+
+
 def ready(task: BenchmarkConfig) -> None:
     """Refuse now, and not after hours of answers, what could not be graded on this machine."""
     if task.family == "ifeval":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import answering, stages, store
+from spot import answering, measuring, stages, store
 from spot.config import Config
 from spot.policy import is_here
 from spot.records import WRONG, Pair
@@ -42,6 +42,8 @@ def run(
 
         check_devices(config.hardware.devices)  # now, and not after hours of sampling
     answering.check(config)
+    if until is None:
+        measuring.check(config)
     this = Run(config, folder, overrides, session)
 
     attempts = stages.attempts(this)
@@ -61,11 +63,12 @@ def run(
     if until == "select":
         return None
 
+    if until is None:  # first, so that what cannot be measured is known before training
+        stages.evaluate(this, "base_scores", policy, attempts)
     checkpoint = stages.train(this, policy, pairs, held_out)
     if until == "train":
         return None
 
-    stages.evaluate(this, "base_scores", policy, attempts)
     stages.evaluate(this, "scores", checkpoint, attempts)
     this.complete()
     from spot import report

@@ -328,8 +328,15 @@ def _posed_again(
 
 def details(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
     """For the manifest: what the best answer given without reading scores, in percent."""
+    from spot.evaluation import connect4
+
     trivial = {benchmark.name: benchmark.trivial for benchmark in benchmarks}
+    boards = {b.name: b.questions for b in benchmarks if b.questions[0].task == "connect4"}
     return {
         "trivial": {name: share for name, (share, _) in trivial.items()},
         "trivial_answers": {name: what for name, (_, what) in trivial.items()},
+        "trivial_parts": {
+            name: {side: 100 * share for side, (share, _) in connect4.trivial_shares(of).items()}
+            for name, of in boards.items()
+        },
     }

@@ -104,6 +104,9 @@ def show(scores: Scores, console: Console | None = None) -> None:
                 f"{key.replace('_', ' ')} {share:.1f}%" for key, share in shares.items()
             )
             console.print(f"{name}: {said}", markup=False)
+        if parts := scores.manifest["details"].get("trivial_parts", {}).get(name):
+            said = ", ".join(f"{side} {share:.1f}%" for side, share in parts.items())
+            console.print(f"{name}, the best answer without reading: {said}", markup=False)
     for note in notes(scores):
         console.print(note, style="yellow", markup=False)
 

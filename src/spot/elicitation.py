@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from spot.chat import user
 from spot.errors import UserError
-from spot.evaluation.statistics import mean_interval
+from spot.evaluation.statistics import mean_interval, means_by_question
 from spot.generation import Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
 from spot.records import CORRECT, Attempt, Question
@@ -107,11 +107,8 @@ class Tally:
                 "No prompt leaves room for a response in the model's context: choose shorter questions "
                 "or another model."
             )
-        by_question: dict[str, list[bool]] = defaultdict(list)
-        for attempt in attempts:
-            by_question[attempt.question_id].append(attempt.verdict == CORRECT)
-        means = [100 * sum(right) / len(right) for right in by_question.values()]
-        accuracy = mean_interval(means, bounds=(0.0, 100.0))
+        means = means_by_question((a.question_id, a.verdict == CORRECT) for a in attempts)
+        accuracy = mean_interval(list(means.values()), bounds=(0.0, 100.0))
         lengths = np.array([attempt.tokens for attempt in attempts])
         p50, p90, p99, longest = (int(q) for q in np.quantile(lengths, [0.5, 0.9, 0.99, 1]))
         speed = self.tokens_per_second

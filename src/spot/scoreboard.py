@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from spot.evaluation.statistics import (
     holm,
     macro,
     mean_interval,
+    means_by_question,
     paired,
     question_means,
     summarise,
@@ -44,7 +46,7 @@ class Scores:
     rows: Mapping[str, list[Score]]  # by benchmark, in the order they were asked for
     manifest: Mapping[str, Any]
 
-    @property
+    @cached_property
     def means(self) -> dict[str, dict[str, float]]:
         """Mean of every question, by benchmark, in percent."""
         return {name: question_means(rows) for name, rows in self.rows.items()}
@@ -181,7 +183,7 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
             console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
 
     settings = [scores.manifest["settings"]["generation"] for scores in (a, b)]
-    for key in settings[0].keys() | settings[1].keys():
+    for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, other = (of.get(key) for of in settings)
         if one != other:
             console.print(f"{key} was {one} for A and {other} for B.", style="yellow", markup=False)
@@ -228,13 +230,11 @@ def show_shares(
 
     trivial: percent that the best answer given without reading scores on these questions, and it.
     """
-    by_question: dict[str, list[bool]] = defaultdict(list)
-    for response, grade in graded:
-        by_question[response.answer.question.id].append(grade.correct)
-    means = [100 * sum(right) / len(right) for right in by_question.values()]
+    answers = [(response.answer.question.id, grade.correct) for response, grade in graded]
+    means = list(means_by_question(answers).values())
     accuracy = mean_interval(means, bounds=(0.0, 100.0))
     console = _console()
-    trials = [len(right) for right in by_question.values()]
+    trials = Counter(question_id for question_id, _ in answers).values()
     console.print(
         f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "
         f"{_trials(min(trials), max(trials))}"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.questions import arithmetic
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import extract, quick_equal
@@ -36,11 +35,6 @@ def read(row: Mapping[str, Any], row_id: str) -> Question:
         if not isinstance(row.get(name), str):
             raise RowError(f"{name}: no text")
     return Question(str(row.get("id", row_id)), "sums", row["text"], row["answer"])
-
-
-def pose(question: Question, seed: int, template: str) -> Question:
-    """The question put into the template at `{question}`: usually as it is. The seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
 
 
 def grade(answers: Sequence[Answer]) -> list[Grade]:

@@ -13,13 +13,13 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from spot import sandbox
 from spot.chat import final_part
-from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.sandbox import Limits, Outcome, Program
 from spot.verification import Item
@@ -69,11 +69,6 @@ def read(row: Mapping[str, Any], row_id: str) -> Question:
         raise RowError("prompt, reference: half a character (surrogate)")
     name = row_id if row.get("id") is None else str(row["id"])
     return Question(name, "code", text, reference, {"entry_point": entry_point, "tests": tests})
-
-
-def pose(question: Question, seed: int, template: str) -> Question:
-    """The task put into the template at `{question}`. Nothing is drawn: the seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
 
 
 def grade(runner: Runner, answers: Sequence[Answer]) -> list[Grade]:

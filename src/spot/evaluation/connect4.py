@@ -16,13 +16,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import index
 from typing import Any
 
 from spot.evaluation.connect4_game import Cell, generate, listed, parse, show, winning_drops
-from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 
 SIDES = ("own", "opponent")
@@ -96,11 +95,6 @@ def expected_lines(truth: Sequence[Sequence[Cell]]) -> str:
         f"[Intermediate Thinking Results {number}: {listed(cells)}]"
         for number, cells in enumerate(truth, start=1)
     )
-
-
-def pose(question: Question, seed: int, template: str) -> Question:
-    """The question put into the template at `{question}`. Nothing is drawn: the seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
 
 
 def grade(parser: str, answers: Sequence[Answer]) -> list[Grade]:

@@ -24,14 +24,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
 
 from spot.errors import UserError
 from spot.evaluation import sentences
-from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 
 SECONDS = (
@@ -169,11 +168,6 @@ def _fault(key: str, value: object) -> str:
         except re.error as error:
             return f"no regular expression, as which the checker reads it ({error})"
     return ""
-
-
-def pose(question: Question, seed: int, template: str) -> Question:
-    """The prompt put into the template at `{question}`: usually as it is. The seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
 
 
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:

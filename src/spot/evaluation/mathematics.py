@@ -11,12 +11,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from spot.evaluation.types import Answer, Family, Grade, RowError
+from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.questions.jsonl import value_at
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import LONGEST_ANSWER, Verifier, extract, number, split_list
@@ -121,11 +121,6 @@ def _encodable(text: str) -> bool:
 
 
 # ---------------------------------------------------------------- asking and grading
-
-
-def pose(question: Question, seed: int, template: str) -> Question:
-    """The problem put into the template at `{question}`. Nothing is drawn: the seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
 
 
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:

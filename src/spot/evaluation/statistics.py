@@ -62,9 +62,14 @@ def by_benchmark(scores: Iterable[Score]) -> dict[str, list[Score]]:
 
 def question_means(scores: Sequence[Score]) -> dict[str, float]:
     """Mean over the trials of each question, in percent."""
+    return means_by_question((score.question_id, score.correct) for score in scores)
+
+
+def means_by_question(answers: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    """The same of `(question id, correct)`, one for each trial."""
     by_question: dict[str, list[bool]] = defaultdict(list)
-    for score in scores:
-        by_question[score.question_id].append(score.correct)
+    for question_id, correct in answers:
+        by_question[question_id].append(correct)
     return {name: 100 * sum(hits) / len(hits) for name, hits in by_question.items()}
 
 

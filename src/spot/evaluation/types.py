@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spot.records import Question
@@ -35,6 +35,11 @@ class Grade:
 
 class RowError(ValueError):
     """A row of a data set that is no question of this family; says which field and why."""
+
+
+def pose(question: Question, seed: int, template: str) -> Question:
+    """The question put into the template at `{question}`. Nothing is drawn: the seed is not used."""
+    return replace(question, text=template.replace("{question}", question.text))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import pytest
 
 from spot.sandbox import TIME, Call, Limits, Program, run
 
+pytestmark = pytest.mark.usefixtures("contained")
+
 BRIEF = Limits(seconds=1, memory_mib=256)
 CANARY = "still here"
 
@@ -279,7 +281,6 @@ import ctypes, sys
 from spot.errors import UserError
 from spot.sandbox import Program, run
 
-pytestmark = pytest.mark.usefixtures("contained")
 ctypes.CDLL(None).personality(8)  # a 32-bit machine, for which there is no filter
 program = Program("def f(): return 5", "f", [[]])
 try:

@@ -51,15 +51,13 @@ def run(
         return None
 
     corrections = stages.rectify(this, attempts, part="held_out", mode="rectified")
-    material = attempts
-    if config.data.arm != "self":
-        material = stages.rectify(this, attempts, part="train", mode=config.data.arm)
+    stages.material(this, attempts, config.data.arm)
     if until == "rectify":
         return None
 
     policy = stages.policy(this, attempts)
     held_out = stages.select_held_out(this, policy, corrections)
-    pairs = stages.select(this, policy, material)
+    pairs = stages.select(this, policy, attempts)
     if until == "select":
         return None
 
@@ -99,10 +97,7 @@ def found(config: Config) -> tuple[list[Pair], int] | None:
         return None
     try:
         attempts = stages.attempts(this)
-        material = attempts
-        if config.data.arm != "self":
-            material = stages.rectify(this, attempts, part="train", mode=config.data.arm)
-        pairs = stages.select(this, stages.policy(this, attempts), material)
+        pairs = stages.select(this, stages.policy(this, attempts), attempts)
     except NotMadeError:
         return None
     return store.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)

@@ -190,7 +190,14 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
             )
 
     name = "rectifications" if part == "train" else "held_out_rectifications"
+    if part == "train" and mode != data.arm:  # of an arm that this one is matched with
+        name = f"{mode}_rectifications"
     return this.stage(name, target, make)
+
+
+def material(this: Run, attempts: store.Product, arm: str) -> store.Product:
+    """What the pairs of a data arm are made of: the Oracle's words, or in the self arm the attempts."""
+    return attempts if arm == "self" else rectify(this, attempts, part="train", mode=arm)
 
 
 def correct(this: Run, attempts: store.Product) -> Path:
@@ -215,15 +222,29 @@ def correct(this: Run, attempts: store.Product) -> Path:
 # ---- select ------------------------------------------------------------------------------------
 
 
-def select(this: Run, policy: Policy, material: store.Product) -> store.Product:
-    """The pairs to train on: rectifications, or in the self arm the policy's own correct attempts."""
+def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
+    """The pairs to train on, `data.pairs` at most.
+
+    With `data.matched` no arm gets more than the poorest of those named there has.
+    """
     data = this.config.data
+    limits = [data.pairs] if data.pairs is not None else []
+    for arm in data.matched:
+        available = _select_arm(this, policy, attempts, arm, f"{arm}_pairs")
+        limits.append(len(store.read_rows(available.folder, Pair)))
+    return _select_arm(this, policy, attempts, data.arm, "pairs", min(limits, default=None))
+
+
+def _select_arm(
+    this: Run, policy: Policy, attempts: store.Product, arm: str, name: str, pairs: int | None = None
+) -> store.Product:
+    """So many pairs of a data arm, or all it has."""
     settings = {
-        "arm": data.arm,
-        "gamma": data.gamma if data.arm == "rectified" else None,
-        "pairs": data.pairs,
+        "arm": arm,
+        "gamma": this.config.data.gamma if arm == "rectified" else None,
+        "pairs": pairs,
     }
-    return _select(this, policy, material, "pairs", settings)
+    return _select(this, policy, material(this, attempts, arm), name, settings)
 
 
 def select_held_out(this: Run, policy: Policy, corrections: store.Product) -> store.Product:

@@ -17,6 +17,7 @@ ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a fi
     "dft": ("dft", "rectified"),
     "spot_bce": ("bce", "rectified"),
     "spot_bco": ("bco", "rectified"),
+    "bco_direct": ("bco", "direct"),
 }
 LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
 SOURCES = ("arithmetic", "jsonl", "hub", "dapo", "code_tasks")
@@ -114,6 +115,7 @@ class DataConfig:
     arm: str = "rectified"  # rectified (y⁻, y⁺) | direct (y⁻, the Oracle's own answer) | self (correct samples)
     gamma: float = 0.6  # keep pairs with R_LCS <= gamma (eq. 1); the rectified arm only
     pairs: int | None = None  # at most so many; null: all
+    matched: list[str] = field(default_factory=list)  # arms that train on as many pairs as the least of them
     held_out: int = 64  # wrong attempts kept out of training, for the reward curves of every arm
     share_prefix: bool = True
     on_bad_row: str = "error"  # error | drop (and count)
@@ -125,6 +127,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.source", self.source, SOURCES)
         one_of("data.arm", self.arm, DATA_ARMS)
+        for arm in self.matched:
+            one_of("data.matched", arm, DATA_ARMS)
         one_of("data.answer_format", self.answer_format, ("boxed", "last", "json", "code"))
         one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
         in_range("data.gamma", self.gamma, 0, 1)

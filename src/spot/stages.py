@@ -236,7 +236,12 @@ def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
 
 
 def _select_arm(
-    this: Run, policy: Policy, attempts: store.Product, arm: str, name: str, pairs: int | None = None
+    this: Run,
+    policy: Policy,
+    attempts: store.Product,
+    arm: str,
+    name: str,
+    pairs: int | None = None,
 ) -> store.Product:
     """So many pairs of a data arm, or all it has."""
     settings = {

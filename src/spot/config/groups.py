@@ -115,7 +115,8 @@ class DataConfig:
     arm: str = "rectified"  # rectified (y⁻, y⁺) | direct (y⁻, the Oracle's own answer) | self (correct samples)
     gamma: float = 0.6  # keep pairs with R_LCS <= gamma (eq. 1); the rectified arm only
     pairs: int | None = None  # at most so many; null: all
-    matched: list[str] = field(default_factory=list)  # arms that train on as many pairs as the least of them
+    # data arms that each train on as many pairs as the least of them has
+    matched: list[str] = field(default_factory=list)
     held_out: int = 64  # wrong attempts kept out of training, for the reward curves of every arm
     share_prefix: bool = True
     on_bad_row: str = "error"  # error | drop (and count)

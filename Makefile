@@ -8,7 +8,7 @@ comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-dist test-oracle test-vllm vllm-env lint bench clean
+.PHONY: help install demo test test-dist test-oracle test-vllm test-pages vllm-env docs lint bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the whole loop on this machine, in minutes; ends with the path of its report
 	$(BIN)/python train.py
 
-test: install  ## all tests but those of several processes, of paid Oracles and of vLLM
-	$(BIN)/python -m pytest -m 'not distributed and not oracle and not vllm'
+test: install  ## all tests but those of several processes, of paid Oracles, of vLLM and of pages
+	$(BIN)/python -m pytest -m 'not distributed and not oracle and not vllm and not browser and not docs'
 
 test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM's launcher; 13 minutes on 2 cores
 	$(BIN)/python -m pytest -m distributed --timeout 600
@@ -46,6 +46,13 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 
 test-oracle: install  ## paid Oracles against a local server, the correction page in Chromium; 5 minutes
 	$(BIN)/python -m pytest -m oracle
+
+test-pages: install  ## what people look at: pages in Chromium, the documentation and its examples, the notebooks
+	$(BIN)/python -m pytest -m '(browser or docs) and not oracle'
+	$(BIN)/python -m pytest --nbmake notebooks
+
+docs: install  ## the documentation as pages, in site/
+	$(BIN)/mkdocs build --strict
 
 test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU; 10 minutes
 	SPOT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -m vllm --timeout 600

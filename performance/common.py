@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 import random
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from spot.machine import processor
 from spot.training.packing import PairTokens
 
 HERE = Path(__file__).parent
@@ -117,17 +117,7 @@ def conditions() -> dict[str, str]:
 def _machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-        if Path("/proc/cpuinfo").exists()
-        else iter(()),
-        platform.processor(),
-    )
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, no GPU"
+    return f"{processor()}, no GPU"
 
 
 def peak_memory_gb() -> float:

@@ -38,11 +38,18 @@ def depends_on_policy(config: Config) -> bool:
     return config.oracle.kind == "self" or config.oracle.largest_change is not None
 
 
+def resamples(config: Config) -> bool:
+    """Whether the policy answers again instead of being prompted to correct."""
+    return config.oracle.kind == "self" and config.oracle.resample > 0
+
+
 def settings(config: Config, mode: str, target: int | None) -> dict[str, Any]:
     """What decides the corrections; how fast they are asked for and what they may cost does not."""
     oracle = config.oracle
-    judged = {"reask": oracle.reask, "largest_change": oracle.largest_change, "target": target}
-    return _sent(config) | judged | {"prompts": _prompts(config, mode).digest}
+    judged = _sent(config) | {"largest_change": oracle.largest_change, "target": target}
+    if resamples(config):  # it is told nothing
+        return judged | {"resample": oracle.resample}
+    return judged | {"reask": oracle.reask, "prompts": _prompts(config, mode).digest}
 
 
 def _sent(config: Config) -> dict[str, Any]:
@@ -117,7 +124,7 @@ class Asking:
         policy = Policy(reask=self.config.oracle.reask, target=self.target, have=have)
         with closing(answering.generator(self.config, who, self.student)) as generator:
             itself = own.Itself(generator, answering.sampling(who), self.config.oracle.seed)
-            yield from own.rectify(tasks, itself, desk, policy)
+            yield from own.rectify(tasks, itself, desk, policy, self.config.oracle.resample)
 
     def _paid(self, tasks: list[Task], have: int) -> Iterator[Result]:
         oracle = self.config.oracle

@@ -1,4 +1,4 @@
-"""The whole way on one screen.
+"""The whole way on one screen, gone once or, with `rounds`, again from the policy it has trained.
 
 questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores ─report→ pages
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from spot import answering, measuring, stages, store
 from spot.config import Config
+from spot.errors import UserError
 from spot.policy import is_here
 from spot.records import WRONG, Pair
 from spot.run import EVALUATION, NotMadeError, Run
@@ -34,44 +35,63 @@ def run(
 ) -> Path | None:
     """Compute what is missing of the way that `config` describes, up to the stage `until`.
 
+    With several rounds, `until` is a stage of the last one; a later round starts with the policy that
+    the one before it has trained, which is then also its reference. `scores` are the last policy's and
+    `base_scores` the first's. Every product is reused, so a run that was killed goes on in its round.
+
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned. `session`
     reaches the processes that torchrun or srun started beside this one, to train along.
     """
-    if config.hardware.accelerator == "gpu" and until in (None, "train"):
+    _check(config, until, session)
+    this = Run(config, folder, overrides, session)
+    for this.round in range(1, config.rounds + 1):
+        end = until if this.round == config.rounds else None
+
+        attempts = stages.attempts(this)
+        this.first = first = this.first or attempts  # its held-out questions watch all rounds
+        if end == "elicit":
+            return None
+
+        corrections = stages.rectify(this, first, part="held_out", mode="rectified")
+        stages.material(this, attempts, config.data.arm)
+        if end == "rectify":
+            return None
+
+        base, policy = stages.policy(this, first), stages.policy(this, attempts)
+        held_out = stages.select_held_out(this, base, corrections)
+        pairs = stages.select(this, policy, attempts)
+        if end == "select":
+            return None
+
+        if until is None:  # first, so that what cannot be measured is known before training
+            stages.evaluate(this, "base_scores", base, first)
+        this.start = checkpoint = stages.train(this, policy, pairs, held_out)
+
+    if until == "train":
+        return None
+    stages.evaluate(this, "scores", checkpoint, first)
+    this.complete()
+    from spot import report, tracking
+
+    page = report.build(folder)
+    tracking.publish(folder)
+    return page
+
+
+def _check(config: Config, until: str | None, session: Session | None) -> None:
+    """Refuse now, and not after hours of sampling, what could not be carried out."""
+    if session is not None and config.rounds > 1:
+        raise UserError(
+            "rounds above 1 train several times, and torchrun and srun are there for one training: "
+            "start it without them."
+        )
+    if config.hardware.accelerator == "gpu" and (until in (None, "train") or config.rounds > 1):
         from spot.training.loop import check_devices
 
-        check_devices(config.hardware.devices)  # now, and not after hours of sampling
+        check_devices(config.hardware.devices)
     answering.check(config)
     if until is None:
         measuring.check(config)
-    this = Run(config, folder, overrides, session)
-
-    attempts = stages.attempts(this)
-    if until == "elicit":
-        return None
-
-    corrections = stages.rectify(this, attempts, part="held_out", mode="rectified")
-    stages.material(this, attempts, config.data.arm)
-    if until == "rectify":
-        return None
-
-    policy = stages.policy(this, attempts)
-    held_out = stages.select_held_out(this, policy, corrections)
-    pairs = stages.select(this, policy, attempts)
-    if until == "select":
-        return None
-
-    if until is None:  # first, so that what cannot be measured is known before training
-        stages.evaluate(this, "base_scores", policy, attempts)
-    checkpoint = stages.train(this, policy, pairs, held_out)
-    if until == "train":
-        return None
-
-    stages.evaluate(this, "scores", checkpoint, attempts)
-    this.complete()
-    from spot import report
-
-    return report.build(folder)
 
 
 def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:

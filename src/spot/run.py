@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from spot import store
 from spot.config import Config, plain
 from spot.files import write_aside
+from spot.machine import processor
 from spot.progress import say
 
 if TYPE_CHECKING:
+    from spot.policy import Policy
     from spot.session import Session
 
 RUN_FILE = "run.json"
@@ -46,6 +48,9 @@ class Run:
         self.config = config
         self.session, self.looks = session, looks
         self.folder = folder
+        self.round = config.rounds  # in progress; the pipeline counts from 1
+        self.first: store.Product | None = None  # the first round's attempts
+        self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.root = Path(config.output) / "products"
         self._overrides = list(overrides)
         self._products: dict[str, store.Product] = {}
@@ -55,12 +60,15 @@ class Run:
     def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
         """Have `make` complete `target`, unless it is complete; note and tell which, and the time.
 
-        `name` is the product's name in `run.json`.
+        `name` is the product's name in `run.json`, behind `round1/` in a round before the last.
         """
+        name = self._prefix + name
         if self.looks:
             if not target.complete:
                 raise NotMadeError(name)
             return target
+        if name in self._products and self._products[name].folder == target.folder:
+            return target  # noted and told before
         reused = target.complete
         begun = time.monotonic()
         if not reused:
@@ -73,6 +81,7 @@ class Run:
             {
                 "stage": target.stage,
                 "product": name,
+                "round": self.round,
                 "seconds": round(manifest["seconds"] if reused else seconds, 3),
                 "reused": reused,
                 "counts": target.counts,
@@ -82,6 +91,15 @@ class Run:
         how = "reused" if reused else f"{seconds:.1f} s"
         say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
         return target
+
+    @property
+    def logs(self) -> Path:
+        """Where a training of this round logs to, absolute."""
+        return (self.folder / self._prefix).absolute()
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.round == self.config.rounds else f"round{self.round}/"
 
     @property
     def command(self) -> str:
@@ -94,10 +112,14 @@ class Run:
         return shlex.join([*start, *self._overrides])
 
     def write_card(self) -> None:
-        """The trained model's card, with the scores if there are any yet."""
+        """The card of the round's trained model, with the scores if there are any yet."""
         from spot import model_card
 
-        folders = {name: product.folder for name, product in self._products.items()}
+        folders = {
+            name.removeprefix(self._prefix): product.folder
+            for name, product in self._products.items()
+            if name.startswith(self._prefix)
+        }
         if not {"checkpoint", "pairs"} <= folders.keys():
             return
         model_card.write(folders, plain(self.config), self.command)
@@ -118,6 +140,7 @@ class Run:
             "config": asdict(self.config),
             "overrides": self._overrides,
             "command": self.command,
+            "machine": processor(),
             "products": {
                 name: os.path.relpath(product.folder, self.folder)
                 for name, product in self._products.items()

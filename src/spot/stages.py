@@ -32,14 +32,22 @@ from spot.verification import Verifier
 
 
 def attempts(this: Run) -> store.Product:
-    """The policy's graded attempts: sampled from it, or imported with the data."""
+    """The policy's graded attempts: sampled from it, or, in the first round, imported with the data.
+
+    Every round asks the same questions, with other random numbers: a file has no others, and one
+    round with as many pairs then differs in nothing but whose errors they are.
+    """
+    if this.start is not None:
+        return _elicit(this, this.start)
     if this.config.data.fields.response is not None:
         return _import(this)
     return _elicit(this, prepare(this.config.model, this.root))
 
 
 def policy(this: Run, attempts: store.Product | None) -> Policy:
-    """The starting weights; a student of the data's own text reads the attempts that are not held out."""
+    """What the round of these attempts starts with; a student of the data reads those not held out."""
+    if this.start is not None and attempts is not this.first:
+        return this.start
     texts = None
     if attempts is not None and this.config.data.fields.response is not None:
         texts = unpack.split_attempts(this.config, attempts)[0]
@@ -62,11 +70,12 @@ def pretrain(this: Run) -> Path:
 
 def _elicit(this: Run, policy: Policy) -> store.Product:
     config, data = this.config, this.config.data
+    seed = data.seed if this.start is None else data.seed + this.round - 1
     settings = {
         "questions": sourcing.settings(config),
         "answer_format": data.answer_format,
         "samples": data.samples,
-        "seed": data.seed,
+        "seed": seed,
         "generation": answering.settings(config, config.generator),
     }
     target = store.product(this.root, "elicit", settings, {"policy": policy.digest})
@@ -90,7 +99,7 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
                         answering.sampling(config.generator),
                         partial(verifier.verdict, answer_format=data.answer_format),
                         samples=data.samples,
-                        seed=data.seed,
+                        seed=seed,
                         done=done,
                         dropped=counts,
                     )
@@ -138,7 +147,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
     pairs.
     """
     config, data = this.config, this.config.data
-    inputs = {"attempts": attempts.digest}
+    inputs = {"attempts": attempts.digest} | _first(this, attempts)
     asked = config.oracle.kind in ASKED
     who = policy(this, attempts) if asked else None
     if who is not None and asking.depends_on_policy(config):
@@ -159,7 +168,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
     def make() -> None:
         from spot.rectification import rectify as rectify_attempts
 
-        wrong = unpack.wrong_attempts(config, attempts, part)
+        wrong = unpack.wrong_attempts(config, attempts, part, this.first)
         with Verifier() as verifier:
             if who is not None:
                 journal = asking.journal_path(config, attempts.digest)
@@ -195,6 +204,13 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
     return this.stage(name, target, make)
 
 
+def _first(this: Run, attempts: store.Product) -> dict[str, str]:
+    """What decides whose questions are held out, where it is not these attempts themselves."""
+    if this.first is None or attempts is this.first:
+        return {}
+    return {"first": this.first.digest}
+
+
 def material(this: Run, attempts: store.Product, arm: str) -> store.Product:
     """What the pairs of a data arm are made of: the Oracle's words, or in the self arm the attempts."""
     return attempts if arm == "self" else rectify(this, attempts, part="train", mode=arm)
@@ -225,31 +241,24 @@ def correct(this: Run, attempts: store.Product) -> Path:
 def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
     """The pairs to train on, `data.pairs` at most.
 
-    With `data.matched` no arm gets more than the poorest of those named there has.
+    With `data.matched` no arm gets more than the poorest of those named there has, and with
+    `data.matched_gamma` no γ more than that one leaves.
     """
     data = this.config.data
-    limits = [data.pairs] if data.pairs is not None else []
-    for arm in data.matched:
-        available = _select_arm(this, policy, attempts, arm, f"{arm}_pairs")
-        limits.append(len(store.read_rows(available.folder, Pair)))
-    return _select_arm(this, policy, attempts, data.arm, "pairs", min(limits, default=None))
 
+    def of(arm: str, gamma: float, name: str, pairs: int | None = None) -> store.Product:
+        """So many pairs of a data arm, or all it has."""
+        limit = gamma if arm == "rectified" else None
+        settings = {"arm": arm, "gamma": limit, "pairs": pairs}
+        return _select(this, policy, material(this, attempts, arm), name, settings)
 
-def _select_arm(
-    this: Run,
-    policy: Policy,
-    attempts: store.Product,
-    arm: str,
-    name: str,
-    pairs: int | None = None,
-) -> store.Product:
-    """So many pairs of a data arm, or all it has."""
-    settings = {
-        "arm": arm,
-        "gamma": this.config.data.gamma if arm == "rectified" else None,
-        "pairs": pairs,
-    }
-    return _select(this, policy, material(this, attempts, arm), name, settings)
+    pools = [of(arm, data.gamma, f"{arm}_pairs") for arm in data.matched]
+    if data.matched_gamma is not None:
+        pools.append(of("rectified", data.matched_gamma, "matched_pairs"))
+    limits = [len(store.read_rows(pool.folder, Pair)) for pool in pools]
+    if data.pairs is not None:
+        limits.append(data.pairs)
+    return of(data.arm, data.gamma, "pairs", min(limits, default=None))
 
 
 def select_held_out(this: Run, policy: Policy, corrections: store.Product) -> store.Product:
@@ -271,6 +280,7 @@ def _select(
     inputs = {"material": material.digest, "policy": policy.digest}
     if settings["arm"] == "self":
         settings |= {"held_out": config.data.held_out}
+        inputs |= _first(this, material)
     target = store.product(this.root, "select", settings, inputs)
 
     def make() -> None:
@@ -280,11 +290,14 @@ def _select(
         dropped: dict[str, list[str]] = {}
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Pair]:
+            rows: list[Rectification] | list[Attempt]
+            if rules.arm == "self":
+                rows = unpack.split_attempts(config, material, this.first)[0]
+            else:
+                rows = store.read_rows(material.folder, Rectification)
             with Verifier() as verifier:
                 tokenizer = AutoTokenizer.from_pretrained(policy.folder)
-                selection = select_pairs(
-                    _material(config, material, rules.arm), tokenizer, rules, verifier
-                )
+                selection = select_pairs(rows, tokenizer, rules, verifier)
             if not selection.pairs:
                 raise UserError(nothing_left(selection, rules))
             dropped.update(selection.dropped)
@@ -294,15 +307,6 @@ def _select(
         store.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
 
     return this.stage(name, target, make)
-
-
-def _material(
-    config: Config, material: store.Product, arm: str
-) -> list[Rectification] | list[Attempt]:
-    """What pairs are made of: in the self arm, the attempts at questions that are not held out."""
-    if arm != "self":
-        return store.read_rows(material.folder, Rectification)
-    return unpack.split_attempts(config, material)[0]
 
 
 # ---- train -------------------------------------------------------------------------------------
@@ -330,7 +334,7 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
 
     job = TrainingJob(
         config,
-        this.folder.absolute(),
+        this.logs,
         policy.folder.absolute(),
         policy.digest,
         pairs.folder.absolute(),

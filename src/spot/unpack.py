@@ -31,14 +31,28 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def split_attempts(config: Config, attempts: store.Product) -> tuple[list[Attempt], list[Attempt]]:
-    """The attempts to train on, and those whose questions are held out of training."""
+def split_attempts(
+    config: Config, attempts: store.Product, first: store.Product | None = None
+) -> tuple[list[Attempt], list[Attempt]]:
+    """The attempts to train on, and those whose questions are held out of training.
+
+    first: the attempts of the first round; what they hold out stays held out in all rounds.
+    """
     rows = store.read_rows(attempts.folder, Attempt)
-    return split_held_out(rows, config.data.held_out, config.data.seed)
+    if first is None or first.key == attempts.key:
+        return split_held_out(rows, config.data.held_out, config.data.seed)
+    held_out = {row.question for row in split_attempts(config, first)[1]}
+    return (
+        [row for row in rows if row.question not in held_out],
+        [row for row in rows if row.question in held_out],
+    )
 
 
-def wrong_attempts(config: Config, attempts: store.Product, part: str) -> list[Attempt]:
-    train, held_out = split_attempts(config, attempts)
+def wrong_attempts(
+    config: Config, attempts: store.Product, part: str, first: store.Product | None = None
+) -> list[Attempt]:
+    """The wrong attempts of a part, `train` or `held_out`; first: as in `split_attempts`."""
+    train, held_out = split_attempts(config, attempts, first)
     return [row for row in (train if part == "train" else held_out) if row.verdict == WRONG]
 
 
@@ -60,12 +74,13 @@ def oracle_settings(config: Config) -> dict[str, Any]:
     """A rule Oracle is its shares and seed; a human one is the content of a file."""
     oracle = config.oracle
     if oracle.kind == "rule":
+        blind = {} if oracle.ground_truth else {"solves": oracle.solves}
         return {
             "kind": "rule",
             "seed": oracle.seed,
             "minimal": oracle.minimal,
             "continuation": oracle.continuation,
-        }
+        } | blind
     path = existing(oracle.path or config.data.path, "oracle.path")
     return {"kind": "human", "file": store.hash_file(path), "fields": asdict(config.data.fields)}
 
@@ -76,7 +91,8 @@ def oracle(config: Config, attempts: Sequence[Attempt], said: Callable[[str], st
     if settings.kind == "rule":
         from spot.oracle.rule import RuleOracle
 
-        return RuleOracle(settings.seed, settings.minimal, settings.continuation)
+        solves = 1.0 if settings.ground_truth else settings.solves
+        return RuleOracle(settings.seed, settings.minimal, settings.continuation, solves)
     from spot.oracle.human import HumanOracle, SheetOracle
 
     path = existing(settings.path or config.data.path, "oracle.path")

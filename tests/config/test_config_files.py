@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +18,10 @@ from spot.errors import UserError
 
 ROOT = CONF.parent
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
-EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/**/*.yaml"))
+EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.yaml"))
+ROWS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*/*.yaml"))
+STUDIES = sorted(path.stem for path in ROOT.glob("experiments/paper/*.yaml"))
+PAPER_SCALE = "model=qwen3_8b data=dapo oracle=gemini generator=vllm hardware=8xh800".split()
 NEEDED = {  # what an option cannot know by itself
     ("data", "jsonl"): [
         "data.path=rows.jsonl",
@@ -67,7 +73,48 @@ def test_every_option_names_its_schema(option: Path) -> None:
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=str)
 def test_every_job_of_every_experiment_composes(file: Path) -> None:
     assert file.parent.parent.name == "experiments", "the search path knows experiments/<group>/"
-    assert check([f"+{file.parent.name}={file.stem}"]) is True
+    one_seed = [] if file.parent.name == "tuning" else ["seed=0"]
+    assert check([f"+{file.parent.name}={file.stem}", *one_seed]) is True
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_every_row_of_a_study_composes_within_it(row: Path) -> None:
+    """`experiments/paper/table3/direct_2k.yaml` is chosen by `+paper/table3=direct_2k`."""
+    group, study = row.parent.parent.name, row.parent.name
+    composed = compose([f"+{group}={study}", f"+{group}/{study}={row.stem}"])
+    assert composed.study == study
+
+
+def jobs(study: str) -> list[list[str]]:
+    """What the sweep of a study of the paper varies, job by job."""
+    sweep = yaml.safe_load((ROOT / f"experiments/paper/{study}.yaml").read_text())
+    params = sweep["hydra"]["sweeper"]["params"]
+    choices = [[f"{key}={v}" for v in str(values).split(",")] for key, values in params.items()]
+    return [list(job) for job in itertools.product(*choices)]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_the_command_line_chooses_wins_over_a_study(study: str) -> None:
+    """So a study that is made for the laptop runs at the paper's scale without another file."""
+    said = ["data.pairs=77", "data.gamma=0.3", "loss.beta=0.7", "rounds=3", "seed=9"]
+    for job in (jobs(study)[0], jobs(study)[-1]):
+        paper = compose([f"+paper={study}", *job, *PAPER_SCALE, *said])
+        chosen = (paper.model.name, paper.data.source, paper.generator.kind, paper.hardware.name)
+        assert chosen == ("qwen3_8b", "dapo", "vllm", "8xh800")
+        assert paper.oracle.kind == ("self" if "+paper/self_oracle=resampled" in job else "gemini")
+        assert paper.benchmarks.name == "paper"
+        assert (paper.data.pairs, paper.data.gamma, paper.seed) == (77, 0.3, 9)
+        assert (paper.loss.beta, paper.rounds) == (0.7, 3)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_says_how_it_is_run(study: str) -> None:
+    """Both command lines stand in its head, and it never varies the model."""
+    head = (ROOT / f"experiments/paper/{study}.yaml").read_text().split("\n\n")[0]
+    assert f"#   python train.py -m +paper={study}\n" in head
+    assert f"#   python train.py -m +paper={study} model=" in head
+    assert not any(choice.startswith("model") for choice in jobs(study)[0])
+    assert compose([f"+paper={study}", *jobs(study)[0]]).model.name == "tiny"
 
 
 def test_the_default_is_the_laptop_world_with_bco() -> None:
@@ -193,9 +240,46 @@ def test_a_study_has_one_folder_for_each_setting() -> None:
     assert long != name("table2", [f"model.path={'x' * 201}"], "now")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["generator=openai", "generator.base_urls=[http://localhost:8000/v1]"],
+            "rounds after the first ask the trained ones: choose generator=vllm",
+        ),
+        (["oracle=human", "oracle.path=sheet.csv"], "corrects the first round's attempts only"),
+    ],
+)
+def test_later_rounds_need_a_generator_and_an_oracle_of_their_own(
+    overrides: list[str], message: str
+) -> None:
+    assert compose([*overrides, "generator@evaluator=transformers"]).rounds == 1
+    with pytest.raises(UserError, match=message):
+        compose([*overrides, "generator@evaluator=transformers", "rounds=2"])
+
+
 def test_grading_needs_no_oracle() -> None:
     """Answers can be imported and graded where nobody could correct them."""
     overrides = ["data=jsonl", "data.path=rows.jsonl", "data.fields.response=output"]
     assert compose(overrides, until="elicit").data.path == "rows.jsonl"
     with pytest.raises(UserError, match="oracle=human needs corrections"):
         compose(overrides, until="rectify")
+
+
+def test_the_papers_rows_are_rows_of_our_studies() -> None:
+    """A row of Table 3 is named by its file, and its averages fit its cells as printed."""
+    with (ROOT / "experiments/paper/paper_numbers.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for line in lines:
+        key = (line["table"], line["model"], line["row"], line["arm"])
+        rows[key][line["benchmark"]] = float(line["value"])
+    assert len(rows) == 10 + 4 + 4
+    for (table, _, row, arm), values in rows.items():
+        assert arm in {*config.ARMS, "base"}
+        if table == "table3":
+            assert compose(["+paper=table3", "loss=bco", f"+paper/table3={row}"]).arm == arm
+        benchmarks = [v for k, v in values.items() if k not in ("in_domain", "ood", "average")]
+        assert len(benchmarks) == 9
+        mean = sum(benchmarks) / 9  # printed 48.9 for Reward-SFT's 48.84
+        assert values["average"] == pytest.approx(mean, abs=0.11)

@@ -77,6 +77,22 @@ def test_the_kind_of_correction_depends_on_seed_and_id_alone() -> None:
     assert shares[rule.rewrite(RIGHT)] == pytest.approx(200, abs=50)
 
 
+def test_what_it_has_to_solve_itself_is_right_as_often_as_it_says() -> None:
+    told, alone = RuleOracle(seed=1), RuleOracle(seed=1, solves=0.8)
+    attempts = [attempt(name=f"q{i}#0") for i in range(1000)]
+    for way in ("rectify", "direct"):
+        right = [getattr(alone, way)(a) == getattr(told, way)(a) for a in attempts]
+        assert sum(right) == pytest.approx(800, abs=40)
+        wrong = [getattr(alone, way)(a) for a, r in zip(attempts, right, strict=True) if not r]
+        assert {last_boxed(text) for text in wrong} == {"65"}, "one slip, and what follows from it"
+    assert alone.rectify(attempts[0]) == alone.rectify(attempts[0])
+
+
+def test_a_slip_is_carried_on() -> None:
+    said = [str(step) for step in rule.slipped(RIGHT, 1)]
+    assert said == ["85 - 12 = 73", "73 - 25 = 58", "58 + 7 = 65"]
+
+
 def test_every_answer_ends_in_the_right_box() -> None:
     for minimal, kept in ((1, 0), (0, 1), (0, 0)):
         text = RuleOracle(minimal=minimal, continuation=kept).rectify(attempt())

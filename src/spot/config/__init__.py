@@ -81,6 +81,7 @@ class Config:
     arm: str | None = None  # what loss and data.arm are called together; `typed` fills it in
     study: str | None = None  # a sweep of experiments/paper, whose tables and claims are compared
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
+    rounds: int = 1  # times the way is gone, each from the policy that the last one trained
     reference: str = "cached"  # cached (scored once) | copy (a model per device) | engine (ZeRO-3)
     save: SaveConfig = field(default_factory=SaveConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
@@ -88,6 +89,7 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0)
+        in_range("rounds", self.rounds, 1)
         one_of("reference", self.reference, ("cached", "copy", "engine"))
         if not self.output.strip():
             raise UserError("output is empty: name a folder, output=outputs.")
@@ -141,7 +143,11 @@ def check_combination(config: Config, until: str | None = None) -> None:
         )
     if config.data.source in ("arithmetic", "code_tasks") and config.data.questions is None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
-    if until in ("elicit", "pretrain", "evaluate"):
+    if until in ("pretrain", "evaluate"):
+        return
+    if config.rounds > 1:
+        _check_rounds(config)
+    if until == "elicit":
         return
     if until is None and (config.evaluator or config.generator).kind == "openai":
         raise UserError(
@@ -167,4 +173,18 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError(
             f"loss={loss} needs rejected responses and data.arm=self has none: "
             "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
+        )
+
+
+def _check_rounds(config: Config) -> None:
+    """A later round's attempts are the trained policy's own: nothing may stand for the first one's."""
+    if config.generator.kind == "openai":
+        raise UserError(
+            "generator=openai answers with the weights its servers have, and rounds after the first "
+            "ask the trained ones: choose generator=vllm or transformers, or rounds=1."
+        )
+    if config.oracle.kind == "human" and str(config.oracle.path).endswith((".csv", ".tsv")):
+        raise UserError(
+            f"oracle.path={config.oracle.path} corrects the first round's attempts only: use rounds=1, "
+            "or solutions by question, oracle.path=<file.jsonl>."
         )

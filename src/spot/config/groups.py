@@ -114,6 +114,7 @@ class DataConfig:
     seed: int = 0
     arm: str = "rectified"  # rectified (y⁻, y⁺) | direct (y⁻, the Oracle's own answer) | self (correct samples)
     gamma: float = 0.6  # keep pairs with R_LCS <= gamma (eq. 1); the rectified arm only
+    matched_gamma: float | None = None  # take no more pairs than this γ leaves
     pairs: int | None = None  # at most so many; null: all
     # data arms that each train on as many pairs as the least of them has
     matched: list[str] = field(default_factory=list)
@@ -133,6 +134,7 @@ class DataConfig:
         one_of("data.answer_format", self.answer_format, ("boxed", "last", "json", "code"))
         one_of("data.on_bad_row", self.on_bad_row, ("error", "drop"))
         in_range("data.gamma", self.gamma, 0, 1)
+        in_range("data.matched_gamma", self.matched_gamma, 0, 1)
         in_range("data.questions", self.questions, 1)
         in_range("data.samples", self.samples, 1)
         in_range("data.pairs", self.pairs, 1)

@@ -44,6 +44,10 @@ class OracleConfig:
     prompt: str | None = None  # a file in place of the prompt to correct (or to answer directly)
     reask_prompt: str | None = None  # a file in place of the one that asks again
     ground_truth: bool = True  # tell the final answer; App. F has both
+    solves: float = 0.8  # rule without ground_truth: share of problems that it solves by itself
+    resample: int = (
+        0  # self: of so many new answers, the right one closest to y⁻; 0: it is prompted
+    )
     temperature: float | None = None  # null: the server's own
     max_tokens: int = 32768  # of a reply, thoughts included; bounds what a request can cost
     thinking_budget: int | None = None  # gemini 2.5
@@ -73,6 +77,8 @@ class OracleConfig:
         one_of("oracle.kind", self.kind, ("rule", "human", *ASKED))
         in_range("oracle.minimal", self.minimal, 0, 1)
         in_range("oracle.continuation", self.continuation, 0, 1)
+        in_range("oracle.solves", self.solves, 0, 1)
+        in_range("oracle.resample", self.resample, 0)
         if self.minimal + self.continuation > 1 + 1e-9:
             raise UserError(
                 f"oracle.minimal + oracle.continuation = {self.minimal + self.continuation:g}: "

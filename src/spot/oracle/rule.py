@@ -1,7 +1,8 @@
 """The laptop world's Oracle: it knows the arithmetic and reads what the student wrote.
 
 It is no perfect editor, as no real one is: it fixes minimally, or keeps the right steps and goes on in
-its own words, or rewrites everything. Which of the three it does is drawn from the attempt's id.
+its own words, or rewrites everything. Which of the three it does is drawn from the attempt's id, and so
+is whether it gets the problem right where it is not told the answer and has to solve it first.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from spot.questions.corpus import ENDING
 from spot.records import Attempt
 
 _STEP = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
+SLIP = 10  # what a carry too many adds
 _BOX = re.compile(r"\\boxed\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
 class RuleOracle:
-    """Shares of the smallest fixes and of continuations; what is left is rewritten wholly."""
+    """Shares of the smallest fixes and of continuations; what is left is rewritten wholly.
+
+    solves: the share of problems it works out rightly. In the others it slips once and believes what
+    follows, so its correction ends in another answer than the true one, as a real Oracle's does.
+    """
 
     seed: int = 0
     minimal: float = 0.5
     continuation: float = 0.3
+    solves: float = 1.0
     name: str = "rule"
 
     def rectify(self, attempt: Attempt) -> str | None:
@@ -32,7 +39,7 @@ class RuleOracle:
         chain = parse_chain(attempt.question)
         if chain is None:
             return None
-        right = work(chain)
+        right = self._worked(attempt, chain)
         draw = random.Random(f"{self.seed}/{attempt.id}").random()
         corrected = None
         if draw < self.minimal:
@@ -44,7 +51,24 @@ class RuleOracle:
     def direct(self, attempt: Attempt) -> str | None:
         """The Oracle's own answer, by another way: all that is added, all that is taken, the rest."""
         chain = parse_chain(attempt.question)
-        return None if chain is None else collected(chain)
+        if chain is None:
+            return None
+        slip = self._worked(attempt, chain)[-1].result - work(chain)[-1].result
+        return collected(chain, slip)
+
+    def _worked(self, attempt: Attempt, chain: Chain) -> list[Step]:
+        """The steps it believes in."""
+        rng = random.Random(f"{self.seed}/solves/{attempt.id}")
+        steps = work(chain)
+        if rng.random() < self.solves:
+            return steps
+        return slipped(steps, rng.randrange(len(steps)))
+
+
+def slipped(steps: list[Step], at: int) -> list[Step]:
+    """The same work with a carry too many in one step, and what follows built on it."""
+    later = [Step(s.left + SLIP, s.sign, s.right, s.result + SLIP) for s in steps[at + 1 :]]
+    return [*steps[:at], steps[at]._replace(result=steps[at].result + SLIP), *later]
 
 
 def first_wrong(response: str, right: list[Step]) -> int:
@@ -107,12 +131,13 @@ def rewrite(right: list[Step]) -> str:
     return own_words(right, right[-1].result)
 
 
-def collected(chain: Chain) -> str:
-    """The Oracle's own way: sums and differences apart."""
+def collected(chain: Chain, slip: int = 0) -> str:
+    """The Oracle's own way: sums and differences apart. slip: what it adds to the first by mistake."""
     gained = [value for sign, value in signed(chain) if sign == "+"]
     lost = [value for sign, value in signed(chain) if sign == "-"]
-    parts = [f"Added: {' and '.join(map(str, gained))}, together {sum(gained)}."]
+    parts = [f"Added: {' and '.join(map(str, gained))}, together {sum(gained) + slip}."]
+    left = sum(gained) + slip - sum(lost)
     if lost:
         parts.append(f"Taken: {' and '.join(map(str, lost))}, together {sum(lost)}.")
-        parts.append(f"The first without the second leaves {sum(gained) - sum(lost)}.")
-    return " ".join([*parts, ENDING % (sum(gained) - sum(lost))])
+        parts.append(f"The first without the second leaves {left}.")
+    return " ".join([*parts, ENDING % left])

@@ -1,132 +1,250 @@
-"""Verdicts at the edges of their intervals, and from made-up runs whose truth is known."""
+"""Verdicts at the edges of their intervals, and from made runs whose truth is known."""
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+import json
 
 import pytest
 
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
 from spot.report import verdicts
-from spot.report.verdicts import FAILS, HOLDS, UNCLEAR, Claim, judge
+from spot.report.verdicts import CLAIMS, FAILS, HOLDS, UNCLEAR, judge, verdict_rows
+from tests.unit.runs import MADE_BASE, MadeRun, made_study
+
+SEEDS = (0, 1, 2)
 
 
 @pytest.mark.parametrize(
-    ("test", "low", "high", "outcome"),
+    ("rule", "low", "high", "outcome"),
     [
         (verdicts.gains, 0.1, 2, HOLDS),
         (verdicts.gains, 0, 2, UNCLEAR),
         (verdicts.gains, -3, 0, FAILS),
-        (verdicts.loses, -3, -0.1, HOLDS),
-        (verdicts.loses, -3, 0, UNCLEAR),
-        (verdicts.loses, 0, 2, FAILS),
+        (verdicts.forgets, -3, -0.1, HOLDS),
+        (verdicts.forgets, -3, 0, UNCLEAR),
+        (verdicts.forgets, 0, 2, FAILS),
         (verdicts.keeps, -1, 3, HOLDS),
         (verdicts.keeps, -1.1, 3, UNCLEAR),
         (verdicts.keeps, -1.1, -1, UNCLEAR),
         (verdicts.keeps, -4, -1.1, FAILS),
+        (verdicts.at_least, -1, 3, HOLDS),
+        (verdicts.at_least, -1.1, 3, UNCLEAR),
+        (verdicts.at_least, -0.9, -0.1, FAILS),  # surely less, if by little
         (verdicts.gains_little, -2, 1, HOLDS),
         (verdicts.gains_little, -2, 1.1, UNCLEAR),
         (verdicts.gains_little, 1, 3, UNCLEAR),
         (verdicts.gains_little, 1.1, 3, FAILS),
-        (verdicts.no_growth, -2, 0, HOLDS),
-        (verdicts.no_growth, -2, 1, UNCLEAR),
-        (verdicts.no_growth, 0.1, 1, FAILS),
+        (verdicts.stagnates, -2, 0.05, HOLDS),
+        (verdicts.stagnates, -2, 1, UNCLEAR),
+        (verdicts.stagnates, 0.06, 1, FAILS),
+        (verdicts.cancels, 0.1, 0.49, HOLDS),
+        (verdicts.cancels, 0.1, 0.5, UNCLEAR),
+        (verdicts.cancels, 0.5, 0.9, FAILS),
     ],
 )
-def test_an_interval_decides(test, low, high, outcome):
-    assert test(Estimate((low + high) / 2, low, high, 100, 5)) == outcome
+def test_an_interval_decides(rule, low, high, outcome):
+    assert rule(Estimate((low + high) / 2, low, high, 100, 5)) == outcome
 
 
-@dataclass
-class MadeUpRun:
-    """Question means of one seed, and the ends of its curves."""
-
-    seed: int
-    means: dict
-    base_means: dict
-    ends: dict = field(default_factory=dict)
-
-    def last(self, metric):
-        return self.ends.get(metric)
+def seeds(loss="bco", data="rectified", right=None, **more):
+    """The same run with three seeds."""
+    return [MadeRun(loss, data, seed, right or {}, **more) for seed in SEEDS]
 
 
-BASE = {"b": {str(q): 50.0 for q in range(50)}}
+def ends(value, column="held_out/rewards/rejected", spread=0.01):
+    """Curves for each seed that end near `value`."""
+    return [{column: [0.0, value / 2, value + spread * seed]} for seed in SEEDS]
 
 
-def runs(gain: float, seeds=(0, 1, 2), **ends):
-    """Every question gains `gain` points, give or take 2 by question and 1 by seed."""
-    return [
-        MadeUpRun(
-            seed,
-            {"b": {q: 50 + gain + 2 * (-1) ** int(q) + seed - 1 for q in BASE["b"]}},
-            BASE,
-            {f"held_out/rewards/{name}": value + 0.01 * seed for name, value in ends.items()},
-        )
-        for seed in seeds
-    ]
+def with_curves(loss, curves, data="rectified"):
+    return [MadeRun(loss, data, seed, curves=of) for seed, of in zip(SEEDS, curves, strict=True)]
 
 
-def study(domain="in_domain", **arms):
-    return SimpleNamespace(arms=arms, domains={domain: ["b"]}, benchmarks=["b"])
+def outcomes(study):
+    return {v.claim.id: v.outcome for v in judge(study)}
 
 
-def outcomes(made_up):
-    return {v.claim.text: v.outcome for v in judge(made_up)}
+def test_every_claim_of_the_paper_is_there_once():
+    ids = [claim.id for claim in CLAIMS]
+    assert len(set(ids)) == len(ids)
+    assert {
+        "sft_forgets", "sft_plus_gains", "sft_plus_forgets", "rwsft_keeps", "dpo_keeps", "dpo_gains_less",
+        "bco_bce_in_domain", "bce_bco_general", "gamma", "rectified", "more_pairs", "sft_pull_up",
+        "dpo_chosen_stagnates", "bco_kl_above_bce", "bco_prefix_cancels", "rft_gains_little",
+        "dft_forgets",
+    } <= set(ids)  # fmt: skip
+    assert {claim.rule for claim in CLAIMS} <= set(verdicts.RULES)
 
 
-def test_only_claims_about_arms_that_ran_are_judged():
-    assert outcomes(study(dpo=runs(0))) == {"DPO gains little in-domain": UNCLEAR}
-    assert judge(study(unheard_of=runs(5))) == []
+def test_claims_hold_and_fail_by_what_was_scored(tmp_path):
+    """Against a base of 40, 40 and 90 percent right on in-domain, OOD and general."""
+    study = made_study(
+        tmp_path,
+        seeds("sft", "direct", {"instructions": 60, "word_problems": 55})
+        + seeds("sft", "rectified", {"sums": 60, "instructions": 99})
+        + seeds("sft", "self", {"sums": 60})
+        + seeds("rwsft", right={"instructions": 95})
+        + seeds("dpo", right={"instructions": 60, "sums": 45})
+        + seeds("bco", right={"sums": 70, "instructions": 91})
+        + seeds("dft", right={"word_problems": 20}),
+    )
+    found = outcomes(study)
+    assert found["sft_forgets"] == HOLDS
+    assert found["sft_forgets_ood"] == FAILS
+    assert found["sft_plus_gains"] == HOLDS
+    assert found["sft_plus_forgets"] == FAILS
+    assert found["rft_gains_little"] == FAILS
+    assert found["rwsft_keeps"] == HOLDS
+    assert found["dpo_keeps"] == FAILS
+    assert found["dpo_gains_less"] == HOLDS
+    assert found["bco_above_sft_plus"] == HOLDS
+    assert found["dft_forgets_ood"] == HOLDS
+    assert found["dft_forgets"] == UNCLEAR  # as many right as before: nothing to be sure of
+    assert "bco_bce_in_domain" not in found  # BCE did not run
 
 
-def test_a_claim_that_fails_is_told():
-    found = outcomes(study("general", sft_plus=runs(20), dpo=runs(-20), spot_bco=runs(20)))
-    assert found["SFT+ loses general ability"] == FAILS
-    assert found["DPO keeps general ability"] == FAILS
-    assert found["BCO keeps general ability"] == HOLDS
-
-
-def test_two_arms_are_paired_by_question_and_seed():
-    # Seed and question move both arms alike: every difference is 10 exactly.
-    made_up = study(spot_bco=runs(15), dpo=runs(5))
-    (verdict,) = (v for v in judge(made_up) if v.claim.other == "dpo")
-    differences = paired([r.means["b"] for r in runs(15)], [r.means["b"] for r in runs(5)])
-    assert (differences == 10).all()
-    assert verdict.estimate == crossed([differences])
+def test_two_arms_are_paired_by_question(tmp_path):
+    study = made_study(
+        tmp_path, seeds("bco", right={"sums": 55}) + seeds("bce", right={"sums": 45})
+    )
+    (verdict,) = (v for v in judge(study) if v.claim.id == "bco_bce_in_domain")
+    bco, bce = study.arms["spot_bco"], study.arms["spot_bce"]
+    table = paired([r.means["sums"] for r in bco], [r.means["sums"] for r in bce])
+    assert verdict.estimate == crossed([table])
+    assert verdict.estimate.value == pytest.approx(10)
     assert verdict.outcome == HOLDS
 
 
-def test_two_arms_are_compared_on_the_seeds_that_both_have():
-    made_up = study(spot_bco=runs(15, seeds=(0, 1, 2)), dpo=runs(5, seeds=(1, 2, 3)))
-    (verdict,) = (v for v in judge(made_up) if v.claim.other == "dpo")
+def test_two_arms_are_compared_on_the_seeds_that_both_have(tmp_path):
+    runs = [MadeRun("bco", seed=s, right={"sums": 60 + s}) for s in (0, 1, 2)]
+    runs += [MadeRun("bce", seed=s, right={"sums": 50 + s}) for s in (1, 2, 3)]
+    (verdict,) = (v for v in judge(made_study(tmp_path, runs)) if v.claim.id == "bco_bce_in_domain")
     assert verdict.estimate.seeds == 2
     assert verdict.estimate.value == pytest.approx(10)
-    apart = study(spot_bco=runs(15, seeds=(0,)), dpo=runs(5, seeds=(3,)))
-    assert not [v for v in judge(apart) if v.claim.other]
 
 
-def test_rewards_are_judged_over_seeds_at_the_last_step():
-    found = {
-        v.claim.text: v
-        for v in judge(study(sft_plus=runs(9, rejected=2.0), dpo=runs(0, rejected=-3, chosen=-0.2)))
-    }
-    pull_up = found["SFT+ pulls the rejected reward up"]
-    assert pull_up.outcome == HOLDS
+def test_two_arms_without_a_common_seed_are_not_compared(tmp_path):
+    study = made_study(tmp_path, [MadeRun("bco", seed=0), MadeRun("bce", seed=3)])
+    assert not [v for v in judge(study) if v.claim.other]
+
+
+def test_table_3_compares_rows_that_agree_in_everything_else(tmp_path):
+    def row(right, pairs, gamma=0.6, data="rectified"):
+        config = {"data.pairs": pairs, "data.gamma": gamma}
+        return seeds("bco", data, dict.fromkeys(MADE_BASE, right), config=config)
+
+    study = made_study(
+        tmp_path, row(20, 2000, data="direct") + row(50, 2000) + row(90, 4000, 1.0) + row(60, 4000)
+    )
+    found = {v.claim.id: v for v in judge(study) if v.claim.where.startswith("Table 3")}
+    assert found["rectified"].estimate.value == pytest.approx(30)  # both 2,000 with γ = 0.6
+    assert found["more_pairs"].estimate.value == pytest.approx(10)  # both γ = 0.6
+    assert found["gamma"].estimate.value == pytest.approx(-30)  # both 4,000
+    assert [found[name].outcome for name in ("rectified", "more_pairs", "gamma")] == [
+        HOLDS, HOLDS, FAILS,
+    ]  # fmt: skip
+
+
+def test_a_sweep_over_gamma_judges_each_and_compares_the_two_of_the_paper(tmp_path):
+    runs = [
+        run
+        for gamma, sums in ((0.2, 41), (0.6, 70), (1.0, 60))
+        for run in seeds(right={"sums": sums}, config={"data.gamma": gamma})
+    ]
+    found = judge(made_study(tmp_path, runs))
+    gains = {v.setting: v.outcome for v in found if v.claim.id == "bco_gains"}
+    assert gains == {"γ = 0.2": UNCLEAR, "γ = 0.6": HOLDS, "γ = 1": HOLDS}
+    texts = [v.claim.text for v in found if v.claim.id == "bco_gains"]
+    assert texts[0] == "BCO gains in-domain (γ = 0.2)"
+    (verdict,) = (v for v in found if v.claim.id == "gamma")
+    assert verdict.estimate.value == pytest.approx(10 / 3)  # the mean over three benchmarks
+    assert verdict.setting == ""
+
+
+def test_losses_keep_their_own_beta_but_a_swept_beta_must_agree(tmp_path):
+    def run(loss, beta, sums):
+        return MadeRun(loss, right={"sums": sums}, config={"loss.beta": beta})
+
+    tuned = made_study(tmp_path / "tuned", [run("bco", 1.0, 60), run("bce", 0.1, 50)])
+    (verdict,) = (v for v in judge(tuned) if v.claim.id == "bco_bce_in_domain")
+    assert verdict.estimate.value == pytest.approx(10)
+    swept = made_study(
+        tmp_path / "swept",
+        [run("bco", 1.0, 60), run("bco", 0.1, 55), run("bce", 0.1, 50), run("bce", 0.5, 90)],
+    )
+    (verdict,) = (v for v in judge(swept) if v.claim.id == "bco_bce_in_domain")
+    assert verdict.estimate.value == pytest.approx(5)
+
+
+def test_runs_that_differ_in_their_data_are_not_compared(tmp_path):
+    study = made_study(
+        tmp_path,
+        [MadeRun("bco", config={"data.pairs": 4000}), MadeRun("bce", config={"data.pairs": 2000})],
+    )
+    assert "bco_bce_in_domain" not in outcomes(study)
+
+
+def test_curves_are_judged_over_seeds_at_the_last_step(tmp_path):
+    study = made_study(tmp_path, with_curves("sft", ends(2.0)) + with_curves("dpo", ends(-3.0)))
+    found = {v.claim.id: v for v in judge(study)}
     expected = mean_interval([2.0, 2.01, 2.02])
+    pull_up = found["sft_pull_up"]
     assert (pull_up.estimate.low, pull_up.estimate.high) == (expected.low, expected.high)
-    assert found["DPO pushes the rejected reward down"].outcome == HOLDS
-    assert found["DPO's chosen reward does not grow"].outcome == HOLDS
+    assert (pull_up.outcome, pull_up.claim.unit) == (HOLDS, "")
+    assert found["dpo_rejected_falls"].outcome == HOLDS
+    assert "dpo_chosen_stagnates" not in found  # its curve was not logged
 
 
-def test_one_seed_gives_no_verdict_on_rewards():
-    found = outcomes(study(sft_plus=runs(9, seeds=(0,), rejected=2.0)))
-    assert "SFT+ pulls the rejected reward up" not in found
-    assert found["SFT+ gains in-domain"] == HOLDS  # over questions only
+@pytest.mark.parametrize(
+    ("late", "outcome"), [([1.0, 1.02], HOLDS), ([1.0, 0.5], HOLDS), ([1.0, 1.5], FAILS)]
+)
+def test_a_reward_stagnates_if_its_second_half_adds_little(tmp_path, late, outcome):
+    column = "held_out/rewards/chosen"
+    curves = [{column: [0.0, 0.6, late[0], 1.0, late[1] + 0.001 * seed]} for seed in SEEDS]
+    found = outcomes(made_study(tmp_path, with_curves("dpo", curves)))
+    assert found["dpo_chosen_stagnates"] == outcome
 
 
-def test_a_new_claim_is_a_row(monkeypatch):
-    """Arms that differ in data are named by it; `average` is over all benchmarks."""
-    few, many = "spot_bco data.pairs=2000", "spot_bco data.pairs=4000"
-    claim = Claim("4k ≥ 2k", "Table 3", many, verdicts.keeps, verdicts.AVERAGE, few)
-    monkeypatch.setattr(verdicts, "CLAIMS", (claim,))
-    assert outcomes(study(**{few: runs(5), many: runs(15)})) == {"4k ≥ 2k": HOLDS}
-    assert outcomes(study(**{few: runs(15), many: runs(5)})) == {"4k ≥ 2k": FAILS}
+def test_the_prefix_cancels_as_far_as_its_gradient_is_below_the_two_tethers(tmp_path):
+    """β = 0.1: |λ⁺ − λ⁻| of 0.4 and 0.3 leaves 0.1 · 0.1 = 0.01 of 0.07; of 0.6 and 0.02, 0.058 of 0.062."""
+
+    def curves(shared, chosen, rejected):
+        by_seed = [shared * (1 + 0.001 * seed) for seed in SEEDS]
+        return [
+            {"gradients/shared": [None, 0.0, s], "tether/chosen": [None, 0.5, chosen],
+             "tether/rejected": [None, 0.5, rejected]}
+            for s in by_seed
+        ]  # fmt: skip
+
+    study = made_study(
+        tmp_path,
+        with_curves("bco", curves(0.01, 0.4, 0.3)) + with_curves("bce", curves(0.2, 0.6, 0.02)),
+    )
+    found = {v.claim.id: v for v in judge(study)}
+    bco, bce = found["bco_prefix_cancels"], found["bce_prefix_cancels"]
+    # Step 1: both λ are 0.5, so nothing of 0.1 is left; over both steps 0.01 of 0.17.
+    assert bco.estimate.value == pytest.approx(0.01 / 0.17, rel=0.01)
+    assert bco.outcome == HOLDS
+    assert bce.outcome == FAILS
+
+
+def test_one_seed_cannot_tell_of_curves_but_of_scores(tmp_path):
+    run = MadeRun("sft", right={"sums": 70}, curves={"held_out/rewards/rejected": [0.0, 1.0, 2.0]})
+    study = made_study(tmp_path, [run])
+    found = outcomes(study)
+    assert found["sft_pull_up"] == UNCLEAR
+    assert found["sft_plus_gains"] == HOLDS  # over questions only
+    (row,) = (row for row in verdict_rows(study) if row["id"] == "sft_pull_up")
+    assert (row["value"], row["low"], row["high"], row["seeds"]) == (2.0, None, None, 1)
+
+
+def test_rows_say_all_that_a_verdict_rests_on(tmp_path):
+    study = made_study(tmp_path, seeds("bco", right={"sums": 70}))
+    rows = verdict_rows(study)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    (row,) = (row for row in rows if row["id"] == "bco_gains")
+    assert row == {
+        "id": "bco_gains", "claim": "BCO gains in-domain", "paper": "Table 2, §5.3", "setting": "",
+        "outcome": HOLDS, "rule": "gains", "holds_when": "lower bound above 0",
+        "measure": "in_domain", "unit": "points", "value": pytest.approx(30),
+        "low": row["low"], "high": row["high"], "questions": 100, "seeds": 3,
+    }  # fmt: skip
+    assert 0 < row["low"] < 30 < row["high"]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from spot.evaluation.statistics import CONFIDENCE, holm, summarise
+from spot.evaluation.statistics import CONFIDENCE, holm
 from spot.report.load import FinishedRun, Study
 from spot.report.style import label, signed
-from spot.report.verdicts import difference
+from spot.report.verdicts import NOTABLE, difference
 
 MANY = 5.0  # percent without a usable answer that is worth a word
-NOTABLE = 0.05  # a held-out reward this far from 0 is more than noise
 FEW_SEEDS = 4  # below, an interval cannot know the spread over seeds well
+SLACK = 0.05  # a tether coefficient, 0.5 at the start, below which little pull is left
 CHOSEN, REJECTED = "held_out/rewards/chosen", "held_out/rewards/rejected"
+TETHERS = ("tether/chosen", "tether/rejected")
 
 
 def cautions(study: Study) -> list[str]:
     """One line each: unfinished jobs, what weakens the numbers, and how training went wrong."""
-    found = _unfinished(study) + _weak_intervals(study) + _many_looks(study)
+    found = _unfinished(study) + _weak_intervals(study) + _many_looks(study) + _unmatched(study)
     for arm, runs in study.arms.items():
-        found += _answers(study, arm, runs) + _dropped(arm, runs) + _training(arm, runs)
+        found += _answers(study, arm, runs) + _checkers(study, arm, runs) + _dropped(arm, runs)
+        found += _pull_up(arm, runs) + _collapse(arm, runs) + _saturation(arm, runs)
     return found
 
 
@@ -73,25 +76,36 @@ def _many_looks(study: Study) -> list[str]:
     ]
 
 
-def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
-    fewer, missing, unusable = [], [], []
-    for name in study.benchmarks:
-        of = [summarise(run.scores[name]) for run in runs]
-        asked = runs[0].record["config"]["benchmarks"]["tasks"][name]
-        if min(s.fewest_trials for s in of) < asked["trials"]:
-            fewer.append(f"{name} ({min(s.fewest_trials for s in of)} of {asked['trials']})")
-        lost = {q for r in runs for q in r.means[name].keys() ^ r.base_means[name].keys()}
-        if lost:
-            missing.append(f"{name} ({len(lost)})")
-        share = max(s.unparseable + s.truncated for s in of)
-        if share > MANY:
-            unusable.append(f"{name} (up to {share:.0f}%)")
-    lines = {
-        "has questions with fewer trials than asked for": fewer,
-        "and the base do not share all questions; the unpaired are left out": missing,
-        "often gives no usable answer": unusable,
-    }
-    return [f"{label(arm)} {what}: {', '.join(names)}." for what, names in lines.items() if names]
+# ---- data --------------------------------------------------------------------------------------
+
+
+def _unmatched(study: Study) -> list[str]:
+    """Arms that train on different numbers of pairs though the same number was asked for."""
+    found: list[str] = []
+    by_asked: dict[int | None, dict[str, int]] = defaultdict(dict)
+    for arm, runs in study.arms.items():
+        asked, got = runs[0].record["config"]["data"].get("pairs"), _pairs(runs[0])
+        if got is not None:
+            by_asked[asked][arm] = got
+    for asked, counts in by_asked.items():
+        told = ", ".join(f"{label(arm)} {got}" for arm, got in counts.items())
+        if len(set(counts.values())) > 1:
+            found.append(
+                f"The arms are not matched, they train on different numbers of pairs: {told}. "
+                "data.matched gives each as many as the poorest has."
+            )
+        elif asked is not None and min(counts.values()) < asked:
+            found.append(
+                f"{asked} pairs were asked for, there are fewer: {told}. Raise data.questions."
+            )
+    return found
+
+
+def _pairs(run: FinishedRun) -> int | None:
+    """How many pairs were selected to train on; None if the record does not say."""
+    stages = [s for s in run.record["stages"] if s["product"] == "pairs"]
+    count = stages[-1]["counts"].get(run.record["config"]["data"]["arm"]) if stages else None
+    return None if count is None else int(count)
 
 
 def _dropped(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
@@ -105,18 +119,95 @@ def _dropped(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
     ]
 
 
-def _training(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
-    """Pull-up (§4.1): r⁻ rises. Collapse (§4.2): both fall, y⁺ is given up to punish y⁻."""
-    ends = [(run.last(CHOSEN), run.last(REJECTED)) for run in runs]
-    known = [(c, r) for c, r in ends if c is not None and r is not None]
-    if not known:
+# ---- answers -----------------------------------------------------------------------------------
+
+
+def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    too_few, fewer, missing, unusable = [], [], [], []
+    for name in study.benchmarks:
+        of = [run.summary(name) for run in runs]
+        asked = runs[0].record["config"]["benchmarks"]["tasks"][name]
+        wanted, least = asked.get("questions"), min(s.accuracy.questions for s in of)
+        if wanted is not None and least < wanted:
+            too_few.append(f"{name} ({least} of {wanted})")
+        if min(s.fewest_trials for s in of) < asked["trials"]:
+            fewer.append(f"{name} ({min(s.fewest_trials for s in of)} of {asked['trials']})")
+        lost = {q for r in runs for q in r.means[name].keys() ^ r.base_means[name].keys()}
+        if lost:
+            missing.append(f"{name} ({len(lost)})")
+        share = max(s.unparseable + s.truncated for s in of)
+        if share > MANY:
+            unusable.append(f"{name} (up to {share:.0f}%)")
+    lines = {
+        "was asked fewer questions than wanted": too_few,
+        "has questions with fewer trials than asked for": fewer,
+        "and the base do not share all questions; the unpaired are left out": missing,
+        "often gives no usable answer": unusable,
+    }
+    return [f"{label(arm)} {what}: {', '.join(names)}." for what, names in lines.items() if names]
+
+
+def _checkers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """What a checker said of its own verdicts, such as one that lacks its sentence splitter."""
+    found = dict.fromkeys(
+        f"{label(arm)}, {name}: {score.details['warning']}"
+        for name in study.benchmarks
+        for run in runs
+        for score in run.scores[name]
+        if score.details.get("warning")
+    )
+    return list(found)
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def _pull_up(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """r⁻ rises with r⁺ (§4.1)."""
+    _, rejected = _mean_curve(runs, REJECTED)
+    if not rejected or rejected[-1] <= NOTABLE:
         return []
-    chosen, rejected = np.mean(known, axis=0)
-    if rejected > NOTABLE:
-        return [f"{label(arm)} pulls y⁻ up: its held-out reward ends at {signed(rejected, 2)}."]
-    if chosen < -NOTABLE:
+    return [f"{label(arm)} pulls y⁻ up: its held-out reward ends at {signed(rejected[-1], 2)}."]
+
+
+def _collapse(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """r⁺ falls below 0, or loses half of what it had gained (§4.2): y⁺ is given up to punish y⁻."""
+    steps, chosen = _mean_curve(runs, CHOSEN)
+    _, rejected = _mean_curve(runs, REJECTED)
+    if not chosen or not rejected:
+        return []
+    top = int(np.argmax(chosen))
+    ends = f"to {signed(chosen[-1], 2)}, that of y⁻ to {signed(rejected[-1], 2)}."
+    if chosen[-1] < -NOTABLE:
+        return [f"{label(arm)} collapses: the held-out reward of y⁺ falls {ends}"]
+    if chosen[-1] < chosen[top] / 2 and chosen[top] - chosen[-1] > NOTABLE:
         return [
-            f"{label(arm)} collapses: the held-out reward of y⁺ falls to {signed(chosen, 2)}, "
-            f"that of y⁻ to {signed(rejected, 2)}."
+            f"{label(arm)} loses what it had learnt: the held-out reward of y⁺ falls from "
+            f"{signed(chosen[top], 2)} at step {steps[top]} {ends}"
         ]
     return []
+
+
+def _saturation(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """All tether coefficients (eq. 7) are near 0 for the second half of the training, or longer."""
+    curves = [_mean_curve(runs, name) for name in TETHERS]
+    logged = [(steps, values) for steps, values in curves if steps]
+    if not logged:
+        return []
+    steps = logged[0][0]
+    largest = np.max([values for _, values in logged], axis=0)
+    pulling = np.flatnonzero(largest >= SLACK)
+    after = int(pulling[-1]) + 1 if len(pulling) else 0
+    if after >= len(steps) or steps[after] > steps[-1] / 2:
+        return []
+    return [
+        f"{label(arm)} saturates: from step {steps[after]} of {steps[-1]} on the tether leaves less "
+        f"than {SLACK:g} of each pull, so that the rest of the training moves little."
+    ]
+
+
+def _mean_curve(runs: Sequence[FinishedRun], column: str) -> tuple[list[int], list[float]]:
+    """Steps that all runs have logged, and the mean over runs there; empty if one has not."""
+    logged = [dict(zip(*run.metrics.get(column, ([], [])), strict=True)) for run in runs]
+    steps = sorted(set.intersection(*(set(curve) for curve in logged)))
+    return steps, [float(np.mean([curve[step] for curve in logged])) for step in steps]

@@ -1,114 +1,303 @@
-"""The paper's claims as checks on intervals: each holds, does not hold, or cannot be told.
+"""The paper's claims as checks on 95% intervals: each holds, does not hold, or cannot be told.
 
-"Gains" needs the whole 95% interval above 0, "loses" below 0, "keeps" above −1 point, "gains little"
-below +1 point. A claim fails when the interval contradicts it, and cannot be told when it is too wide
-for either.
+A claim names the runs it is about by their resolved configuration, so it is judged in any sweep that
+has them: once for every setting in which the study ran them (γ = 0.2, γ = 0.4, …), and two sides only
+where they agree in everything else. What a rule asks for stands in `RULES`; a claim fails when the
+interval contradicts the rule, and cannot be told when it is too wide for either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
+from spot.report.config_diff import ASIDE, written
 from spot.report.load import FinishedRun, Study
+from spot.report.style import SHORT_KEYS
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot tell"
 MARGIN = 1.0  # percent points that still count as kept, and as little
+NOTABLE = 0.05  # a held-out reward this far from 0 is more than noise
 
-Test = Callable[[Estimate], str]
+
+@dataclass(frozen=True)
+class Rule:
+    """What an interval must show; `rule(estimate)` is the outcome."""
+
+    name: str
+    text: str  # when it holds
+    holds: Callable[[Estimate], bool]
+    fails: Callable[[Estimate], bool]
+
+    def __call__(self, e: Estimate) -> str:
+        return FAILS if self.fails(e) else HOLDS if self.holds(e) else UNCLEAR
+
+
+gains = Rule("gains", "lower bound above 0", lambda e: e.low > 0, lambda e: e.high <= 0)
+forgets = Rule("forgets", "upper bound below 0", lambda e: e.high < 0, lambda e: e.low >= 0)
+keeps = Rule(
+    "keeps",
+    "lower bound at −1 point or above",
+    lambda e: e.low >= -MARGIN,
+    lambda e: e.high < -MARGIN,
+)
+at_least = Rule(
+    "at least",
+    "lower bound at −1 point or above, and 0 not above the interval",
+    lambda e: e.low >= -MARGIN,
+    lambda e: e.high < 0,
+)
+gains_little = Rule(
+    "gains little",
+    "upper bound at +1 point or below",
+    lambda e: e.high <= MARGIN,
+    lambda e: e.low > MARGIN,
+)
+stagnates = Rule(
+    "stagnates",
+    "upper bound at +0.05 or below",
+    lambda e: e.high <= NOTABLE,
+    lambda e: e.low > NOTABLE,
+)
+cancels = Rule(
+    "cancels", "upper bound below one half", lambda e: e.high < 0.5, lambda e: e.low >= 0.5
+)
+RULES = (gains, forgets, keeps, at_least, gains_little, stagnates, cancels)
+
+
+# ---- what is measured --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number of one run from its logged curves; None where they do not say."""
+
+    name: str
+    of: Callable[[FinishedRun], float | None]
+
+
+def at_the_end(column: str, name: str) -> Curve:
+    return Curve(f"{name}, at the end", lambda run: run.last(column))
+
+
+def second_half(column: str, name: str) -> Curve:
+    """How much a curve rises from the middle of the training to its end."""
+
+    def rise(run: FinishedRun) -> float | None:
+        steps, values = run.metrics.get(column, ([], []))
+        early = [v for s, v in zip(steps, values, strict=True) if s <= steps[-1] / 2]
+        return values[-1] - early[-1] if early else None
+
+    return Curve(f"{name}, change over the second half of the training", rise)
+
+
+def left_on_the_prefix(run: FinishedRun) -> float | None:
+    """What is left of the pull on the prefix that y⁺ and y⁻ share (§4.5), over all steps.
+
+    Both terms pull at each shared token, one up by βλ⁺, the other down by βλ⁻: |βλ⁺ − βλ⁻| is what
+    `gradients/shared` logs, and β(λ⁺ + λ⁻) what they would add up to if they did not meet. The ratio
+    is 0 where the two cancel and 1 where one acts alone. (The logged mean over shared tokens counts a
+    pair by its prefix, those of λ count each pair once.)
+    """
+    names = ("gradients/shared", "tether/chosen", "tether/rejected")
+    if any(name not in run.metrics for name in names):
+        return None
+    shared, chosen, rejected = (dict(zip(*run.metrics[name], strict=True)) for name in names)
+    steps = sorted(shared.keys() & chosen.keys() & rejected.keys())
+    beta = run.manifest("checkpoint")["settings"]["loss"]["beta"]
+    unmet = beta * sum(chosen[s] + rejected[s] for s in steps)
+    return sum(shared[s] for s in steps) / unmet if unmet else None
+
+
+CHOSEN = at_the_end("held_out/rewards/chosen", "r⁺ of held-out pairs")
+REJECTED = at_the_end("held_out/rewards/rejected", "r⁻ of held-out pairs")
+LATE_CHOSEN = second_half("held_out/rewards/chosen", "r⁺ of held-out pairs")
+KL = at_the_end("held_out/kl", "KL to the base, nats per token")
+ON_PREFIX = Curve("share of the pull that is left on shared tokens", left_on_the_prefix)
+
+
+# ---- the claims --------------------------------------------------------------------------------
+
+Choice = Mapping[str, Any]  # keys of the resolved configuration and what they must be
+
+
+def trained(loss: str, data: str = "rectified", **more: Any) -> Choice:
+    """The runs that train with a loss on a data arm; `gamma` and `pairs` narrow them down."""
+    return {"loss.name": loss, "data.arm": data} | {f"data.{k}": v for k, v in more.items()}
+
+
+SFT, RFT, SFT_PLUS = trained("sft", "direct"), trained("sft", "self"), trained("sft")
+RWSFT, DPO, DFT = trained("rwsft"), trained("dpo"), trained("dft")
+BCO, BCE, BCO_DIRECT = trained("bco"), trained("bce"), trained("bco", "direct")
+CLOSE, ANY = trained("bco", gamma=0.6), trained("bco", gamma=1.0)
+MORE, FEWER = trained("bco", pairs=4000), trained("bco", pairs=2000)
+IN, OOD, GENERAL, AVERAGE = "in_domain", "ood", "general", "average"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`arm` against `other` (the base if None) on a domain, or on the last value of a metric.
+    """The `runs` against the `other` ones (the base if None), on a domain or on a curve.
 
-    An arm is named as in `Study.arms`; the domain `average` stands for all benchmarks.
+    The domain `average` stands for all benchmarks.
     """
 
+    id: str
     text: str
     where: str  # in the paper
-    arm: str
-    test: Test
-    domain: str | None = None
-    other: str | None = None
-    metric: str | None = None
+    runs: Choice
+    rule: Rule
+    measure: str | Curve
+    other: Choice | None = None
 
     @property
     def unit(self) -> str:
-        return "points" if self.domain else ""
+        return "points" if isinstance(self.measure, str) else ""
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("sft_forgets", "Direct SFT forgets general ability", "Table 1, §5.2", SFT, forgets, GENERAL),
+    Claim("sft_forgets_ood", "Direct SFT forgets out of domain", "Table 1, §5.2", SFT, forgets, OOD),
+    Claim("rft_gains_little", "RFT gains little in-domain", "Table 1, §5.2", RFT, gains_little, IN),
+    Claim("sft_plus_gains", "SFT+ gains in-domain", "Table 1, §5.2", SFT_PLUS, gains, IN),
+    Claim("sft_plus_forgets", "SFT+ loses general ability", "§3.1, Fig. 2", SFT_PLUS, forgets, GENERAL),
+    Claim("rwsft_keeps", "Reward-SFT keeps general ability", "§3.1, Fig. 2", RWSFT, keeps, GENERAL),
+    Claim("rwsft_gains_little", "Reward-SFT gains little in-domain", "Table 2, §5.3", RWSFT, gains_little, IN),
+    Claim("dpo_keeps", "DPO keeps general ability", "§3.1, Fig. 2", DPO, keeps, GENERAL),
+    Claim("dpo_gains_little", "DPO gains little in-domain", "Table 2, §5.3", DPO, gains_little, IN),
+    Claim("dpo_gains_less", "DPO gains less in-domain than BCO", "Table 2, §4.2", DPO, forgets, IN, BCO),
+    Claim("dft_forgets", "DFT forgets general ability", "Table 2, §5.3", DFT, forgets, GENERAL),
+    Claim("dft_forgets_ood", "DFT forgets out of domain", "Table 2, §5.3", DFT, forgets, OOD),
+    Claim("bco_gains", "BCO gains in-domain", "Table 2, §5.3", BCO, gains, IN),
+    Claim("bco_gains_ood", "BCO gains out of domain", "Table 2, §5.3", BCO, gains, OOD),
+    Claim("bco_keeps", "BCO keeps general ability", "Table 2, §5.3", BCO, keeps, GENERAL),
+    Claim("bce_gains", "BCE gains in-domain", "Table 2, §5.3", BCE, gains, IN),
+    Claim("bce_keeps", "BCE keeps general ability", "Table 2, §5.3", BCE, keeps, GENERAL),
+    Claim("bco_above_sft_plus", "BCO gains more in-domain than SFT+", "Table 1, §5.2", BCO, gains, IN, SFT_PLUS),
+    Claim("bco_above_rwsft", "BCO gains more in-domain than Reward-SFT", "Table 2, §4.1", BCO, gains, IN, RWSFT),
+    Claim("bco_bce_in_domain", "BCO ≥ BCE in-domain", "Table 2, §5.3", BCO, at_least, IN, BCE),
+    Claim("bce_bco_general", "BCE ≥ BCO on general ability", "Table 2, §4.4", BCE, at_least, GENERAL, BCO),
+    Claim("gamma", "γ = 0.6 ≥ γ = 1, average", "Table 3, §5.4", CLOSE, at_least, AVERAGE, ANY),
+    Claim("rectified", "Rectified ≥ direct data, average", "Table 3, §5.4", BCO, at_least, AVERAGE, BCO_DIRECT),
+    Claim("more_pairs", "4k ≥ 2k pairs, average", "Table 3, §5.4", MORE, at_least, AVERAGE, FEWER),
+    Claim("sft_pull_up", "SFT+ pulls r⁻ up", "§4.1, Fig. 4", SFT_PLUS, gains, REJECTED),
+    Claim("rwsft_pull_up", "Reward-SFT pulls r⁻ up", "§4.1, Fig. 4", RWSFT, gains, REJECTED),
+    Claim("dpo_rejected_falls", "DPO's r⁻ falls", "§4.2, Fig. 4", DPO, forgets, REJECTED),
+    Claim("dpo_chosen_stagnates", "DPO's r⁺ stagnates late in training", "§4.2, Fig. 4", DPO, stagnates, LATE_CHOSEN),
+    Claim("bco_chosen_above_bce", "BCO's r⁺ ends above BCE's", "§4.4, Fig. 4", BCO, gains, CHOSEN, BCE),
+    Claim("bco_kl_above_bce", "BCO's KL to the base ends above BCE's", "§4.4", BCO, gains, KL, BCE),
+    Claim("bco_prefix_cancels", "BCO's gradients on the shared prefix cancel", "§4.5", BCO, cancels, ON_PREFIX),
+    Claim("bce_prefix_cancels", "BCE's gradients on the shared prefix cancel", "§4.5", BCE, cancels, ON_PREFIX),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Verdict:
-    claim: Claim
+    claim: Claim  # its text names the setting where the study has several
     outcome: str
     estimate: Estimate
-
-
-def gains(e: Estimate) -> str:
-    return HOLDS if e.low > 0 else FAILS if e.high <= 0 else UNCLEAR
-
-
-def loses(e: Estimate) -> str:
-    return HOLDS if e.high < 0 else FAILS if e.low >= 0 else UNCLEAR
-
-
-def keeps(e: Estimate) -> str:
-    """Not worse by more than a point."""
-    return HOLDS if e.low >= -MARGIN else FAILS if e.high < -MARGIN else UNCLEAR
-
-
-def gains_little(e: Estimate) -> str:
-    """Not better by more than a point."""
-    return HOLDS if e.high <= MARGIN else FAILS if e.low > MARGIN else UNCLEAR
-
-
-def no_growth(e: Estimate) -> str:
-    return HOLDS if e.high <= 0 else FAILS if e.low > 0 else UNCLEAR
-
-
-IN, OOD, GENERAL, AVERAGE = "in_domain", "ood", "general", "average"
-REJECTED, CHOSEN, KL = "held_out/rewards/rejected", "held_out/rewards/chosen", "held_out/kl"
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim("Direct SFT forgets general ability", "Table 1, §5.2", "sft", loses, GENERAL),
-    Claim("Direct SFT loses out of domain", "Table 1, §5.2", "sft", loses, OOD),
-    Claim("RFT gains little in-domain", "Table 1, §5.2", "rft", gains_little, IN),
-    Claim("SFT+ gains in-domain", "Table 1, §5.2", "sft_plus", gains, IN),
-    Claim("SFT+ loses general ability", "§3.1, Fig. 2", "sft_plus", loses, GENERAL),
-    Claim("Reward-SFT keeps general ability", "§3.1, Fig. 2", "rwsft", keeps, GENERAL),
-    Claim("DPO keeps general ability", "§3.1, Fig. 2", "dpo", keeps, GENERAL),
-    Claim("BCO keeps general ability", "Table 2, §5.3", "spot_bco", keeps, GENERAL),
-    Claim("BCE keeps general ability", "Table 2, §5.3", "spot_bce", keeps, GENERAL),
-    Claim("BCO gains in-domain", "Table 2, §5.3", "spot_bco", gains, IN),
-    Claim("BCE gains in-domain", "Table 2, §5.3", "spot_bce", gains, IN),
-    Claim("BCO gains out of domain", "Table 2, §5.3", "spot_bco", gains, OOD),
-    Claim("BCO gains more than SFT+ in-domain", "Table 1, §5.2", "spot_bco", gains, IN, "sft_plus"),
-    Claim("BCO gains more than DPO in-domain", "Table 2, §4.2", "spot_bco", gains, IN, "dpo"),
-    Claim("BCO gains more than Reward-SFT in-domain", "Table 2, §4.1", "spot_bco", gains, IN, "rwsft"),
-    Claim("BCO is no worse than BCE in-domain", "Table 2, §5.3", "spot_bco", keeps, IN, "spot_bce"),
-    Claim("BCE is no worse than BCO on general ability", "Table 2, §5.3", "spot_bce", keeps, GENERAL, "spot_bco"),
-    Claim("DPO gains little in-domain", "Table 2, §5.3", "dpo", gains_little, IN),
-    Claim("Reward-SFT gains little in-domain", "Table 2, §5.3", "rwsft", gains_little, IN),
-    Claim("DFT loses general ability", "Table 2, §5.3", "dft", loses, GENERAL),
-    Claim("DFT loses out of domain", "Table 2, §5.3", "dft", loses, OOD),
-    Claim("SFT+ pulls the rejected reward up", "§4.1, Fig. 4", "sft_plus", gains, metric=REJECTED),
-    Claim("Reward-SFT pulls the rejected reward up", "§4.1, Fig. 4", "rwsft", gains, metric=REJECTED),
-    Claim("DPO pushes the rejected reward down", "§4.2, Fig. 4", "dpo", loses, metric=REJECTED),
-    Claim("DPO's chosen reward does not grow", "§4.2, Fig. 4", "dpo", no_growth, metric=CHOSEN),
-    Claim("BCO's chosen reward ends above BCE's", "§4.4, Fig. 4", "spot_bco", gains, other="spot_bce", metric=CHOSEN),
-    Claim("BCO moves further from the base than BCE (KL)", "§4.4", "spot_bco", gains, other="spot_bce", metric=KL),
-)  # fmt: skip
+    setting: str = ""
 
 
 def judge(study: Study) -> list[Verdict]:
-    """A verdict on every claim whose arms and measurements are there."""
+    """A verdict on every claim whose runs and measurements are there, for each setting they ran in."""
     verdicts = []
     for claim in CLAIMS:
-        if estimate := _measure(claim, study):
-            verdicts.append(Verdict(claim, claim.test(estimate), estimate))
+        found = [
+            (key, estimate)
+            for key, left, right in _settings(study.runs, claim)
+            if (estimate := _measure(claim.measure, study, left, right))
+        ]
+        for key, estimate in found:
+            setting = _told(key, [other for other, _ in found])
+            named = replace(claim, text=f"{claim.text} ({setting})") if setting else claim
+            verdicts.append(Verdict(named, claim.rule(estimate), estimate, setting))
     return verdicts
+
+
+def verdict_rows(study: Study) -> list[dict[str, Any]]:
+    """The verdicts as plain rows for CSV or JSON; an end that no interval has is None.
+
+    `value`, `low` and `high` are percent points for a domain, else in the curve's own unit.
+    """
+    rows = []
+    for verdict in judge(study):
+        claim, e = verdict.claim, verdict.estimate
+        on = claim.measure if isinstance(claim.measure, str) else claim.measure.name
+        numbers = {"value": e.value, "low": e.low, "high": e.high}
+        rows.append(
+            {"id": claim.id, "claim": claim.text, "paper": claim.where, "setting": verdict.setting,
+             "outcome": verdict.outcome, "rule": claim.rule.name, "holds_when": claim.rule.text,
+             "measure": on, "unit": claim.unit}
+            | {k: round(v, 6) if math.isfinite(v) else None for k, v in numbers.items()}
+            | {"questions": e.questions, "seeds": e.seeds}
+        )  # fmt: skip
+    return rows
+
+
+# ---- which runs --------------------------------------------------------------------------------
+
+# How runs are computed, and how their number of pairs is matched (`cautions` looks at the numbers).
+APART = (*ASIDE, "hardware.", "reference", "data.matched")
+Setting = dict[str, Any]
+Runs = list[FinishedRun]
+
+
+def _settings(
+    runs: Sequence[FinishedRun], claim: Claim
+) -> Iterator[tuple[Setting, Runs, Runs | None]]:
+    """`(setting, runs, others)` for each setting that the claim's runs share, by equal seeds."""
+    left, right = _matching(runs, claim.runs), _matching(runs, claim.other or {})
+    compared = {**claim.runs, **(claim.other or {})}
+    ignored = set(compared) | (_own_settings(left, right) if claim.other else set())
+    sides = _by_setting(left, ignored), _by_setting(right, ignored)
+    for key, one in sides[0].items():
+        other = sides[1].get(key, {})
+        seeds = sorted(one.keys() & other.keys()) if claim.other else sorted(one)
+        if seeds:
+            others = [other[s] for s in seeds] if claim.other else None
+            yield json.loads(key), [one[s] for s in seeds], others
+
+
+def _matching(runs: Sequence[FinishedRun], choice: Choice) -> Runs:
+    return [run for run in runs if all(run.config.get(k) == v for k, v in choice.items())]
+
+
+def _own_settings(left: Runs, right: Runs) -> set[str]:
+    """Keys of the loss that come with it, such as its tuned β: those that neither side varies."""
+    if len({run.config["loss.name"] for run in left + right}) < 2:
+        return set()
+    keys = {key for run in left + right for key in run.config if key.startswith("loss.")}
+    return {k for k in keys if all(_constant(side, k) for side in (left, right))}
+
+
+def _constant(runs: Runs, key: str) -> bool:
+    return all(run.config.get(key) == runs[0].config.get(key) for run in runs)
+
+
+def _by_setting(runs: Runs, ignored: set[str]) -> dict[str, dict[int, FinishedRun]]:
+    """Runs by seed, by the JSON of what else they were configured to be."""
+    groups: dict[str, dict[int, FinishedRun]] = {}
+    for run in runs:
+        kept = {
+            key: value
+            for key, value in run.config.items()
+            if key not in ignored and not key.startswith(APART)
+        }
+        groups.setdefault(json.dumps(kept, sort_keys=True), {})[run.seed] = run
+    return groups
+
+
+def _told(setting: Setting, among: Sequence[Setting]) -> str:
+    """What tells a setting from others of the same claim: `γ = 0.4, pairs = 2000`."""
+    keys = [k for k in setting if any(other.get(k) != setting[k] for other in among)]
+    return ", ".join(f"{SHORT_KEYS.get(k, k)} = {written(setting[k])}" for k in keys)
+
+
+# ---- the numbers -------------------------------------------------------------------------------
 
 
 def difference(
@@ -124,28 +313,22 @@ def difference(
     return crossed(tables)
 
 
-def _measure(claim: Claim, study: Study) -> Estimate | None:
-    """The claim's number with its interval; None if the study cannot give it."""
-    runs = {run.seed: run for run in study.arms.get(claim.arm, [])}
-    others = {run.seed: run for run in study.arms.get(claim.other or "", [])}
-    seeds = sorted(runs.keys() & others.keys()) if claim.other else sorted(runs)
-    if not seeds:
-        return None
-    left, right = [runs[s] for s in seeds], [others[s] for s in seeds if claim.other]
-    if claim.metric:
-        return _at_the_end(claim.metric, left, right)
-    names = study.benchmarks if claim.domain == AVERAGE else study.domains.get(claim.domain or "")
-    return difference(left, names, right) if names else None
-
-
-def _at_the_end(
-    metric: str, runs: Sequence[FinishedRun], others: Sequence[FinishedRun]
+def _measure(
+    measure: str | Curve, study: Study, runs: Runs, others: Runs | None
 ) -> Estimate | None:
-    """The last value of a curve, over seeds: they are all there is to judge its spread by."""
-    last = [run.last(metric) for run in runs]
-    minus = [run.last(metric) for run in others] or [0.0] * len(runs)
-    values = [a - b for a, b in zip(last, minus, strict=True) if a is not None and b is not None]
-    if len(values) < max(2, len(runs)):
+    """The claim's number with its interval; None if the study cannot give it."""
+    if isinstance(measure, Curve):
+        return _over_seeds(measure, runs, others)
+    names = study.benchmarks if measure == AVERAGE else study.domains.get(measure)
+    return difference(runs, names, others or ()) if names else None
+
+
+def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
+    """A curve's number over seeds, which are all there is to judge its spread by: one says nothing."""
+    left = [curve.of(run) for run in runs]
+    minus = [curve.of(run) for run in others] if others else [0.0] * len(runs)
+    values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]
+    if len(values) < len(runs):
         return None
     e = mean_interval(values)
     return Estimate(e.value, e.low, e.high, 0, len(values))

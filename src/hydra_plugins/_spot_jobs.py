@@ -2,18 +2,23 @@
 
 import codecs
 import io
+import json
 import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from spot.children import inherited, under_warden
+from spot.files import write_aside
 
+JOBS = "jobs.json"  # for those who look on, see spot.overview
 TICK = 0.05  # seconds between two looks at the running jobs
 Tell = Callable[[str, str], None]  # a line for the user, after the name of whose line it is
+Note = Callable[[], None]  # called when the state of a job has changed
 
 
 @dataclass
@@ -43,7 +48,9 @@ class Job:
         return (self.ended or time.monotonic()) - self.began if self.began else 0.0
 
 
-def run(jobs: list[Job], at_once: int, gpus: list[str], tell: Tell) -> None:
+def run(
+    jobs: list[Job], at_once: int, gpus: list[str], tell: Tell, note: Note = lambda: None
+) -> None:
     """Run the jobs that wait, in their order and at most `at_once` together.
 
     Each gets as many of `gpus` as it needs, for itself; the next job in line waits until enough are
@@ -62,9 +69,13 @@ def run(jobs: list[Job], at_once: int, gpus: list[str], tell: Tell) -> None:
                 job.gpus = tuple(free[:needs])
                 tell("sweep", f"job {job.name}: {job.words}{_on(job.gpus)}")
                 running.append(_Process(job, _environment(job.gpus if gpus else None)))
+                note()
                 continue
             time.sleep(TICK)
+            before = len(running)
             running = [process for process in running if not process.has_ended(tell)]
+            if len(running) < before:
+                note()
     finally:
         for process in running:
             process.warden.terminate()
@@ -72,6 +83,23 @@ def run(jobs: list[Job], at_once: int, gpus: list[str], tell: Tell) -> None:
             process.warden.wait()
             process.pass_on(tell)
             process.job.state, process.job.ended = "stopped", time.monotonic()
+        if running:
+            note()
+
+
+def keep(jobs: list[Job], sweep: Path) -> Note:
+    """What writes the jobs and their states to `jobs.json` in the sweep's folder."""
+
+    def write() -> None:
+        rows = [
+            {"name": j.name, "overrides": j.overrides, "state": j.state, "error": j.error}
+            for j in jobs
+        ]
+        with suppress(OSError):  # who looks on must not end a sweep, whatever the disk says
+            write_aside(sweep / JOBS, json.dumps({"jobs": rows}, indent=1) + "\n")
+
+    write()
+    return write
 
 
 def set_aside(folder: Path) -> None:

@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, flag_override
 
-from hydra_plugins._spot_jobs import Job, run, set_aside
+from hydra_plugins._spot_jobs import Job, keep, run, set_aside
 from spot.children import visible_gpus
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class FreshProcessLauncher(Launcher):
     ) -> list[JobReturn]:
         """Run the jobs and build the sweep's report. Exits with 1 when one of them failed."""
         from hydra_plugins._spot_table import say, watched  # Rich, which only a sweep needs
+        from spot import presence
 
         setup_globals()
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
@@ -81,7 +82,8 @@ class FreshProcessLauncher(Launcher):
             self._job(number, list(overrides), sweep, gpus)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(), presence.kept(sweep, {}):
+            note = keep(jobs, sweep)
             with watched(jobs) as tell:
                 for job in jobs:
                     if job.state == "skipped":
@@ -89,7 +91,7 @@ class FreshProcessLauncher(Launcher):
                     if job.state == "failed":
                         tell("sweep", _failure(job))
                         set_aside(job.log.parent)
-                run(jobs, self.n_jobs, gpus, tell)
+                run(jobs, self.n_jobs, gpus, tell, note)
             _retire(sweep, initial_job_idx + len(jobs))
             failures = [_failure(job) for job in jobs if job.error is not None]
             if any(sweep.glob("*/run.json")):

@@ -18,6 +18,8 @@ from rich.progress import (
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
+Listener = Callable[[str, int, int | None], None]  # of a label, how many are done, of how many
+listeners: list[Listener] = []  # told of every item that `track` yields
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -37,9 +39,16 @@ def track(
 
     `note()` is what there is to say besides.
     """
-    if console.is_terminal:
-        yield from _bar(items, label, total, start, note)
-        return
+    shown = _bar if console.is_terminal else _lines
+    for count, item in enumerate(shown(items, label, total, start, note), start + 1):
+        yield item
+        for listener in listeners:
+            listener(label, count, total)
+
+
+def _lines(
+    items: Iterable[T], label: str, total: int | None, start: int, note: Callable[[], str]
+) -> Iterator[T]:
     last = time.monotonic()
     for count, item in enumerate(items, start + 1):
         yield item

@@ -15,6 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
+from spot import presence, progress
 from spot.errors import FULL, UNUSABLE, UserError
 from spot.files import write_aside
 from spot.training_job import TrainingJob, carry_out
@@ -30,7 +31,10 @@ def main() -> None:
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(warning, signal.SIG_IGN)
     try:
-        result = carry_out(TrainingJob.from_json(file.read_text()), rank)
+        job = TrainingJob.from_json(file.read_text())
+        if rank == 0:
+            progress.listeners.append(presence.noting(job.run_folder))
+        result = carry_out(job, rank)
     except BaseException as error:
         try:
             _tell(file.parent, rank, error)

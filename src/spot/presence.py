@@ -1,0 +1,193 @@
+"""Who works in a run's folder, how far it is and how it ended.
+
+`process.json` names the process and stays locked for as long as that lives, however it ends: the
+system drops the lock of a process that is killed. `progress.json` counts what is being done. Both are
+for people who look on (`spot runs`, `spot dashboard`); no result depends on them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from spot import progress
+from spot.errors import UNUSABLE, UserError
+
+if TYPE_CHECKING:
+    from spot.config import Config
+
+PROCESS, PROGRESS = "process.json", "progress.json"
+STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: somebody wanted that
+SECONDS_BETWEEN_NOTES = 1.0
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What `process.json` says, and whether its writer still lives."""
+
+    alive: bool
+    pid: int
+    host: str
+    began: float  # s, Unix time
+    ended: float | None = None  # None: it works, or was killed
+    exit: int | None = None
+    said: str = ""  # why it failed
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def announced(
+    folder: Path, command: str, config: Config, overrides: Sequence[str]
+) -> Iterator[None]:
+    """`kept` for `spot <command>` with this configuration; notes its progress, too."""
+    start = ["python", "train.py"] if command == "run" else ["spot", command]
+    about = {
+        "command": shlex.join([*start, *overrides]),
+        "overrides": list(overrides),
+        "arm": config.arm or f"{config.loss.name} on {config.data.arm}",
+        "seed": config.seed,
+        "study": config.study,
+        "products": str(Path(config.output).absolute() / "products"),
+    }
+    listener = noting(folder)
+    with kept(folder, about):
+        progress.listeners.append(listener)
+        try:
+            yield
+        finally:
+            progress.listeners.remove(listener)
+
+
+@contextmanager
+def kept(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """Tell, as long as the block lasts, that this process works in `folder`, and then how it ended.
+
+    about: JSON values for those who look on. Waits for another process that works there already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "about": dict(about)}
+    with (folder / PROCESS).open("a+", encoding="utf-8") as file:
+        _lock(file)
+        note |= {"began": time.time()}
+        _rewrite(file, note)
+        try:
+            yield
+        except BaseException as error:
+            _rewrite(file, note | {"exit": _exit_code(error), "said": _words(error)})
+            raise
+        _rewrite(file, note | {"exit": 0})
+
+
+def read(folder: Path) -> Presence | None:
+    """Who works or worked in `folder`; None when nobody said so, or is saying it right now."""
+    try:
+        with (folder / PROCESS).open(encoding="utf-8") as file:
+            held = _is_held(file)
+            note = json.loads(file.read())
+            pid, host = int(note["pid"]), str(note["host"])
+            return Presence(
+                held and _may_live(pid, host),
+                pid,
+                host,
+                float(note["began"]),
+                note.get("ended"),
+                note.get("exit"),
+                str(note.get("said", "")),
+                dict(note["about"]),
+            )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # half written: look again later
+        return None
+
+
+def noting(folder: Path) -> Callable[[str, int, int | None], None]:
+    """What keeps `progress.json` of a run: call it with a label, how many are done, and of how many."""
+    last = 0.0
+
+    def note(label: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last < SECONDS_BETWEEN_NOTES and done != total:
+            return
+        last = time.monotonic()
+        aside = folder / f".{PROGRESS}.tmp"
+        with suppress(OSError):  # who looks on must not end a run, whatever the disk says
+            aside.write_text(json.dumps({"label": label, "done": done, "total": total}))
+            aside.replace(folder / PROGRESS)
+
+    return note
+
+
+def read_progress(folder: Path) -> tuple[str, int, int | None] | None:
+    """Label, done and total of what was counted last."""
+    try:
+        note = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        return str(note["label"]), int(note["done"]), note["total"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _lock(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        progress.say(f"waiting for the process that works in {Path(file.name).parent}")
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _is_held(file: IO[str]) -> bool:
+    """Whether a process holds the lock. Asked with a shared one, so that lookers see no lookers."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def _may_live(pid: int, host: str) -> bool:
+    """False for a process of this machine that is gone: its lock may have passed to a child."""
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _rewrite(file: IO[str], note: Mapping[str, Any]) -> None:
+    """In place: a renamed file would have another lock."""
+    ended = {"ended": time.time()} if "exit" in note else {}
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps({**note, **ended}) + "\n")
+    file.flush()
+
+
+def _exit_code(error: BaseException) -> int:
+    """What the command line makes of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    unusable = isinstance(error, OSError) and error.errno in UNUSABLE and error.filename
+    return 2 if isinstance(error, UserError) or unusable else 1
+
+
+def _words(error: BaseException) -> str:
+    """The error's last line, which names it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if isinstance(error, (UserError, SystemExit, KeyboardInterrupt)):
+        return last
+    return f"{type(error).__name__}: {last}" if last else type(error).__name__

@@ -1,0 +1,364 @@
+"""`spot runs` and `spot show`: states of runs that were really started, killed and failing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from spot import overview, presence, shown, store, traces
+from spot.errors import UserError
+from spot.overview import Doing, Seen, Sweep
+
+SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(
+    folder: Path, environment: dict[str, str], *arguments: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in the background; killed at the latest when the block ends."""
+    with (folder / "output.txt").open("w") as file:  # no pipe: children may outlive the command
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spot.cli", *arguments],
+            cwd=folder,
+            env=environment | {"PYTHONUNBUFFERED": "1"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(SECONDS)
+
+
+def finish(folder: Path, environment: dict[str, str], *arguments: str) -> None:
+    with started(folder, environment, *arguments) as process:
+        process.wait(SECONDS)
+
+
+def the_run(folder: Path, name: str = "r") -> Seen:
+    return overview.look(folder / name)
+
+
+def output(*runs: Any, **options: Any) -> str:
+    """What a terminal of 200 columns shows."""
+    console = Console(file=io.StringIO(), width=200)
+    for one in runs:
+        shown.show_one(one, console, **options)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def listing(folder: Path, states: Sequence[str] = ()) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    shown.show_list(folder, states, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+# ---- states, as they really come about ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seed", "state", "code", "said"),
+    [
+        (3, "finished", 0, ""),
+        (14, "failed", 2, "the file is empty: give another."),
+        (13, "failed", 1, "ValueError: thirteen is unlucky"),
+    ],
+)
+def test_a_run_that_ended_says_how(
+    tmp_path: Path, fake_pipeline: dict[str, str], seed: int, state: str, code: int, said: str
+) -> None:
+    finish(tmp_path, fake_pipeline, "run", "arm=dpo", f"seed={seed}", "hydra.run.dir=r")
+    run = the_run(tmp_path)
+    assert (run.state, run.exit, run.said) == (state, code, said)
+    assert (run.arm, run.seed) == ("dpo", seed)
+    assert run.command == f"python train.py arm=dpo seed={seed}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_from_outside_is_interrupted(
+    tmp_path: Path, fake_pipeline: dict[str, str], number: signal.Signals
+) -> None:
+    with started(tmp_path, fake_pipeline, "run", "seed=99", "hydra.run.dir=r") as process:
+        wait(lambda: "child" in (tmp_path / "output.txt").read_text())
+        run = the_run(tmp_path)
+        assert run.state == "running"
+        assert run.there is not None
+        assert run.there.pid == process.pid
+        process.send_signal(number)
+        process.wait(SECONDS)
+        run = the_run(tmp_path)
+    assert run.state == "interrupted"
+    assert "python train.py seed=99 goes on from here" in output(run)
+
+
+@pytest.mark.slow
+def test_a_sweep_tells_the_state_of_every_job(
+    tmp_path: Path, fake_pipeline: dict[str, str]
+) -> None:
+    sweep = tmp_path / "outputs" / "sweeps" / "s"
+    line = "-m", "arm=dpo,spot_bco", "seed=13,300", f"hydra.sweep.dir={sweep}"
+    with started(tmp_path, fake_pipeline, "run", *line) as process:
+        wait((sweep / "jobs.json").exists)
+        wait(lambda: overview.look_at_sweep(sweep).counts["running"])
+        seen = overview.look_at_sweep(sweep)
+        assert seen.state == "running"
+        assert seen.counts["waiting"] >= 2
+        assert [(job.arm, job.seed) for job in seen.jobs] == [
+            (arm, seed) for arm in ("dpo", "spot_bco") for seed in (13, 300)
+        ]
+        assert process.wait(SECONDS) == 1
+    seen = overview.look_at_sweep(sweep)
+    assert seen.counts == {"finished": 2, "failed": 2}
+    assert seen.state == "failed"
+    failed = next(job for job in seen.jobs if job.state == "failed")
+    assert failed.said == "ValueError: thirteen is unlucky"
+    assert "job 0: ValueError: thirteen is unlucky" in output(seen)
+    listed = listing(tmp_path / "outputs")
+    assert "sweep: 2 arms, 2 finished, 2 failed" in listed
+    assert listed.count(str(sweep.name)) >= 1
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_interrupted_jobs(
+    tmp_path: Path, fake_pipeline: dict[str, str]
+) -> None:
+    sweep = tmp_path / "s"
+    line = "-m", "seed=1,99,2", f"hydra.sweep.dir={sweep}"
+    with started(tmp_path, fake_pipeline, "run", *line) as process:
+        wait(lambda: overview.look(sweep / "1").state == "running")
+        process.kill()
+        process.wait(SECONDS)
+        wait(lambda: overview.look_at_sweep(sweep).jobs[1].state == "interrupted")
+    seen = overview.look_at_sweep(sweep)
+    assert [job.state for job in seen.jobs] == ["finished", "interrupted", "interrupted"]
+    assert seen.state == "interrupted"
+    with started(tmp_path, fake_pipeline, "run", *line) as process:  # what is left over waits again
+        wait(lambda: overview.look_at_sweep(sweep).counts["running"])
+        states = [job.state for job in overview.look_at_sweep(sweep).jobs]
+    assert states == ["finished", "running", "waiting"]
+
+
+def test_a_lock_that_a_child_inherited_is_no_life(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom pathlib import Path\nfrom spot import presence\n"
+        f"with presence.kept(Path({str(tmp_path)!r}), {{}}):\n"
+        "    if os.fork() == 0:\n        time.sleep(30)\n        os._exit(0)\n"
+        "    print('there', flush=True)\n    time.sleep(30)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        process.kill()
+        process.wait(SECONDS)
+        there = presence.read(tmp_path)
+        assert there is not None
+        assert not there.alive
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout and process.stdout.close()
+
+
+# ---- how far a run is --------------------------------------------------------------------------
+
+
+def about(folder: Path, **values: Any) -> dict[str, Any]:
+    return {
+        "arm": "dpo",
+        "seed": 0,
+        "overrides": [],
+        "products": str(folder / "products"),
+        **values,
+    }
+
+
+def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    target = store.product(tmp_path / "products", "train", {"x": 1})
+    seen: list[tuple[Doing | None, str]] = []
+
+    def train(folder: Path) -> None:
+        presence.noting(run)("Training steps", 40, 125)
+        (folder / "metrics.csv").write_text("step,loss\n0,\n41,0.5\n42,0.4\n43,0.")  # torn
+        one = the_run(run.parent, "a")
+        made = overview.made_of([one])[one.folder]
+        seen.append((overview.doing(one, made), output(one)))
+
+    with presence.kept(run, about(tmp_path)):
+        store.compute_files(target, train)
+    assert seen[0][0] == Doing("train", 42, 125)
+    assert "train 42 of 125" in seen[0][1]
+    assert "0.4" in seen[0][1]  # the last loss that was whole
+
+
+def test_the_rows_of_a_stage_and_what_it_made_before(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    before, now = (store.product(tmp_path / "products", s, {}) for s in ("elicit", "evaluate"))
+    with presence.kept(run, about(tmp_path)):
+        store.compute_files(before, lambda folder: None)
+
+        def evaluate(folder: Path) -> None:
+            presence.noting(run)("elicit", 9, 9)  # of the stage before
+            one = overview.look(run)
+            made = overview.made_of([one])[run]
+            assert [part.stage for part in made] == ["elicit", "evaluate"]
+            assert overview.doing(one, made) == Doing("evaluate")
+            presence.noting(run)("evaluate", 12, 1800)
+            assert overview.doing(one, made) == Doing("evaluate", 12, 1800)
+
+        store.compute_files(now, evaluate)
+    assert overview.look(run).state == "finished"
+
+
+# ---- many and large ----------------------------------------------------------------------------
+
+SCORES = """arm,seed,benchmark,domain,questions,trials,accuracy,low,high,difference,difference_low,difference_high
+base,,sums,in_domain,300,2,22.0,18.0,26.0,,,
+base,,words,ood,300,2,30.0,26.0,34.0,,,
+dpo,{seed},sums,in_domain,300,2,44.0,40.0,48.0,22.0,17.5,26.5
+dpo,{seed},words,ood,300,2,29.0,25.0,33.0,-1.0,-3.5,1.5
+"""
+
+
+def finished_run(output: Path, number: int, overrides: Sequence[str] = ()) -> Path:
+    """A finished run's folder and its products, the rows of which fill no disk but are 64 GB long."""
+    run = output / "runs" / "2026-01-01" / f"00-00-00-{number:06d}"
+    run.mkdir(parents=True)
+    product = output / "products" / "train" / f"{number:016x}"
+    product.mkdir(parents=True)
+    with (product / "rows.jsonl").open("wb") as file:
+        file.truncate(64 << 30)
+    (product / "metrics.csv").write_text("step,loss,delta\n0,,\n1,2.5,0.1\n2,1.5,\n")
+    stages = [
+        {"stage": "elicit", "product": "attempts", "seconds": 69.7, "reused": True, "counts": {"wrong": 7}},
+        {"stage": "train", "product": "checkpoint", "seconds": 43.9, "reused": False, "counts": {}},
+    ]  # fmt: skip
+    record = {
+        "status": "complete", "arm": "dpo", "seed": number, "study": None, "stages": stages,
+        "overrides": list(overrides), "command": "python train.py arm=dpo",
+        "finished": f"2026-01-01T00:00:{number % 60:02d}+00:00", "config": {"seed": number, "x": {"y": 1}},
+        "products": {"attempts": "../../../products/elicit/0", "checkpoint": os.path.relpath(product, run)},
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "scores.csv").write_text(SCORES.format(seed=number))
+    return run
+
+
+def test_five_hundred_runs_are_listed_without_reading_their_rows(tmp_path: Path) -> None:
+    for number in range(500):
+        finished_run(tmp_path, number)
+    code = (
+        "import sys\nfrom spot import overview\n"
+        f"overview.command(['output={tmp_path}'])\n"
+        "print({'torch', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules))\n"
+    )
+    # reading the rows would outlast every timeout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("44.0 (+22.0)") == 500
+    assert done.stdout.rstrip().endswith("set()")  # nothing heavy is imported
+
+
+def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
+    old, new = finished_run(tmp_path, 1), finished_run(tmp_path, 2)
+    assert overview.locate("newest", tmp_path) == overview.locate("1", tmp_path)
+    assert [overview.locate(n, tmp_path).folder for n in ("1", "2")] == [new, old]
+    assert overview.locate(str(old), tmp_path).folder == old
+    for wrong in ("3", "0", "1/2", "never"):
+        with pytest.raises(UserError, match=r"is not there|is no folder"):
+            overview.locate(wrong, tmp_path)
+
+
+def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
+    text = output(overview.look(finished_run(tmp_path, 5)))
+    for words in (
+        "dpo", "seed 5", "finished", "python train.py arm=dpo",  # what
+        "x.y=1", "reused", "43.9 s", "7 wrong",  # choices and products
+        "[40.0, 48.0]", "+22.0", "[+17.5, +26.5]", "−1.0", "+10.5",  # scores: (22 − 1) / 2
+        "1.5", "0.1", str(tmp_path / "products" / "train"),  # metrics and where it is
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:
+    finished_run(tmp_path, 1)
+    assert "44.0" in listing(tmp_path, ["finished"])
+    assert "no run that is failed" in listing(tmp_path, ["failed"])
+    with pytest.raises(UserError, match="status=done is unknown"):
+        overview.command([f"output={tmp_path}", "status=done"])
+    with pytest.raises(UserError, match="is no folder"):
+        overview.command([f"output={tmp_path / 'no'}"])
+    with pytest.raises(UserError, match="colour is unknown to spot runs"):
+        overview.command(["colour=red"])
+
+
+# ---- files that others are writing -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["run.json", "process.json", "scores.csv", "jobs.json"])
+def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None:
+    run = finished_run(tmp_path, 1)
+    whole = (
+        (run / "run.json").read_text() if name != "scores.csv" else (run / "scores.csv").read_text()
+    )
+    (run / name).write_text(whole[: len(whole) // 2])
+    (run / "job.log").write_bytes(b"\xff torn \xe2\x82")
+    for one in overview.find(tmp_path):
+        assert output(one)
+    assert listing(tmp_path)
+
+
+def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
+    name = "[red]x[/red] [link=file:///]y"
+    run = overview.look(finished_run(tmp_path, 1))
+    sweep = Sweep(tmp_path, (Seen(tmp_path / name, "failed", (f"study={name}",), error=name),))
+    text = output(run, sweep)
+    assert "[red]x[/red]" in text
+
+
+def test_a_training_that_ended_is_means_over_benchmarks() -> None:
+    rows = [
+        {"arm": "a", "domain": d, "accuracy": str(v), "difference": str(g)}
+        for d, v, g in [("in_domain", 10, 1), ("in_domain", 30, 2), ("general", 80, -6)]
+    ]
+    means = traces.means(rows)
+    assert means["in_domain"] == traces.Mean(20.0, 1.5)
+    assert means["average"] == traces.Mean(40.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (61, "1 min"), (7200, "2 h"), (90000, "1 d")]
+)
+def test_ages(seconds: float, text: str) -> None:
+    assert shown.age(1000.0, 1000.0 + seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10 << 30, "10 GiB")]
+)
+def test_sizes(size: int, text: str) -> None:
+    assert shown.size_text(size) == text

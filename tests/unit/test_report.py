@@ -6,28 +6,27 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spot import report, store
 from spot.errors import UserError
 from spot.records import Pair, Score
-from spot.report import style
+from spot.report import paper, style
 from spot.report.cautions import cautions
 from spot.report.load import Study, load
-from spot.report.page import marked
-from spot.report.tables import funnels, paper_gains, score_table, trivial_row
+from spot.report.tables import funnels, score_table, trivial_row
 
 HOSTILE = "<script>alert(1)</script> 1 | 2"
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
-TASKS = {name: {"name": name, "trials": 2, "domain": d} for name, d in DOMAINS.items()}
 QUESTIONS = 40
 # Share of questions answered right on (sums, word_problems, instructions).
 ARMS = {"sft_plus": (0.75, 0.5, 0.5), "spot_bco": (0.9, 0.6, 0.95), "spot_bce": (0.7, 0.6, 0.95)}
 BASE = (0.5, 0.5, 0.95)
 
 
-def scores(shares, seed: int):
+def scores(shares, seed: int, domains=DOMAINS):
     """Each question right in both trials or in none; a seed moves which ones by a little."""
-    for (name, domain), share in zip(DOMAINS.items(), shares, strict=True):
+    for (name, domain), share in zip(domains.items(), shares, strict=True):
         for q in range(QUESTIONS):
             correct = (q + seed % 3) % QUESTIONS < share * QUESTIONS
             for trial in range(2):
@@ -44,17 +43,49 @@ def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> stor
     return target
 
 
-def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str = "") -> None:
+def configured(arm: str, extra: str, domains) -> dict:
+    """What a run records: a few groups of the configuration, with `key=value` choices in `extra`."""
+    tasks = {
+        name: {"name": name, "trials": 2, "domain": domain} for name, domain in domains.items()
+    }
+    config = {
+        "rounds": 1,
+        "data": {"arm": "rectified", "gamma": 0.6, "pairs": 4000, "path": None},
+        "loss": {"name": {"sft_plus": "sft", "spot_bce": "bce"}.get(arm, "bco"), "beta": 0.1,
+                 "epochs": 2, "delta": {"mode": "ema", "decay": 0.9}},
+        "benchmarks": {"name": "made", "tasks": tasks},
+    }  # fmt: skip
+    for choice in extra.split():
+        key, _, value = choice.partition("=")
+        *path, last = key.split(".")
+        at = config
+        for name in path:
+            at = at[name]
+        at[last] = yaml.safe_load(value)
+    return config
+
+
+def make_run(
+    sweep: Path, number: int, arm: str, seed: int, shares, extra: str = "", study: str = "table2",
+    domains=DOMAINS, overrides=(),
+) -> None:  # fmt: skip
     root = sweep.parent / "products"
     pair = Pair(
         "a#0", "a", "sums", "rectified", HOSTILE, "3", "one two THREE", "one two four", 1 / 3, 2, 3, 3
     )  # fmt: skip
+    base = [0.5] * (len(domains) - 1) + [0.95]
     products = {
         "pairs": rows_product(root, "select", {"arm": "x"}, Pair, [pair]),
         "held_out": rows_product(root, "select", {"arm": "h"}, Pair, [pair]),
-        "base_scores": rows_product(root, "evaluate", {"of": "base"}, Score, scores(BASE, 0)),
+        "base_scores": rows_product(
+            root, "evaluate", {"of": "base", "on": list(domains)}, Score, scores(base, 0, domains)
+        ),
         "scores": rows_product(
-            root, "evaluate", {"of": arm, "seed": seed, "extra": extra}, Score, scores(shares, seed)
+            root,
+            "evaluate",
+            {"of": arm, "seed": seed, "extra": extra},
+            Score,
+            scores(shares, seed, domains),
         ),
     }
     checkpoint = store.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
@@ -71,7 +102,7 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
                 chosen = step * (-0.2 if arm == "spot_bce" else 0.3)
                 probe = "" if step % 2 else 90
                 table.writerow(
-                    [step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe, 0.01, 0.05,
+                    [step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe, 0.01 / (step + 1), 0.05 / (step + 1),
                      0.1 * step]
                 )  # fmt: skip
         return {
@@ -88,13 +119,9 @@ def make_run(sweep: Path, number: int, arm: str, seed: int, shares, extra: str =
         "status": "complete",
         "arm": arm,
         "seed": seed,
-        "study": "table2",
-        "config": {
-            "benchmarks": {"tasks": TASKS},
-            "data": {"arm": "rectified", "gamma": 0.6},
-            "loss": {"name": "bco"},
-        },
-        "overrides": [f"arm={arm}", f"seed={seed}", *extra.split()],
+        "study": study,
+        "config": configured(arm, extra, domains),
+        "overrides": [f"arm={arm}", f"seed={seed}", *extra.split(), *overrides],
         "command": f"python train.py arm={arm} seed={seed}",
         "products": {n: f"../../products/{p.stage}/{p.key}" for n, p in products.items()},
         "stages": [
@@ -134,10 +161,14 @@ def test_the_table_holds_means_and_paired_gains(sweep):
 
 
 def test_the_papers_numbers_stand_beside(sweep):
-    gains = paper_gains(Study(*load(sweep)))
-    assert gains["spot_bco", "in_domain"] == pytest.approx(52.1 - 46.8)
-    assert gains["spot_bce", "general"] == pytest.approx(85.8 - 83.0)
-    assert gains["sft_plus", "ood"] == pytest.approx(30.7 - 29.9)
+    beside = paper.beside(Study(*load(sweep)))
+    assert beside.value("spot_bco", "in_domain") == 52.1
+    assert beside.gain("spot_bco", "in_domain") == pytest.approx(52.1 - 46.8)
+    assert beside.gain("spot_bce", "general") == pytest.approx(85.8 - 83.0)
+    assert beside.gain("sft_plus", "ood") == pytest.approx(30.7 - 29.9)
+    page = (sweep / "report.html").read_text()
+    assert '>paper 52.1</span> <span class="part">(+5.3)<' in page
+    assert "Llama" not in page  # Table 2 has one model
 
 
 def test_scores_csv_has_a_row_per_run_and_benchmark(sweep):
@@ -178,21 +209,6 @@ def test_the_same_runs_give_the_same_bytes(sweep):
     before = {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()}
     report.build(sweep)
     assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
-
-
-def test_edited_words_are_marked_and_no_word_is_lost():
-    pair = Pair("a", "a", "t", "rectified", "q", "1", "keep this new end", "keep this old end", 0.25, 2, 4, 4)  # fmt: skip
-    before, after = marked(pair)
-    assert "".join(p.text for p in before) == pair.rejected
-    assert "".join(p.text for p in after) == pair.chosen
-    assert [p.text.strip() for p in after if p.edited] == ["new"]
-
-
-def test_the_blanks_before_an_edit_are_not_marked():
-    pair = Pair("a", "a", "t", "rectified", "q", "1", "one new", "one\n  old ", 0.5, 1, 2, 2)
-    before, after = marked(pair)
-    assert [(p.text, p.edited) for p in before] == [("one", False), ("\n  ", False), ("old ", True)]
-    assert [(p.text, p.edited) for p in after] == [("one", False), (" ", False), ("new", True)]
 
 
 def test_what_the_trivial_answer_scores_stands_below(sweep):
@@ -240,7 +256,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
     assert list(study.arms) == ["spot_bco data.gamma=0.4", "spot_bco data.gamma=0.6"]
     gains = [row.cells[0].gain for row in score_table(study)]
     assert [g.value for g in gains[1:]] == pytest.approx([0, 20])
-    assert style.label("spot_bco data.gamma=0.4") == "SPoT-BCO γ=0.4"
+    assert style.label("spot_bco data.gamma=0.4") == "SPoT-BCO, γ=0.4"
     assert len(set(style.colours(list(study.arms)).values())) == 2
     assert report.build(sweep).exists()
 

@@ -5,27 +5,33 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spot import store
 from spot.errors import UserError
-from spot.evaluation.statistics import by_benchmark, question_means
+from spot.evaluation.statistics import Summary, by_benchmark, question_means, summarise
 from spot.records import Pair, Score
+from spot.report.config_diff import arm_names, resolved
 
 RUN_FILE = "run.json"
 EXPORTED = "exports.csv"  # scores over steps, see spot.exports
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run's record and its products."""
+    """One run's record and its products.
+
+    read: what was read of products already; runs of a study share it, as they share products.
+    """
 
     folder: Path
     record: Mapping[str, Any]
+    read: dict[tuple[str, Path], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def arm(self) -> str:
@@ -39,33 +45,70 @@ class FinishedRun:
 
     @property
     def overrides(self) -> dict[str, str]:
-        """What the command line chose, but for what `arm` and `seed` already say."""
-        said = {"seed", "arm", "loss", "data.arm", "study", "output"}
+        """What the command line chose, without leading pluses."""
         pairs = (line.lstrip("+").partition("=") for line in self.record["overrides"])
-        return {key: value for key, _, value in pairs if key not in said}
+        return {key: value for key, _, value in pairs}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration by dotted key, β and the learning rate as they were used."""
+        trained = self.manifest("checkpoint")["settings"] if "checkpoint" in self.products else {}
+        return resolved(self.record["config"], trained.get("loss", {}))
+
+    @property
+    def products(self) -> Mapping[str, str]:
+        """Folders by the product's name, relative to the run's; `round1/…` of an earlier round."""
+        return dict(self.record["products"])
 
     def product(self, name: str) -> Path:
-        return (self.folder / self.record["products"][name]).resolve()
+        return (self.folder / self.products[name]).resolve()
 
     def manifest(self, name: str) -> dict[str, Any]:
-        return store.read_manifest(self.product(name))
+        path = self.product(name)
+        return self._once("manifest", path, lambda: store.read_manifest(path))
 
-    @cached_property
+    @property
     def scores(self) -> dict[str, list[Score]]:
-        return by_benchmark(store.read_rows(self.product("scores"), Score))
+        return self._scores("scores")
 
-    @cached_property
+    @property
     def base_scores(self) -> dict[str, list[Score]]:
-        return by_benchmark(store.read_rows(self.product("base_scores"), Score))
+        return self._scores("base_scores")
 
-    @cached_property
+    @property
     def means(self) -> dict[str, dict[str, float]]:
         """Mean of every question, by benchmark, in percent."""
-        return {name: question_means(rows) for name, rows in self.scores.items()}
+        return self._means("scores")
 
-    @cached_property
+    @property
     def base_means(self) -> dict[str, dict[str, float]]:
-        return {name: question_means(rows) for name, rows in self.base_scores.items()}
+        return self._means("base_scores")
+
+    def summary(self, benchmark: str, product: str = "scores") -> Summary:
+        """What a benchmark's completions add up to, of the trained model or of `base_scores`."""
+        rows = self._scores(product)[benchmark]
+        return self._once(f"summary {benchmark}", self.product(product), lambda: summarise(rows))
+
+    def _scores(self, product: str) -> dict[str, list[Score]]:
+        path = self.product(product)
+        return self._once("scores", path, lambda: by_benchmark(store.read_rows(path, Score)))
+
+    def _means(self, product: str) -> dict[str, dict[str, float]]:
+        rows = self._scores(product)
+        return self._once(
+            "means",
+            self.product(product),
+            lambda: {name: question_means(of) for name, of in rows.items()},
+        )
+
+    def pairs(self, name: str = "pairs") -> list[Pair]:
+        path = self.product(name)
+        return self._once("pairs", path, lambda: store.read_rows(path, Pair))
+
+    def _once(self, what: str, path: Path, make: Callable[[], Value]) -> Value:
+        if (what, path) not in self.read:
+            self.read[what, path] = make()
+        return self.read[what, path]  # type: ignore[no-any-return]
 
     @cached_property
     def metrics(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -96,16 +139,14 @@ class FinishedRun:
         _, values = self.metrics.get(metric, ([], []))
         return values[-1] if values else None
 
-    def pairs(self, name: str = "pairs") -> list[Pair]:
-        return store.read_rows(self.product(name), Pair)
-
 
 def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     """The finished runs in `folder`, itself a run or a sweep of jobs, and the jobs not finished."""
+    read: dict[tuple[str, Path], Any] = {}
     if (folder / RUN_FILE).exists():
-        return [_read(folder)], []
+        return [_read(folder, read)], []
     jobs = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
-    finished = [_read(job) for job in jobs if (job / RUN_FILE).exists()]
+    finished = [_read(job, read) for job in jobs if (job / RUN_FILE).exists()]
     if not finished:
         raise UserError(
             f"{folder} holds no finished run: give a run's folder, or a sweep's, "
@@ -114,7 +155,7 @@ def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     return finished, [job.name for job in jobs if not (job / RUN_FILE).exists()]
 
 
-def _read(folder: Path) -> FinishedRun:
+def _read(folder: Path, read: dict[tuple[str, Path], Any]) -> FinishedRun:
     try:
         record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         if not {"arm", "seed", "study", "config", "overrides", "products", "stages"} <= set(record):
@@ -123,40 +164,41 @@ def _read(folder: Path) -> FinishedRun:
         raise UserError(
             f"{folder / RUN_FILE} is damaged: delete it and run its command again."
         ) from None
-    return FinishedRun(folder, record)
-
-
-def varied(runs: Sequence[FinishedRun]) -> list[str]:
-    """Keys that some runs' command lines choose differently from others'."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
+    return FinishedRun(folder, record, read)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs grouped by arm, with the benchmarks they share."""
+    """Runs grouped by arm, with the benchmarks they share.
+
+    folder: the sweep's, where it is known.
+    """
 
     runs: list[FinishedRun]
     unfinished: list[str]
+    folder: Path | None = None
 
     @cached_property
     def arms(self) -> dict[str, list[FinishedRun]]:
         """Runs of each arm by seed; arms in the order they first ran.
 
-        Runs that differ in more than arm and seed are arms of their own, named by what differs:
-        `spot_bco data.gamma=0.4`.
+        Runs whose resolved configurations differ in more than arm and seed are arms of their own,
+        named by what differs: `spot_bco data.gamma=0.4`.
         """
         groups: dict[str, list[FinishedRun]] = defaultdict(list)
-        keys = varied(self.runs)
-        for run in self.runs:
-            chosen = [f"{key}={run.overrides[key]}" for key in keys if key in run.overrides]
-            groups[" ".join([run.arm, *chosen])].append(run)
+        for run, name in zip(
+            self.runs, arm_names([(r.arm, r.config) for r in self.runs]), strict=True
+        ):
+            groups[name].append(run)
         return {arm: sorted(runs, key=lambda r: r.seed) for arm, runs in groups.items()}
 
     @cached_property
     def domains(self) -> dict[str, list[str]]:
-        """Benchmarks of each domain, in_domain first, then ood, then general."""
-        rows = {name: rows[0].domain for name, rows in self.runs[0].scores.items()}
+        """Benchmarks of each domain that all runs share: in_domain first, then ood, then general."""
+        shared = set.intersection(
+            *(run.scores.keys() & run.base_scores.keys() for run in self.runs)
+        )
+        rows = {name: of[0].domain for name, of in self.runs[0].scores.items() if name in shared}
         order = dict.fromkeys([*("in_domain", "ood", "general"), *rows.values()])
         return {
             domain: [name for name in self.ordered(rows) if rows[name] == domain]
@@ -175,7 +217,14 @@ class Study:
 
     @property
     def benchmarks(self) -> list[str]:
+        """What all runs measured; only these enter means and claims."""
         return [name for names in self.domains.values() for name in names]
+
+    @cached_property
+    def others(self) -> list[str]:
+        """Benchmarks that some runs measured and others did not."""
+        every = dict.fromkeys(name for run in self.runs for name in run.scores)
+        return [name for name in self.ordered(every) if name not in self.benchmarks]
 
     @property
     def name(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,33 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from spot.proximity import edited_spans
-from spot.records import Pair
-from spot.report import figures, style, tables
+from spot.files import write_aside
+from spot.report import costs, examples, figures, histograms, paper, provenance, style, tables
+from spot.report.archive import opened, read_defaults
 from spot.report.cautions import cautions
+from spot.report.config_diff import differences
 from spot.report.load import Study, load
+from spot.report.scrubbing import scrubbed
+from spot.report.spans import marked
 from spot.report.verdicts import FAILS, HOLDS, UNCLEAR, judge
 
-SHOWN_PAIRS = 5
+LONGEST = 60_000  # characters of report.md: a pull request takes 65,536
 CAPTIONS = {
     "gains": "Difference to the base, paired by question, with its 95% interval.",
     "gain_against_forgetting": "Small dots are seeds, large ones their mean. Right is better reasoning, below the line is forgetting.",
     "ability_over_steps": "The benchmarks on weights saved during training, from the base (step 0) to the trained model; the band is the 95% interval over questions; line and band of several seeds are their mean (Figure 2).",
-    "general_ability": "A small run of the general benchmark during training; the band is the range over seeds (the paper's Figure 2).",
+    "general_ability": "A small run of the general benchmark during training; the band is the range over seeds (Figure 2).",
     "loss": "Losses of different methods have different scales (Figure 3).",
-    "rewards": "Implicit rewards on the same held-out pairs for every arm, band: range over seeds (Figure 4). Rising y⁻ under positive-only training is the pull-up effect.",
-    "distance": "How far the policy has moved, how much pull the tether leaves, and the threshold that BCO subtracts.",
+    "rewards": "Implicit rewards on the same held-out pairs for every arm; the band is the range over seeds (Figure 4). Rising y⁻ under positive-only training is the pull-up effect.",
+    "distance": "How far the policy has moved on held-out y⁻, and the threshold that BCO subtracts.",
+    "tether": "How much of the loss's pull the tether leaves (equation 7): 0.5 at the start, near 0 where a pair is learnt.",
     "surgery": "How hard the loss pulls at a token of the training batch, by its part of the pair. On the shared prefix y⁺ and y⁻ pull in opposite directions; a loss without a y⁻ term pulls there like anywhere.",
+    "rewards_by_part": "Held-out rewards, summed over the tokens before the first edit and over the edited ones.",
     "kl_by_part": "How far the policy has moved on held-out y⁻: before the first edit, where it was edited, and behind it.",
     "change_ratio": "Share of y⁺ that is not in y⁻, in order (Figure 5).",
+    "common_prefix": "How much of y⁺ stands before the first edit: there the gradients of y⁺ and y⁻ meet and cancel.",
 }  # fmt: skip
-PAPER_NOTE = " Hollow diamonds are the paper's gains (Qwen3-8B)."
+OUTCOMES = {HOLDS: "holds", FAILS: "fails", UNCLEAR: "unclear"}
 
 
 @dataclass(frozen=True)
@@ -47,27 +53,35 @@ class Graphic:
     def full(self) -> bool:
         """Whether it takes the page's whole width."""
         width = re.search(r'width="([\d.]+)pt"', self.svg)
-        return width is not None and float(width[1]) > 72 * (figures.HALF + figures.WIDE) / 2
+        return width is not None and float(width[1]) > 72 * (style.HALF + style.WIDE) / 2
 
 
-def build(folder: Path) -> Path:
-    """Write the report of a run's or a sweep's folder into it; returns the path of report.html.
-
-    Raises UserError when nothing there is finished or a product is damaged.
-    """
-    study = Study(*load(folder))
-    drawn = figures.draw_all(study, folder / "figures")
-    rows = tables.score_rows(study)
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, tables.CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    content = _content(study) | {"scores": rows, "graphics": _graphics(study, drawn)}
+def write(source: Path, into: Path | None = None) -> Path:
+    """Write the report of a folder or an archive; see `spot.report.build`."""
+    target = into or (source if source.is_dir() else source.parent)
+    with opened(source) as folder:
+        study = Study(*load(folder), folder)
+        target.mkdir(parents=True, exist_ok=True)
+        drawn = figures.draw_all(study, target / "figures")
+        rows = tables.score_rows(study)
+        content = _content(study, folder) | {"scores": rows, "graphics": _graphics(study, drawn)}
     environment = _environment()
-    for name in ("report.html", "report.md"):
-        text = environment.get_template(f"{name}.j2").render(content)
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder / "report.html"
+    text = environment.get_template("report.md.j2").render(content, brief=False)
+    if len(text) > LONGEST:
+        text = environment.get_template("report.md.j2").render(content, brief=True)
+    write_aside(target / "scores.csv", _csv(rows))
+    write_aside(target / "report.md", text)
+    page = environment.get_template("report.html.j2").render(content)
+    write_aside(target / "report.html", page)
+    return target / "report.html"
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, tables.CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _environment() -> Environment:
@@ -78,7 +92,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": style.label, "signed": style.signed, "cell": style.cell}
+    environment.filters |= {
+        "label": style.label,
+        "signed": style.signed,
+        "cell": style.cell,
+        "duration": style.duration,
+        "short": style.short,
+    }
     environment.globals |= {"palette_light": style.css_variables(False)}
     environment.globals |= {"palette_dark": style.css_variables(True)}
     return environment
@@ -86,48 +106,65 @@ def _environment() -> Environment:
 
 def _graphics(study: Study, drawn: dict[str, str]) -> dict[str, Graphic]:
     """Our own SVG: the only markup that the page does not escape."""
-    has_paper = bool(tables.paper_gains(study))
+    beside = paper.beside(study)
+    note = f" Hollow diamonds are the paper's gains ({beside.model})." if beside.arms else ""
+    captions = CAPTIONS | {"gains": CAPTIONS["gains"] + note}
     return {
         name: Graphic(
             name,
-            caption := CAPTIONS[name] + (PAPER_NOTE if name == "gains" and has_paper else ""),
-            Markup(style.embeddable(svg, name, str(escape(caption)))),
+            captions[name],
+            Markup(style.embeddable(svg, name, str(escape(captions[name])))),
         )
         for name, svg in drawn.items()
     }
 
 
-def _content(study: Study) -> dict[str, Any]:
+def _content(study: Study, folder: Path) -> dict[str, Any]:
     """Everything the two templates show, but for figures and the rows of scores.csv."""
     run = study.runs[0]
-    rows = tables.score_table(study)
     verdicts = judge(study)
-    config = run.record["config"]
-    manifest = run.manifest("scores")
+    spent = costs.costs(study)
     palette = style.colours(list(study.arms))
     return {
         "title": _title(study),
         "study": study,
         "run": run,
         "columns": tables.columns(study),
-        "rows": rows,
+        "rows": tables.score_table(study),
         "trivial": tables.trivial_row(study),
-        "has_paper": any(c.paper_gain is not None for row in rows for c in row.cells),
+        "beside": paper.beside(study),
+        "paper_rows": paper.tables_of(study),
+        "paper_models": paper.MODELS,
         "verdicts": verdicts,
         "tally": Counter(v.outcome for v in verdicts),
-        "outcomes": {HOLDS: "holds", FAILS: "fails", UNCLEAR: "unclear"},
+        "outcomes": OUTCOMES,
         "cautions": cautions(study),
         "answers": tables.answers(study),
         "funnels": tables.funnels(study),
         "held_out": tables.held_out(run),
-        "times": tables.stage_times(study),
         "exactness": tables.exactness(study),
-        "pairs": [(pair, *marked(pair)) for pair in _examples(run.pairs())],
+        "pairs": _pairs(study),
         "colour": {arm: f"var(--c{code[1:]})" for arm, code in palette.items()},
-        "config": json.dumps(config, indent=2, ensure_ascii=False),
-        "choices": _choices(config),
-        "versions": manifest["versions"],
-        "revision": manifest["revision"] or "",
+        "choices": _choices(run.record["config"]),
+    } | _made(study, folder, spent)
+
+
+def _made(study: Study, folder: Path, spent: list[costs.Cost]) -> dict[str, Any]:
+    """What was run, and what it cost."""
+    configs = {arm: [run.record["config"] for run in runs] for arm, runs in study.arms.items()}
+    return {
+        "costs": spent,
+        "total": costs.total(spent),
+        "own_seconds": costs.own_seconds(study),
+        "command": provenance.command(study),
+        "run_command": provenance.run_command,
+        "differences": differences(configs, read_defaults(folder)),
+        "products": provenance.products(study),
+        "versions": provenance.versions(study),
+        "machines": provenance.machines(study),
+        "config": json.dumps(
+            scrubbed(study.runs[0].record["config"]), indent=2, ensure_ascii=False
+        ),
     }
 
 
@@ -135,7 +172,9 @@ def _title(study: Study) -> str:
     name = re.sub(r"^table(\d)$", r"Table \1", study.name)
     if len(study.runs) == 1:
         return style.label(study.runs[0].arm)
-    return name if study.runs[0].record["study"] else "Sweep"
+    return (
+        name[:1].upper() + name[1:].replace("_", " ") if study.runs[0].record["study"] else "Sweep"
+    )
 
 
 def _choices(config: dict[str, Any]) -> dict[str, Any]:
@@ -145,48 +184,13 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
         "model": config.get("model", {}).get("name"),
         "questions": data.get("source"),
         "oracle": config.get("oracle", {}).get("kind"),
-        "γ": data.get("gamma"),
-        "pairs": data.get("pairs"),
         "benchmarks": config["benchmarks"].get("name"),
+        "hardware": config.get("hardware", {}).get("name"),
     }
     return {key: value for key, value in asked.items() if value is not None}
 
 
-# ---- pairs -------------------------------------------------------------------------------------
-
-
-def _examples(pairs: Sequence[Pair]) -> list[Pair]:
-    """A few pairs spread over the change ratios, smallest first."""
-    with_rejected = [p for p in pairs if p.rejected is not None]
-    ordered = sorted(with_rejected, key=lambda p: (p.change_ratio or 0.0, p.id))
-    if len(ordered) <= SHOWN_PAIRS:
-        return ordered
-    return [ordered[i * (len(ordered) - 1) // (SHOWN_PAIRS - 1)] for i in range(SHOWN_PAIRS)]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some words of a response, and whether the other response lacks them."""
-
-    text: str
-    edited: bool
-
-
-def marked(pair: Pair) -> tuple[list[Piece], list[Piece]]:
-    """y⁻ and y⁺ in pieces, the edited words marked by their true longest common subsequence."""
-    sides = [re.findall(r"\s*\S+|\s+$", text) for text in (pair.rejected or "", pair.chosen)]
-    numbers: dict[str, int] = {}
-    ids = [[numbers.setdefault(word.strip(), len(numbers)) for word in side] for side in sides]
-    before: list[Piece] = []
-    after: list[Piece] = []
-    for tag, i1, i2, j1, j2 in edited_spans(*ids):
-        before += _pieces("".join(sides[0][i1:i2]), tag != "equal")
-        after += _pieces("".join(sides[1][j1:j2]), tag != "equal")
-    return before, after
-
-
-def _pieces(text: str, edited: bool) -> list[Piece]:
-    """The text as one piece; the blanks before an edit are not part of it."""
-    start = len(text) - len(text.lstrip()) if edited else 0
-    halves = (Piece(text[:start], False), Piece(text[start:], edited))
-    return [piece for piece in halves if piece.text]
+def _pairs(study: Study) -> list[Any]:
+    """A few corrections with their edits marked; of other arms' pairs where none was corrected."""
+    run = histograms.corrected(study) or study.runs[0]
+    return [(pair, *marked(pair)) for pair in examples.chosen(run.pairs())]

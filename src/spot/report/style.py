@@ -18,7 +18,17 @@ LABELS = {
     "dpo": "DPO",
     "rwsft": "Reward-SFT",
     "dft": "DFT",
+    "bco_direct": "BCO on direct answers",
 }
+METHODS = {
+    "sft": "SFT",
+    "dpo": "DPO",
+    "rwsft": "Reward-SFT",
+    "bce": "BCE",
+    "bco": "BCO",
+    "dft": "DFT",
+}
+LEARNED = {"rectified": "corrections", "direct": "direct answers", "self": "own answers"}
 DOMAINS = {"in_domain": "in-domain", "ood": "out of domain", "general": "general ability"}
 SHORT_KEYS = {
     "data.gamma": "γ",
@@ -26,6 +36,26 @@ SHORT_KEYS = {
     "loss.beta": "β",
     "loss.learning_rate": "lr",
 }
+SETTINGS = {  # how a setting that tells arms apart is written, its value in the braces
+    "rounds": "{} rounds",
+    "data.gamma": "γ={}",
+    "data.pairs": "{} pairs",
+    "data.arm": "data {}",
+    "data.source": "{}",
+    "loss.beta": "β={}",
+    "loss.learning_rate": "lr={}",
+    "loss.delta.mode": "δ {}",
+    "loss.delta.decay": "decay {}",
+    "oracle.kind": "Oracle {}",
+    "model.name": "{}",
+}
+WORDS = {
+    "oracle.ground_truth=true": "truth told",
+    "oracle.ground_truth=false": "truth not told",
+    "rounds=1": "1 round",
+    "data.pairs=null": "all pairs",
+}
+WIDE, HALF = 10.4, 5.1  # inches of a figure: a page's width, and half of it beside another
 
 # Okabe–Ito's hues, told apart by the colour-blind: (on white, on dark), each readable as text there.
 COLOURS = {
@@ -42,12 +72,22 @@ INK, SOFT, LINE = ("#1d2126", "#e6e8eb"), ("#626a73", "#9aa3ad"), ("#d3d8de", "#
 
 
 def label(arm: str) -> str:
-    """`spot_bco data.gamma=0.4` → `SPoT-BCO γ=0.4`; unknown names stay."""
-    name, *chosen = arm.split(" ")
-    pairs = (choice.partition("=") for choice in chosen)
-    return " ".join(
-        [LABELS.get(name, name), *(SHORT_KEYS.get(k, k) + eq + v for k, eq, v in pairs)]
-    )
+    """`spot_bco data.pairs=2000 data.gamma=0.4` → `SPoT-BCO, 2k pairs, γ=0.4`; unknown names stay."""
+    words = arm.split(" ")
+    name = " ".join(word for word in words if "=" not in word)
+    loss, _, data = name.partition(" on ")
+    if data:
+        name = f"{METHODS.get(loss, loss)} on {LEARNED.get(data, data)}"
+    return ", ".join([LABELS.get(name, name), *(_setting(w) for w in words if "=" in w)])
+
+
+def _setting(choice: str) -> str:
+    """`data.pairs=2000` → `2k pairs`."""
+    key, _, value = choice.partition("=")
+    if key == "data.pairs" and value.isdigit() and int(value) % 1000 == 0:
+        value = f"{int(value) // 1000}k"
+    short = SETTINGS.get(key, f"{key.rpartition('.')[2].replace('_', ' ')}={{}}")
+    return WORDS.get(choice) or short.format(value)
 
 
 def colours(arms: Sequence[str]) -> dict[str, str]:
@@ -65,6 +105,23 @@ def signed(value: float | Estimate, digits: int = 1) -> str:
         return f"[{signed(value.low, digits)}, {signed(value.high, digits)}]"
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if not text.strip("+−0.") else text
+
+
+def duration(seconds: float) -> str:
+    """`2.1 s`, `42 s`, `8 min 30 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 3600:
+        return "{} min {} s".format(*divmod(round(seconds), 60))
+    return "{} h {} min".format(*divmod(round(seconds / 60), 60))
+
+
+def short(number: float) -> str:
+    """`950`, `62.1k`, `1.2M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}".removesuffix(".0") + letter
+    return f"{number:.0f}"
 
 
 def cell(text: object) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spot.evaluation.statistics import Estimate, Summary, crossed, summarise
+from spot.evaluation.statistics import Estimate, Summary, crossed
+from spot.report import paper
 from spot.report.load import FinishedRun, Study
 from spot.report.verdicts import difference
 
-PAPER = Path(__file__).parents[3] / "experiments" / "paper" / "paper_numbers.csv"
 DOMAIN_NAMES = {"in_domain": "in-domain", "ood": "OOD", "general": "general"}
 
 
@@ -26,7 +24,7 @@ class Column:
     title: str
     note: str
     benchmarks: list[str]
-    paper: str | None  # in_domain | ood | general | average
+    paper: str | None  # a benchmark's name | in_domain | ood | general | average
 
 
 @dataclass(frozen=True)
@@ -35,51 +33,84 @@ class Cell:
 
     accuracy: Estimate
     gain: Estimate | None = None  # None for the base itself
+    paper: float | None = None  # what the paper prints
     paper_gain: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether all runs of the row measured the column's benchmarks."""
+        return self.accuracy.questions > 0
+
+
+ABSENT = Cell(Estimate(math.nan, math.nan, math.nan, 0))
 
 
 @dataclass(frozen=True)
 class Row:
+    """An arm's cells, one a column."""
+
     arm: str
     seeds: int
     cells: list[Cell]
 
 
 def columns(study: Study) -> list[Column]:
-    """Benchmarks, their domains' means where a domain has several, and the mean of all benchmarks."""
+    """Benchmarks, their domains' means where a domain has several, and the mean of all benchmarks.
+
+    Benchmarks that only some runs measured come last and enter no mean.
+    """
+    known = {name for row in paper.tables_of(study) for name in row.values}
     result = []
     for domain, names in study.domains.items():
         short = DOMAIN_NAMES.get(domain, domain)
+        alone = len(names) == 1
         for name in names:
-            observed = summarise(study.runs[0].scores[name])
-            asked = f"{observed.accuracy.questions} × {observed.trials}"
-            result.append(Column(name.replace("_", " "), f"{short} · {asked}", [name], domain))
-        if len(names) > 1:
-            result[-len(names) :] = [
-                Column(c.title, c.note, c.benchmarks, None) for c in result[-len(names) :]
-            ]
+            beside = name if name in known else domain if alone else None
+            result.append(_column(study.runs[0], name, short, beside))
+        if not alone:
             result.append(Column(f"{short} mean", f"{len(names)} benchmarks", names, domain))
     everything = study.benchmarks
-    return [*result, Column("average", f"{len(everything)} benchmarks", everything, "average")]
+    if everything:
+        result.append(Column("average", f"{len(everything)} benchmarks", everything, "average"))
+    for name in study.others:
+        run = next(run for run in study.runs if name in run.scores)
+        result.append(_column(run, name, "some runs only", None))
+    return result
+
+
+def _column(run: FinishedRun, name: str, domain: str, beside: str | None) -> Column:
+    observed = run.summary(name)
+    asked = f"{observed.accuracy.questions} × {observed.trials}"
+    return Column(name.replace("_", " "), f"{domain} · {asked}", [name], beside)
 
 
 def score_table(study: Study) -> list[Row]:
     """The base's row, then one row an arm."""
-    paper = paper_gains(study)
-    base_run = study.runs[0]
-    base = [Cell(_accuracy([base_run.base_means], c.benchmarks)) for c in columns(study)]
-    rows = [Row("base", 1, base)]
+    beside, shown = paper.beside(study), columns(study)
+    rows = [Row("base", 1, [_base_cell(study.runs[0], column, beside) for column in shown])]
     for arm, runs in study.arms.items():
-        cells = [
-            Cell(
-                _accuracy([run.means for run in runs], column.benchmarks),
-                difference(runs, column.benchmarks),
-                paper.get((arm, column.paper or "")),
-            )
-            for column in columns(study)
-        ]
+        cells = [_cell(arm, runs, column, beside) for column in shown]
         rows.append(Row(arm, len(runs), cells))
     return rows
+
+
+def _base_cell(run: FinishedRun, column: Column, beside: paper.Beside) -> Cell:
+    if not run.base_means.keys() >= set(column.benchmarks):
+        return ABSENT
+    accuracy = _accuracy([run.base_means], column.benchmarks)
+    return Cell(accuracy, paper=beside.value("base", column.paper))
+
+
+def _cell(arm: str, runs: Sequence[FinishedRun], column: Column, beside: paper.Beside) -> Cell:
+    wanted = set(column.benchmarks)
+    if not all(run.means.keys() >= wanted and run.base_means.keys() >= wanted for run in runs):
+        return ABSENT
+    return Cell(
+        _accuracy([run.means for run in runs], column.benchmarks),
+        difference(runs, column.benchmarks),
+        beside.value(arm, column.paper),
+        beside.gain(arm, column.paper),
+    )
 
 
 def _accuracy(runs: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> Estimate:
@@ -103,24 +134,6 @@ def trivial_row(study: Study) -> list[float | None]:
     ]
 
 
-def paper_gains(study: Study) -> dict[tuple[str, str], float]:
-    """(arm, domain) → the paper's gain over its base (Qwen3-8B), for a study of the paper."""
-    if study.name not in ("table1", "table2", "table3") or not PAPER.exists():
-        return {}
-    values: dict[tuple[str, str], float] = {}
-    with PAPER.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["model"] == "qwen3_8b" and row["arm"]:
-                values[row["arm"], row["benchmark"]] = float(row["value"])
-    domains = {"in_domain": "in_domain", "ood": "ood", "general": "ifeval", "average": "average"}
-    return {
-        (arm, domain): values[arm, name] - values["base", name]
-        for arm in {arm for arm, _ in values}
-        for domain, name in domains.items()
-        if (arm, name) in values
-    }
-
-
 # ---- scores.csv --------------------------------------------------------------------------------
 
 CSV_COLUMNS = [
@@ -131,28 +144,31 @@ CSV_COLUMNS = [
 
 def score_rows(study: Study) -> list[dict[str, Any]]:
     """One row per run and benchmark, the base first: the content of scores.csv, in percent."""
+    measured = [*study.benchmarks, *study.others]
     first = study.runs[0]
     rows = [
-        _score_row("base", "", first, name, summarise(first.base_scores[name]), None)
-        for name in study.benchmarks
+        _score_row("base", "", first, "base_scores", name, None)
+        for name in measured
+        if name in first.base_scores
     ]
     for arm, runs in study.arms.items():
         for run in runs:
-            for name in study.benchmarks:
-                gain = difference([run], [name])
-                rows.append(_score_row(arm, run.seed, run, name, summarise(run.scores[name]), gain))
+            for name in (name for name in measured if name in run.scores):
+                gain = difference([run], [name]) if name in run.base_scores else None
+                rows.append(_score_row(arm, run.seed, run, "scores", name, gain))
     return rows
 
 
 def _score_row(
-    arm: str, seed: Any, run: FinishedRun, name: str, summary: Summary, gain: Estimate | None
+    arm: str, seed: Any, run: FinishedRun, product: str, name: str, gain: Estimate | None
 ) -> dict[str, Any]:
-    trivial = run.manifest("scores")["details"].get("trivial", {}).get(name)
+    summary = run.summary(name, product)
+    trivial = run.manifest(product)["details"].get("trivial", {}).get(name)
     values = {
         "arm": arm,
         "seed": seed,
         "benchmark": name,
-        "domain": run.scores[name][0].domain,
+        "domain": (run.scores if product == "scores" else run.base_scores)[name][0].domain,
         "questions": summary.accuracy.questions,
         "trials": summary.trials,
         "accuracy": summary.accuracy.value,
@@ -186,23 +202,21 @@ class Answers:
 
 
 def answers(study: Study) -> list[tuple[str, list[Answers]]]:
-    """The base and every arm: how its answers to each benchmark came about."""
-    sides = {"base": [study.runs[0].base_scores]}
-    sides |= {arm: [run.scores for run in runs] for arm, runs in study.arms.items()}
-    table = []
-    for arm, runs in sides.items():
-        cells = []
-        for name in study.benchmarks:
-            of = [summarise(run[name]) for run in runs]
-            cells.append(
-                Answers(
-                    float(np.mean([s.unparseable for s in of])),
-                    float(np.mean([s.truncated for s in of])),
-                    float(np.mean([s.mean_tokens for s in of])),
-                )
-            )
-        table.append((arm, cells))
-    return table
+    """The base and every arm: how its answers to each benchmark that all share came about."""
+    table = [("base", _answers(study, study.runs[:1], "base_scores"))]
+    return table + [(arm, _answers(study, runs, "scores")) for arm, runs in study.arms.items()]
+
+
+def _answers(study: Study, runs: Sequence[FinishedRun], product: str) -> list[Answers]:
+    return [_mean([run.summary(name, product) for run in runs]) for name in study.benchmarks]
+
+
+def _mean(of: Sequence[Summary]) -> Answers:
+    return Answers(
+        float(np.mean([s.unparseable for s in of])),
+        float(np.mean([s.truncated for s in of])),
+        float(np.mean([s.mean_tokens for s in of])),
+    )
 
 
 @dataclass(frozen=True)
@@ -220,7 +234,7 @@ def funnels(study: Study) -> list[tuple[list[str], list[Step]]]:
     """What became of the data, once for each way it went: (arms that went it, steps)."""
     ways: dict[str, tuple[list[str], list[Step]]] = {}
     for arm, runs in study.arms.items():
-        key = str(runs[0].record["products"]["pairs"])
+        key = str(runs[0].product("pairs"))
         ways.setdefault(key, ([], _funnel(runs[0])))[0].append(arm)
     return list(ways.values())
 
@@ -229,34 +243,25 @@ def _funnel(run: FinishedRun) -> list[Step]:
     kind = str(run.record["config"]["data"]["arm"])
     went_on = {"attempts": "correct" if kind == "self" else "wrong", "rectifications": "ok", "pairs": kind}  # fmt: skip
     titles = {"attempts": "responses", "rectifications": "corrections", "pairs": "pairs"}
+    if kind == "self":  # needs no corrections, even where other arms' were counted
+        del went_on["rectifications"]
+    stages = {stage["product"]: stage for stage in run.record["stages"]}  # the last of each name
     steps = []
-    for stage in run.record["stages"]:
-        product, counts = stage["product"], dict(stage["counts"])
-        if product in went_on and counts:
-            passed = counts.pop(went_on[product], 0)
+    for product, stage in stages.items():
+        before, _, name = str(product).rpartition("/")  # `round1/attempts` of an earlier round
+        counts = dict(stage["counts"])
+        if name in went_on and counts:
+            passed = counts.pop(went_on[name], 0)
             total = passed + sum(counts.values())
-            steps.append(Step(titles[product], total, passed, went_on[product], counts))
+            title = titles[name] + (f", {before.replace('round', 'round ')}" if before else "")
+            steps.append(Step(title, total, passed, went_on[name], counts))
     return steps
 
 
 def held_out(run: FinishedRun) -> int:
     """How many wrong responses were set aside to watch the training."""
     stages = [s for s in run.record["stages"] if s["product"] == "held_out_rectifications"]
-    return sum(sum(stage["counts"].values()) for stage in stages)
-
-
-def stage_times(study: Study) -> list[tuple[str, float, int, int]]:
-    """(product, seconds spent making it over all runs, times made, times reused)."""
-    seconds: dict[str, float] = defaultdict(float)
-    made: dict[str, int] = defaultdict(int)
-    reused: dict[str, int] = defaultdict(int)
-    for run in study.runs:
-        for stage in run.record["stages"]:
-            name = str(stage["product"])
-            (reused if stage["reused"] else made)[name] += 1
-            seconds[name] += 0.0 if stage["reused"] else stage["seconds"]
-    names = dict.fromkeys([*made, *reused])
-    return [(n.replace("_", " "), round(seconds[n], 1), made[n], reused[n]) for n in names]
+    return sum(stages[-1]["counts"].values()) if stages else 0
 
 
 def exactness(study: Study) -> str:

@@ -1,0 +1,171 @@
+"""A finished study as one small file from which its report can be made again.
+
+The file mirrors the folders that a report reads: the runs' records, their products' manifests and logs,
+and rows without the texts that no page shows. Nothing in it names a directory or a server. The same
+study gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spot import store
+from spot.errors import UserError
+from spot.files import write_aside
+from spot.records import Pair, Score, to_json
+from spot.report import examples
+from spot.report.config_diff import defaults
+from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
+from spot.report.provenance import SWEEP_FILE, sweep_choices
+from spot.report.scrubbing import scrubbed
+
+SUFFIX = ".tar.gz"
+DEFAULTS = "defaults.json"  # of the configuration, on the day the study was packed
+STUDY, PRODUCTS = "study", "products"
+METRICS = "metrics.csv"
+Files = dict[str, str]
+
+
+def pack(sweep_folder: Path, target: Path) -> Path:
+    """Write what the report of a sweep (or a run) reads to `target`, a `.tar.gz`; returns its path.
+
+    Raises UserError when nothing is finished, a product is damaged or the name has another ending.
+    """
+    if not target.name.endswith(SUFFIX):
+        raise UserError(f"{target} must end in {SUFFIX}: archive=<file>{SUFFIX}.")
+    runs, unfinished = load(sweep_folder)
+    files: Files = {f"{STUDY}/{DEFAULTS}": _text(scrubbed(read_defaults(sweep_folder)))}
+    if choices := sweep_choices(sweep_folder):
+        files[f"{STUDY}/{SWEEP_FILE}"] = _text(
+            {"hydra": {"overrides": {"task": scrubbed(choices)}}}
+        )
+    for run in runs:
+        files |= _run(run, sweep_folder)
+    jobs = [f"{STUDY}/{name}" for name in unfinished]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(target, _tar(files, jobs))
+    return target
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[Path]:
+    """The folder of a study: `source` itself, or while the block lasts that of an archive unpacked."""
+    if source.is_dir():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="spot-") as folder:
+        try:
+            _unpack(source, Path(folder))
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(
+                f"{source} is no archive of a study ({error}): give a run's or a sweep's folder, or "
+                f"what `spot report <folder> archive=<file>{SUFFIX}` wrote."
+            ) from None
+        yield Path(folder) / STUDY
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Files and folders of the archive, none outside of `folder`."""
+    with tarfile.open(source) as file:
+        for entry in file:
+            path = (folder / entry.name).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                raise tarfile.TarError(f"{entry.name} lies outside")
+            if entry.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+            elif content := file.extractfile(entry):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
+
+
+def read_defaults(folder: Path) -> dict[str, Any]:
+    """The defaults a study is compared with: those it was packed with, else today's."""
+    path = folder / DEFAULTS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else defaults()
+
+
+# ---- what goes in ------------------------------------------------------------------------------
+
+
+def _run(run: FinishedRun, sweep: Path) -> Files:
+    """A run's record and log, and its products, by their names in the archive."""
+    single = run.folder == sweep
+    home = STUDY if single else f"{STUDY}/{run.folder.name}"
+    up = "../" if single else "../../"
+    files: Files = {}
+    places = {}
+    for name in run.products:
+        folder = "{stage}/{key}".format(**run.manifest(name))
+        places[name] = f"{up}{PRODUCTS}/{folder}"
+        files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name).items()}
+    record = scrubbed(dict(run.record)) | {"products": places}
+    files[f"{home}/{RUN_FILE}"] = _text(record)
+    if (run.folder / EXPORTED).exists():
+        files[f"{home}/{EXPORTED}"] = (run.folder / EXPORTED).read_text(encoding="utf-8")
+    return files
+
+
+def _product(run: FinishedRun, name: str) -> Files:
+    """The manifest of a product, and of its files what the report reads."""
+    manifest = run.manifest(name)
+    details = {k: v for k, v in manifest["details"].items() if k != "dropped"}
+    files: Files = {}
+    kind = name.rpartition("/")[2]
+    if kind in ("scores", "base_scores"):
+        rows = run.scores if name == "scores" else run.base_scores
+        files[store.ROWS] = _rows(_slim_score(score) for of in rows.values() for score in of)
+    elif kind in ("pairs", "held_out"):
+        pairs = run.pairs(name)
+        shown = {pair.id for pair in examples.chosen(pairs)}
+        files[store.ROWS] = _rows(p if p.id in shown else _slim_pair(p) for p in pairs)
+    elif kind == "checkpoint":
+        files[METRICS] = (run.product(name) / METRICS).read_text(encoding="utf-8")
+    hashes = {of: store.hash_text(text) for of, text in files.items()}
+    kept = scrubbed(manifest | {"details": details}) | {"files": hashes}
+    return files | {store.MANIFEST: _text(kept)}
+
+
+def _slim_score(score: Score) -> Score:
+    """Without what the model wrote; warnings of the grader stay."""
+    details = {k: v for k, v in score.details.items() if k == "warning"}
+    return dataclasses.replace(
+        score, extracted=None, response="", seed=0, reason="", details=details
+    )
+
+
+def _slim_pair(pair: Pair) -> Pair:
+    rejected = None if pair.rejected is None else ""
+    return dataclasses.replace(pair, question="", answer="", chosen="", rejected=rejected)
+
+
+def _rows(rows: Iterator[Any]) -> str:
+    return "".join(to_json(row) + "\n" for row in rows)
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _tar(files: Files, folders: list[str]) -> bytes:
+    """The files in the order of their names, without owners and times."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted([*files, *folders]):
+            entry = tarfile.TarInfo(name)
+            if name in files:
+                content = files[name].encode()
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
+            else:
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(entry)
+    return gzip.compress(raw.getvalue(), compresslevel=9, mtime=0)

@@ -1,0 +1,167 @@
+"""What a study chose: how its configuration differs from the defaults, and its runs from each other."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spot.report.scrubbing import scrubbed
+
+# Settings that move no result: two runs that differ in these alone are one arm.
+ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")
+# What tells runs apart best, named first; what these separate needs no second name.
+TELLING = (
+    "rounds", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
+    "loss.name", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",
+    "data.pairs", "data.gamma",
+)  # fmt: skip
+REWARDS = ("dpo", "rwsft", "bce", "bco")  # losses that have a β
+TASKS = "benchmarks.tasks."
+
+
+def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """`{"loss": {"beta": 1}}` → `{"loss.beta": 1}`; lists stay whole, an empty mapping too."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{before}{key}.")
+        else:
+            result[before + key] = value
+    return result
+
+
+def resolved(config: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration, flat, with β and the learning rate that its training used."""
+    used = {f"loss.{k}": v for k, v in loss.items() if k in ("beta", "learning_rate")}
+    return flat(config) | used
+
+
+# ---- names of arms -----------------------------------------------------------------------------
+
+
+def arm_names(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """A name for each run of (arm, resolved configuration): the arm, and what differs within an arm.
+
+    `spot_bco data.pairs=2000 data.gamma=0.6`: as few keys as separate the runs, each where it has
+    an effect.
+    """
+    keys = _separating(runs)
+    return [" ".join([arm, *_chosen(config, keys)]) for arm, config in runs]
+
+
+def _separating(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    every = dict.fromkeys([*TELLING, *(key for _, config in runs for key in config)])
+    classes = _split(list(range(len(runs))), lambda i: runs[i][0])
+    keys = []
+    for key in every:
+        if key.startswith(ASIDE):
+            continue
+        finer = [
+            part
+            for members in classes
+            for part in _split(members, lambda i, key=key: _written(runs[i][1], key))  # type: ignore[misc]
+        ]
+        if len(finer) > len(classes):
+            keys.append(key)
+            classes = finer
+    return keys
+
+
+def _split(members: Sequence[int], by: Any) -> list[list[int]]:
+    parts: dict[Any, list[int]] = defaultdict(list)
+    for member in members:
+        parts[by(member)].append(member)
+    return list(parts.values())
+
+
+def _chosen(config: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key}={value}" for key in keys if (value := _written(config, key)) is not None]
+
+
+def _written(config: Mapping[str, Any], key: str) -> str | None:
+    """A setting as a word; None where it is absent or has no effect in this run."""
+    loss, mode = config.get("loss.name"), config.get("loss.delta.mode")
+    if (
+        key not in config
+        or (key.startswith("loss.delta.") and loss != "bco")
+        or (key == "loss.delta.decay" and mode != "ema")
+        or (key == "loss.beta" and loss not in REWARDS)
+        or (key == "data.gamma" and config.get("data.arm") != "rectified")
+    ):
+        return None
+    return "".join(written(config[key]).split())
+
+
+def written(value: Any) -> str:
+    """A setting as YAML would have it: `true`, `null`, `0.6`, `[a, b]`."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str):
+        return str(scrubbed(value)) or '""'
+    return json.dumps(scrubbed(value), ensure_ascii=False)
+
+
+# ---- differences to the defaults ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key, its default, and each value that a run has: (value, arms), no arms where all have it."""
+
+    key: str
+    default: str
+    values: list[tuple[str, list[str]]]
+
+
+def defaults() -> dict[str, Any]:
+    """The configuration of `python train.py` without any choice; empty outside of a clone."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from spot import compose
+
+    if not compose.CONF.is_dir():
+        return {}
+    around = GlobalHydra.instance()
+    running, around.hydra = (
+        around.hydra,
+        None,
+    )  # a run that ends in its report has a Hydra of its own
+    try:
+        return asdict(compose.compose())
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def differences(
+    arms: Mapping[str, Sequence[Mapping[str, Any]]], default: Mapping[str, Any]
+) -> list[Difference]:
+    """What the runs' recorded configurations, by arm, choose otherwise than the defaults.
+
+    Keys that either side does not know (another version of spot) are left out; so are the seed, and
+    benchmarks one by one where they are others than the defaults.
+    """
+    usual = _compared(default)
+    configs = {arm: [_compared(config) for config in of] for arm, of in arms.items()}
+    found = []
+    for key in dict.fromkeys(key for of in configs.values() for c in of for key in c):
+        if key not in usual or key in ("seed", "output", "arm", "study"):
+            continue
+        values: dict[str, list[str]] = defaultdict(list)
+        for arm, of in configs.items():
+            for value in dict.fromkeys(written(c[key]) for c in of if key in c):
+                values[value].append(arm)
+        if set(values) != {written(usual[key])}:
+            shared = len(values) == 1
+            of_arms = [(value, [] if shared else names) for value, names in values.items()]
+            found.append(Difference(key, written(usual[key]), of_arms))
+    return found
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat, with the benchmarks' names as one value."""
+    result = flat(config)
+    tasks = config.get("benchmarks", {}).get("tasks", {})
+    return result | {"benchmarks.tasks": list(tasks)}

@@ -1,0 +1,193 @@
+"""What tells runs apart, what differs from the defaults, and the paper's rows beside them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from spot import report
+from spot.report import paper
+from spot.report.config_diff import arm_names, defaults, differences, flat
+from spot.report.load import Study, load
+from spot.report.scrubbing import scrubbed
+from spot.report.style import label
+from spot.report.tables import columns, funnels, score_table
+from tests.unit.test_report import make_run
+
+ROWS = {
+    "direct_2k": "data.arm=direct data.pairs=2000",
+    "rectified_2k": "data.pairs=2000",
+    "rectified_4k_any": "data.gamma=1.0",
+    "rectified_4k": "",
+}
+PRINTED = {"direct_2k": 45.2, "rectified_2k": 50.4, "rectified_4k_any": 51.9, "rectified_4k": 53.3}
+NINE = {
+    **dict.fromkeys(("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"), "in_domain"),
+    **dict.fromkeys(("gpqa_diamond", "connect4"), "ood"),
+    "ifeval": "general",
+}  # fmt: skip
+
+
+def settings(**changes):
+    usual = {
+        "rounds": 1, "data.arm": "rectified", "data.pairs": 4000, "data.gamma": 0.6, "loss.name": "bco",
+        "loss.beta": 0.1, "loss.delta.mode": "ema", "loss.delta.decay": 0.9, "oracle.kind": "rule",
+        "oracle.resample": 0, "seed": 0,
+    }  # fmt: skip
+    return usual | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def labels(*runs):
+    return [label(name) for name in arm_names([("spot_bco", run) for run in runs])]
+
+
+def test_arms_are_named_by_the_settings_that_have_an_effect():
+    assert labels(settings(), settings(seed=3, logger__wandb=True)) == ["SPoT-BCO", "SPoT-BCO"]
+    assert labels(settings(data__gamma=0.2), settings()) == ["SPoT-BCO, γ=0.2", "SPoT-BCO, γ=0.6"]
+    assert labels(settings(data__pairs=500), settings(data__pairs=2000)) == [
+        "SPoT-BCO, 500 pairs",
+        "SPoT-BCO, 2k pairs",
+    ]
+    assert labels(
+        settings(),
+        settings(loss__delta__decay=0.5),
+        settings(loss__delta__mode="cumulative"),
+        settings(loss__delta__mode="zero", loss__delta__decay=0.5),  # a decay that nothing reads
+    ) == [
+        "SPoT-BCO, δ ema, decay 0.9",
+        "SPoT-BCO, δ ema, decay 0.5",
+        "SPoT-BCO, δ cumulative",
+        "SPoT-BCO, δ zero",
+    ]
+
+
+def test_no_more_is_named_than_tells_apart():
+    itself = settings(oracle__kind="self", oracle__resample=8)
+    assert labels(settings(), itself) == ["SPoT-BCO, Oracle rule", "SPoT-BCO, Oracle self"]
+    two = settings(rounds=2, data__pairs=2000)
+    assert labels(settings(), two) == ["SPoT-BCO, 1 round", "SPoT-BCO, 2 rounds"]
+
+
+def test_what_an_arm_is_does_not_count_as_a_difference():
+    runs = [
+        ("sft_plus", settings(loss__name="sft")),
+        ("spot_bco", settings()),
+        ("dpo", settings(loss__name="dpo", loss__beta=1.0)),
+    ]
+    assert arm_names(runs) == ["sft_plus", "spot_bco", "dpo"]
+
+
+@pytest.fixture(scope="module")
+def table3(tmp_path_factory) -> Path:
+    sweep = tmp_path_factory.mktemp("outputs") / "sweep"
+    for number, (row, choices) in enumerate(ROWS.items()):
+        arm = "bco_direct" if row == "direct_2k" else "spot_bco"
+        make_run(
+            sweep, number, arm, 0, (0.5 + 0.1 * number, 0.5, 0.95), choices, "table3",
+            overrides=[f"+paper/table3={row}"],
+        )  # fmt: skip
+    return sweep
+
+
+def test_the_rows_of_table_3_have_readable_names_and_the_papers_numbers(table3):
+    study = Study(*load(table3))
+    assert [label(arm) for arm in study.arms] == [
+        "BCO on direct answers, 2k pairs",
+        "SPoT-BCO, 2k pairs, γ=0.6",
+        "SPoT-BCO, 4k pairs, γ=1",
+        "SPoT-BCO, 4k pairs, γ=0.6",
+    ]
+    beside = paper.beside(study)
+    printed = [beside.value(arm, "average") for arm in study.arms]
+    assert printed == list(PRINTED.values())
+    assert beside.gain("base", "average") is None
+    assert [row.cells[-1].paper for row in score_table(study)] == [47.1, *PRINTED.values()]
+
+
+def test_a_study_at_the_papers_scale_has_its_numbers_benchmark_by_benchmark(tmp_path):
+    sweep = tmp_path / "outputs" / "sweep"
+    for number, arm in enumerate(("sft", "spot_bco")):
+        make_run(sweep, number, arm, 0, [0.6] * 8 + [0.9], study="table1", domains=NINE)
+    study = Study(*load(sweep))
+    shown = {
+        c.title: cell for c, cell in zip(columns(study), score_table(study)[2].cells, strict=True)
+    }
+    assert list(shown)[-1] == "average"
+    assert [shown[name].paper for name in ("aime24", "in-domain mean", "connect4", "ifeval", "average")] == [
+        28.0, 52.1, 36.0, 84.8, 53.3,
+    ]  # fmt: skip
+    assert shown["connect4"].paper_gain == pytest.approx(36.0 - 10.9)
+    text = report.build(sweep).with_name("report.md").read_text()
+    assert "| Llama-3.1-8B-Instruct | " in text
+
+
+def test_jobs_with_different_benchmarks_share_a_table(tmp_path):
+    sweep = tmp_path / "outputs" / "sweep"
+    make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95))
+    two = {"sums": "in_domain", "extra": "ood"}
+    make_run(sweep, 1, "spot_bce", 0, (0.8, 0.7), domains=two)
+    study = Study(*load(sweep))
+    assert study.benchmarks == ["sums"]
+    assert [c.title for c in columns(study)] == ["sums", "average", "word problems", "instructions", "extra"]  # fmt: skip
+    base, bco, bce = (["–" if not c.measured else round(c.accuracy.value) for c in row.cells] for row in score_table(study))  # fmt: skip
+    assert base == [50, 50, 50, 95, "–"]
+    assert bco == [90, 90, 60, 95, "–"]
+    assert bce == [80, 80, "–", "–", 70]
+    page = report.build(sweep)
+    assert page.exists()
+    rows = list(csv.DictReader((sweep / "scores.csv").open()))
+    assert [(r["arm"], r["benchmark"]) for r in rows if r["benchmark"] == "extra"] == [("spot_bce", "extra")]  # fmt: skip
+
+
+def test_an_earlier_rounds_products_are_shown_and_break_nothing(tmp_path):
+    sweep = tmp_path / "outputs" / "runs"
+    make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95), "rounds=2")
+    path = sweep / "0" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("pairs", "checkpoint", "held_out"):
+        record["products"][f"round1/{name}"] = record["products"][name]
+    record["stages"][0] |= {"round": 2}
+    first = record["stages"][0] | {
+        "product": "round1/pairs",
+        "round": 1,
+        "counts": {"rectified": 5},
+    }
+    record["stages"].insert(0, first)
+    path.write_text(json.dumps(record))
+    page = report.build(sweep / "0").read_text()
+    ((_, steps),) = funnels(Study(*load(sweep / "0")))
+    assert [(step.name, step.total) for step in steps] == [("pairs, round 1", 5), ("pairs", 4)]
+    assert '<div class="name">pairs, round 1</div>' in page
+
+
+def test_differences_to_the_defaults_say_which_arm_has_what():
+    usual = {"loss": {"name": "bco", "epochs": 2}, "data": {"pairs": 4000, "new": 1}, "seed": 0}
+    bco = {"loss": {"name": "bco", "epochs": 3}, "data": {"pairs": 4000}, "seed": 0}
+    sft = {"loss": {"name": "sft", "epochs": 3}, "data": {"pairs": 4000}, "seed": 1}
+    found = differences({"spot_bco": [bco, bco | {"seed": 1}], "sft_plus": [sft]}, usual)
+    assert [(d.key, d.default, d.values) for d in found] == [
+        ("loss.name", "bco", [("bco", ["spot_bco"]), ("sft", ["sft_plus"])]),
+        ("loss.epochs", "2", [("3", [])]),
+    ]
+
+
+def test_the_defaults_are_those_of_the_command():
+    composed = flat(defaults())
+    assert (composed["arm"], composed["loss.name"], composed["model.name"]) == ("spot_bco", "bco", "tiny")  # fmt: skip
+
+
+def test_paths_and_servers_are_not_told():
+    value = {
+        "command": "python train.py output=/home/me/x 'data.path=/srv/a b/rows.jsonl' -m +paper=table1",
+        "urls": ["http://10.0.0.7:8000/v1", "https://host.example/v1"],
+        "text": "half of 3/4 is 3/8, and/or",
+        "home": "~/models/qwen",
+    }
+    found = scrubbed(value)
+    assert found["command"].startswith("python train.py output=…/x 'data.path=…/")
+    assert "srv" not in found["command"]
+    assert found["urls"] == ["http://…/v1", "https://…/v1"]
+    assert found["text"] == value["text"]
+    assert found["home"] == "…/qwen"
+    assert scrubbed(found) == found

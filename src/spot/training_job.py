@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
 
     config = job.config
     unpack.set_threads(config.hardware.threads)
-    try:
+    with _loggers(job) if rank == 0 else nullcontext([]) as loggers:
         result = train(
             job.policy_folder,
             job.out,
@@ -53,10 +54,8 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
             _method(config),
             _optimisation(config),
             config.seed,
-            _options(job, _loggers(job) if rank == 0 else ()),
+            _options(job, loggers),
         )
-    finally:
-        tracking.finish()
     return asdict(result)
 
 
@@ -112,16 +111,9 @@ def _options(job: TrainingJob, loggers: Sequence[Any]) -> Any:
     )
 
 
-def _loggers(job: TrainingJob) -> list[Any]:
-    config = job.config
-    return tracking.loggers(
-        unpack.logger_names(config),
-        job.run_folder / "logs",
-        f"{config.arm or config.loss.name}-{config.seed}",
-        plain(config),
-        config.logger.project,
-        config.logger.wandb_mode,
-    )
+def _loggers(job: TrainingJob) -> AbstractContextManager[list[Any]]:
+    names = unpack.logger_names(job.config)
+    return tracking.loggers(names, job.run_folder, plain(job.config), job.out)
 
 
 def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, float]] | None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from spot import tracking
+from spot import compose, tracking
+from spot.config import plain
 from spot.errors import UserError
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, train
@@ -17,6 +18,7 @@ from spot.training.losses import Method
 from spot.training.packing import PackingSettings
 from spot.training.schedule import Optimisation
 from tests.unit.runs import OPTIMISATION, rows, without_timings
+from tests.unit.wandb_files import saved_runs
 
 
 def test_the_ability_probe_sees_the_model_as_it_is(
@@ -37,9 +39,9 @@ def test_the_ability_probe_sees_the_model_as_it_is(
 def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    loggers = tracking.loggers(["csv", "tensorboard"], tmp_path / "logs", "run", {})
-    options = RunOptions(loggers=loggers)
-    train(tiny_policy, tmp_path, pairs, [], Method("rwsft"), OPTIMISATION, 0, options)
+    with tracking.loggers(["csv", "tensorboard"], tmp_path, {}, tmp_path) as loggers:
+        options = RunOptions(loggers=loggers)
+        train(tiny_policy, tmp_path, pairs, [], Method("rwsft"), OPTIMISATION, 0, options)
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard")).Reload()
     logged = [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
     wanted = [(int(r["step"]), float(r["rewards/chosen"])) for r in rows(tmp_path)[1:]]
@@ -47,22 +49,24 @@ def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_pa
 
 
 @pytest.mark.slow
-def test_wandb_offline(
-    tiny_policy: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    try:
-        loggers = tracking.loggers(["wandb"], tmp_path / "logs", "run", {"a": 1}, mode="online")
+def test_wandb_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
+    config = plain(compose.compose(["logger=wandb"]))
+    with tracking.loggers(["wandb"], tmp_path, config, tmp_path) as loggers:
         options = RunOptions(loggers=loggers)
         train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
-    finally:
-        tracking.finish()
-    assert list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
+    (saved,) = saved_runs(tmp_path / "logs")
+    for row in rows(tmp_path):
+        measured = {n: pytest.approx(float(v)) for n, v in row.items() if v and n != "step"}
+        logged = saved.history.get(int(row["step"]), {})  # nothing is measured at step 0 here
+        assert {name: logged.get(name) for name in measured} == measured
 
 
 def test_unknown_logger(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'mlflow': use csv, tensorboard or wandb"):
-        tracking.loggers(["mlflow"], tmp_path, "run", {})
+    with (
+        pytest.raises(UserError, match="'mlflow': use csv, tensorboard or wandb"),
+        tracking.loggers(["mlflow"], tmp_path, {}, tmp_path),
+    ):
+        pass
 
 
 def test_pairs_without_rejected(tiny_policy: Path, build_pairs: Any, tmp_path: Path) -> None:

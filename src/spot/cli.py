@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -22,44 +24,47 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import compose, config, group
+from spot import compose, config, group, manual, origins
 from spot.errors import FULL, UNUSABLE, RankError, UserError
 
-COMMANDS = {
-    "run": "the whole way: elicit, rectify, select, train, evaluate, report (as train.py)",
-    "elicit": "sample the policy's responses and grade them",
-    "rectify": "… and let the Oracle correct the wrong ones",
-    "select": "… and keep the corrections that stay close",
-    "train": "… and train on them",
-    "evaluate": "measure a model: spot evaluate model.path=<folder or hub id>; spot evaluate <run folder>: its exports",
-    "compare": "differences paired by question: spot compare <A> <B>, or one run against its base",
-    "grade": "grade saved responses: spot grade benchmark=<name> responses=<file> out=<file>",
-    "connect4": "make a Connect4 data set: spot connect4 generate out=<file> [count=500] [seed=0]",
-    "report": "rebuild the report of a run's or a sweep's folder: spot report <folder>",
-    "correct": "correct the wrong attempts by hand: spot correct oracle.path=<sheet.csv> [key=value …]",
-    "plan": "what a run would need of memory, time, disk and money: spot plan [key=value …]",
-    "pretrain": "make a student from its corpus",
-}
+COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}
+HELP = frozenset({"-h", "--help"})
+DRY_RUN = "--dry-run"
 TRAINING = ("run", "train")  # commands that get as far as training
-USAGE = "\n".join(
-    [
-        "spot <command> [key=value …]   -m key=a,b sweeps   --help after a command: all keys",
-        "",
-        *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
-    ]
-)
+ELSEWHERE = {  # commands that take no configuration, and what each calls with its arguments
+    "compare": "spot.commands:compare",
+    "grade": "spot.commands:grade",
+    "connect4": "spot.commands:connect4",
+    "config": "spot.commands:config",
+    "report": "spot.commands:report",
+    "completion": "spot.completion:command",
+    "pairs": "spot.report.pair_page:command",
+    "runs": "spot.overview:command",
+    "show": "spot.overview:show",
+    "dashboard": "spot.report.dashboard:command",
+    "workspace": "spot.workspace:command",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The console script `spot`. Exit codes: 0, 1 (failed), 2 (the user's mistake), 130 (Ctrl-C)."""
+    """The console script `spot`. Its exit codes are those of `manual.EXIT_CODES`."""
     arguments = sys.argv[1:] if argv is None else argv
     with mistakes_in_one_line():
         command, rest = _command(arguments)
         if command == "help":
-            print(USAGE)
-        elif command == "report":
-            _report(rest)
-        elif command == "evaluate" and len(rest) == 1 and not _is_override(rest[0]):
+            print(manual.overview())
+        elif command == "version":
+            print(f"spot {importlib.metadata.version('spot')}")
+        elif HELP & set(rest):
+            _help(command, [argument for argument in rest if argument not in HELP])
+        elif DRY_RUN in rest:
+            from spot import dry_run
+
+            dry_run.command(command, [argument for argument in rest if argument != DRY_RUN])
+        elif command in ELSEWHERE:
+            module, _, function = ELSEWHERE[command].partition(":")
+            getattr(importlib.import_module(module), function)(rest)
+        elif command == "evaluate" and len(rest) == 1 and not is_override(rest[0]):
             _evaluate_exports(Path(rest[0]))
         elif command == "evaluate":
             from spot import commands
@@ -69,12 +74,9 @@ def main(argv: list[str] | None = None) -> None:
             _plan(rest)
         elif command == "correct":
             _correct(rest)
-        elif command in ("compare", "grade", "connect4"):
-            from spot import commands
-
-            getattr(commands, command)(rest)
         else:
             _with_hydra(command, rest)
+        sys.stdout.flush()  # here, where a closed pipe is expected
 
 
 @contextmanager
@@ -90,6 +92,9 @@ def mistakes_in_one_line() -> Iterator[None]:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here.", 130)
+    except BrokenPipeError:  # `spot config | head`: nobody reads on, and nobody need be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except OSError as error:
         if error.errno in UNUSABLE and error.filename:
             _stop(f"{error.filename}: {error.strerror}; is output=<folder> right?", 2)
@@ -106,27 +111,44 @@ def _stop(message: str, code: int) -> None:
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
     """The command and what follows it; without one (`spot loss=dpo`): run."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        return "help", []
+    if not arguments or arguments[0] in (*HELP, "help"):
+        wanted = [name for name in arguments[1:] if name in COMMANDS]
+        return (wanted[0], ["--help"]) if wanted else ("help", [])
     first = arguments[0]
+    if first == "--version":
+        return "version", []
     if first in COMMANDS:
         return first, arguments[1:]
-    if _is_override(first):
+    if is_override(first):
         return "run", arguments
     close = difflib.get_close_matches(first, COMMANDS, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"{first} is no command: {guess}choose one of {', '.join(COMMANDS)}.")
+    raise UserError(
+        f"{compose.short(first) or 'An empty word'} is no command: {guess}choose one of "
+        f"{', '.join(COMMANDS)}."
+    )
 
 
-def _is_override(argument: str) -> bool:
+def is_override(argument: str) -> bool:
     """Whether it is `key=value`, or a flag."""
     return "=" in argument or argument.startswith(("-", "+", "~"))
+
+
+def _help(command: str, arguments: list[str]) -> None:
+    """A command's own page, and the keys of the configuration where it takes them."""
+    text = manual.page(command)
+    if manual.COMMANDS[command].configured:
+        overrides = [argument for argument in arguments if "=" in argument]
+        expanded = compose.expand(overrides, "-m" in arguments, "elicit")
+        values = origins.as_yaml(compose.traced(expanded.jobs[0][0]), origins=False)
+        text += "\n\n" + manual.keys(compose.groups(), values)
+    print(text)
 
 
 def _with_hydra(command: str, arguments: list[str]) -> None:
     """Check the configuration, then let Hydra make the folder (or expand the sweep) and run it."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to `main`
-    parsed = _parse_flags(arguments)
+    parsed = parse_flags(arguments)
     compose.register()
     if not _only_shows(parsed):
         found = group.started()
@@ -156,7 +178,8 @@ def _lend_ranks() -> None:
         launch.lend(joined)
 
 
-def _parse_flags(arguments: list[str]) -> argparse.Namespace:
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides, in any order. Raises UserError for a flag it does not have."""
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
@@ -204,21 +227,35 @@ def _run(command: str, composed: DictConfig) -> None:
 
         asking.check(settings)
     runtime = HydraConfig.get()
-    folder = Path(runtime.runtime.output_dir)
+    folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 
+    from spot import presence
+
+    with presence.announced(folder, command, settings, overrides):
+        _carry_out(command, settings, folder, overrides, found)
+
+
+def _carry_out(
+    command: str,
+    settings: config.Config,
+    folder: Path,
+    overrides: list[str],
+    found: group.Started | None,
+) -> None:
+    """Call the pipeline and say where its results are."""
     from spot import pipeline  # imports torch
 
     if command == "evaluate":
         from spot import scoreboard
 
-        scores = pipeline.evaluate(settings, folder, list(runtime.overrides.task))
+        scores = pipeline.evaluate(settings, folder, overrides)
         scoreboard.show(scoreboard.read(scores))
         print(f"scores: {folder}", flush=True)
         return
     if command == "pretrain":
         print(f"student: {pipeline.pretrain(settings, folder)}", flush=True)
         return
-    what = settings, folder, list(runtime.overrides.task), _until(command)
+    what = settings, folder, overrides, _until(command)
     if found is None:
         report = pipeline.run(*what)
     else:
@@ -234,17 +271,6 @@ def _run(command: str, composed: DictConfig) -> None:
 def _check_hardware(hardware: config.HardwareConfig, found: group.Started | None) -> None:
     """Refuse at the start, not after hours, what was started in another number than is needed."""
     group.form(hardware.nodes, hardware.devices, {}, found)
-
-
-def _report(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError("name one folder: spot report <folder of a run or a sweep>.")
-    folder = Path(arguments[0])
-    if not (folder / "run.json").exists() and not any(folder.glob("*/run.json")):
-        raise UserError(f"{folder} holds no finished run: there is no run.json in it.")
-    from spot import report
-
-    print(f"report: {report.build(folder)}")
 
 
 def _evaluate_exports(run: Path) -> None:
@@ -270,7 +296,7 @@ def _correct(arguments: list[str]) -> None:
 
 def _plan(arguments: list[str]) -> None:
     """Exit code 1 where it does not fit."""
-    parsed = _parse_flags(arguments)
+    parsed = parse_flags(arguments)
     if _only_shows(parsed):
         return _with_hydra("run", arguments)
     if compose.check(list(parsed.overrides), parsed.multirun):

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
+from spot import origins
 from spot.config import BenchmarkConfig, Config
 from spot.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+LONGEST = 200  # characters of a key; file names end soon after
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
@@ -105,15 +107,53 @@ def check(overrides: list[str], sweep: bool = False, until: str | None = None) -
 
     An experiment file may ask for a sweep itself (`hydra.mode: MULTIRUN`).
     """
+    return expand(overrides, sweep, until).sweep
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """What a command line stands for: one run, or the jobs of a sweep in their order."""
+
+    jobs: list[tuple[list[str], Config]]  # the overrides of each, and its checked configuration
+    sweep: bool
+    varies: dict[str, list[str]]  # key → the values that the sweep gives it
+    folder: Path  # of the run or the sweep, as it would be named now
+    own: list[str]  # overrides of the first job that the sweep chose and nobody typed
+
+
+def expand(overrides: list[str], sweep: bool = False, until: str | None = None) -> Expanded:
+    """The checked configurations of a run, or of every job of a sweep. Raises UserError."""
     with _hydra() as hydra:
         mode = RunMode.MULTIRUN if sweep else RunMode.RUN
         tree, parsed = _composed(hydra, overrides, mode)
         if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
-            _checked(hydra, tree, parsed, until)
-            return False
-        for job in _by_distance(_jobs(hydra.config_loader, tree)):
-            _checked(hydra, *_composed(hydra, job, RunMode.RUN), until)
-        return True
+            folder = Path(tree.hydra.run.dir)
+            config = _checked(hydra, tree, parsed, until)
+            return Expanded([(overrides, config)], False, {}, folder, [])
+        lines = _sweep_lines(hydra.config_loader, tree)
+        jobs = BasicSweeper.split_arguments(lines, None)[0]
+        configs = {
+            n: _checked(hydra, *_composed(hydra, jobs[n], RunMode.RUN), until)
+            for n in _by_distance(jobs)
+        }
+        varies = {
+            line.get_key_element(): [str(value) for value in line.sweep_string_iterator()]
+            for line in lines
+            if line.is_sweep_override()
+        }
+        own = [  # of the first job: what an experiment's file or a list of values stands for
+            one
+            for one, line in zip(jobs[0], lines, strict=True)
+            if line.input_line not in overrides or line.is_sweep_override()
+        ]
+        numbered = [(job, configs[n]) for n, job in enumerate(jobs)]
+        return Expanded(numbered, True, varies, Path(tree.hydra.sweep.dir), own)
+
+
+def traced(overrides: list[str], swept: Iterable[str] = ()) -> origins.Values:
+    """Every value of a configuration that `expand` has checked, with where it is from."""
+    with _hydra() as hydra:
+        return origins.trace(hydra.config_loader, overrides, swept)
 
 
 def _composed(hydra: Any, overrides: list[str], mode: RunMode) -> tuple[DictConfig, list[Override]]:
@@ -139,29 +179,36 @@ def _checked(hydra: Any, tree: DictConfig, overrides: list[Override], until: str
     with flag_override(tree, ["struct", "readonly"], False):
         tree.pop("hydra")
     with _explained(hydra, overrides):
+        if tree.evaluator is not None:
+            with _named_evaluator():
+                OmegaConf.to_object(tree.evaluator)
         return schema.typed(tree, until)
 
 
-def _jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
-    """The overrides of every job of a sweep, as Hydra's sweeper will expand them."""
+def _sweep_lines(loader: ConfigLoader, master: DictConfig) -> list[Override]:
+    """What Hydra's sweeper will expand: an experiment's parameters and the command line, which wins."""
     params = master.hydra.sweeper.get("params") or {}
     lines = [f"{key}={value}" for key, value in params.items()]
-    lines += list(master.hydra.overrides.task)
-    parsed = [_parse(loader, line) for line in lines]
-    return BasicSweeper.split_arguments(parsed, None)[0]
+    parsed = [_parse(loader, line) for line in [*lines, *master.hydra.overrides.task]]
+    return list({override.get_key_element(): override for override in parsed}.values())
 
 
-def _by_distance(jobs: list[list[str]]) -> list[list[str]]:
+def _by_distance(jobs: list[list[str]]) -> list[int]:
     """Jobs that differ least from the first one first, so that a bad value is found early."""
-    return sorted(jobs, key=lambda job: sum(a != b for a, b in zip(job, jobs[0], strict=True)))
+    return sorted(
+        range(len(jobs)), key=lambda n: sum(a != b for a, b in zip(jobs[n], jobs[0], strict=True))
+    )
 
 
 def _parse(loader: ConfigLoader, line: str) -> Override:
     try:
-        return OverridesParser.create(config_loader=loader).parse_override(line)
+        override = OverridesParser.create(config_loader=loader).parse_override(line)
+        if not 0 < len(override.key_or_group) <= LONGEST:
+            raise HydraException(f"{line} has no key")
+        return override
     except HydraException as error:
         raise UserError(
-            f"{line} cannot be read: write key=value (or -m key=a,b to sweep), and quote "
+            f"{short(line)} cannot be read: write key=value (or -m key=a,b to sweep), and quote "
             "text with special characters, key='\"a=b\"'."
         ) from error
 
@@ -175,9 +222,9 @@ def _check_options(loader: ConfigLoader, override: Override) -> None:
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
     for value in values:
         if value not in options:
-            plus, name = "+" if override.is_add() else "", "null" if value is None else str(value)
+            name = "null" if value is None else str(value)
             raise UserError(
-                f"{plus}{group}={name} is unknown: {_guess(name, options)}"
+                f"{override.get_key_element()}={short(name)} is unknown: {_guess(name, options)}"
                 f"choose one of {', '.join(options)}."
             )
 
@@ -197,6 +244,15 @@ def _explained(hydra: Any, overrides: list[Override]) -> Iterator[None]:
         raise UserError(_explain(hydra, overrides, error)) from error
 
 
+@contextmanager
+def _named_evaluator() -> Iterator[None]:
+    """The schema of generators calls itself `generator`: name the one that was meant."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"\bgenerator\.", "evaluator.", str(error))) from None
+
+
 def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
     """One line for a failed composition: an unknown key, a wrong type, or Hydra's own words."""
     loader = hydra.config_loader
@@ -205,6 +261,11 @@ def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
         base = hydra.compose_config("config", [str(o.input_line) for o in groups], RunMode.MULTIRUN)
     except (HydraException, ValueError):  # a group itself was the mistake
         for override in groups:
+            if (
+                f"Could not override '{override.get_key_element()}'" in str(error)
+                and override.package
+            ):
+                return f"{override.input_line} is unknown: what takes an @ is generator@evaluator=<option>."
             group = override.key_or_group
             if f"Could not override '{group}'" in str(error):
                 return f"{override.input_line}: write +{override.input_line}."
@@ -212,6 +273,9 @@ def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
     for override in overrides:
         if override not in groups and (line := _unknown_key(loader, base, override)):
             return line
+        if f"An item is already at '{override.key_or_group}'" in str(error):
+            plain = str(override.input_line).lstrip("+")
+            return f"{override.input_line} adds what is there already: write {plain}."
     if (cause := _validation(error)) is not None:
         return _wrong_type(cause, overrides)
     return _one_line(error)
@@ -225,7 +289,11 @@ def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> 
         parent = ".".join(parts[:depth])
         path = ".".join(parts[: depth + 1])
         if not isinstance(node, DictConfig) or node._is_none():
-            return f"{path} is unknown: {parent} has no keys here, it is {node}."
+            if path.startswith("evaluator."):
+                return (
+                    f"{path} is unknown: choose who evaluates first, generator@evaluator=<option>."
+                )
+            return f"{path} is unknown: {parent} has no keys here, it is {short(str(node))}."
         kind = OmegaConf.get_type(node)
         keys = [f.name for f in fields(kind)] if is_dataclass(kind) else [str(k) for k in node]
         if part == "hydra" and depth == 0:
@@ -237,15 +305,33 @@ def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> 
                 keys = sorted({*keys, *(f"+{group}" for group in _extra_groups(loader, tree))})
             dotted = [f"{parent}.{key}" if parent else key for key in keys]
             valid = f"keys of {parent}" if parent else "keys"
-            return f"{path} is unknown: {_guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
+            named = short(path)
+            return (
+                f"{named} is unknown: {_guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
+            )
         node = node._get_node(part)
     return None
+
+
+def groups() -> dict[str, list[str]]:
+    """The options of every group; a plus stands before those that the main file does not choose from."""
+    with _hydra() as hydra:
+        loader = hydra.config_loader
+        tree = hydra.compose_config("config", [], RunMode.RUN)
+        extra = _extra_groups(loader, tree)
+        plain = [
+            g for g in loader.list_groups("") if g not in ("hydra", *extra) and _options(loader, g)
+        ]
+        return {
+            ("+" if group in extra else "") + group: _options(loader, group)
+            for group in [*plain, *extra]
+        }
 
 
 def _extra_groups(loader: ConfigLoader, base: DictConfig) -> list[str]:
     """Groups that are not in the defaults list and need a plus, such as +paper."""
     known = {*map(str, base), "hydra", "benchmark"}
-    return [group for group in loader.list_groups("") if group not in known]
+    return [g for g in loader.list_groups("") if g not in known and _options(loader, g)]
 
 
 def _validation(error: BaseException | None) -> ValidationError | None:
@@ -257,9 +343,13 @@ def _validation(error: BaseException | None) -> ValidationError | None:
 def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:
     key = str(error.full_key)
     value = next((o.get_value_element_as_str() for o in overrides if o.key_or_group == key), None)
-    named = key if value is None else f"{key}={value}"
+    named = key if value is None else f"{key}={short(value)}"
     if match := re.search(r"(?:converted to|not a valid) (\w+)", str(error)):
         return f"{named} is of the wrong type: it must be {KINDS.get(match[1], match[1])}."
+    if "Invalid type assigned: dict" in str(error):
+        return (
+            f"{named} cannot be added on the command line: write it into the group's file in conf/."
+        )
     if "not Optional" in str(error):
         return f"{named} cannot be null."
     return f"{named} is of the wrong type: {_first_line(error)}."
@@ -270,6 +360,12 @@ def _guess(word: str, valid: list[str]) -> str:
     return f"did you mean {close[0]}? " if close else ""
 
 
+def short(text: str) -> str:
+    """What was typed, so that the line stays readable."""
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:97]}…"
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
@@ -277,6 +373,8 @@ def _first_line(error: BaseException) -> str:
 def _one_line(error: BaseException) -> str:
     """Hydra's message and its cause's, each cut to its first line."""
     causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+    if missing := re.search(r"missing mandatory value: (\w+)", str(error)):
+        return f"{missing[1]} is missing: choose one, {missing[1]}=<option>."
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), None)
     lines = [*([key] if key else []), *(_first_line(e) for e in causes)]
     return ": ".join(dict.fromkeys(lines)) + "."

@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from spot import compose
+
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
@@ -330,3 +332,9 @@ def test_a_sweep_that_an_experiment_asks_for_needs_no_flag(
     assert done.returncode == 0, done.stderr
     assert "2 jobs in" in done.stdout
     assert len(list((tmp_path / "here" / "sweeps").glob("*/*/run.json"))) == 2
+
+
+def test_the_command_line_narrows_what_a_study_sweeps() -> None:
+    expanded = compose.expand(["+paper=table2", "seed=0", "arm=dpo,dft"])
+    assert [job[:2] for job, _ in expanded.jobs] == [["arm=dpo", "seed=0"], ["arm=dft", "seed=0"]]
+    assert expanded.varies == {"arm": ["dpo", "dft"]}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from spot import manual
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,8 +68,28 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
     ("arguments", "words"),
     [
         (["evalute"], "evalute no command evaluate"),
+        ([""], "empty word no command"),
+        (["é" * 300], "no command run"),
+        (["--nonsense"], "--nonsense --help"),
         (["report"], "spot report <folder"),
-        (["report", "nowhere"], "nowhere run.json"),
+        (["report", "nowhere"], "nowhere not exist run.json"),
+        (["report", "."], "no finished run spot runs"),
+        (["report", ".", "out="], "out empty"),
+        (["report", ".", "--fast"], "--fast out= archive="),
+        (["report", str(ROOT / "train.py")], "train.py is a file archive.tar.gz"),
+        (["grade", "benchmark=sums", "responses=", "out=x"], "responses empty"),
+        (["connect4", "generate"], "out missing connect4 generate"),
+        (["connect4", "generate", "out=x", "count=many"], "count=many whole number"),
+        (["evaluate", "nowhere"], "nowhere no folder"),
+        (["completion"], "spot completion bash|zsh|fish"),
+        (["config", "nonsense"], "nonsense no part data"),
+        (["plan", "--dry-run"], "spot plan no --dry-run"),
+        (["run", "generator@evaluator=vllm", "evaluator.top_p=2"], "evaluator.top_p=2 <= 1"),
+        (["run", "generator@evaluator=vlm"], "generator@evaluator=vlm vllm"),
+        (["run", "evaluator.top_p=1"], "evaluator.top_p generator@evaluator="),
+        (["run", "+seed=1"], "+seed=1 write seed=1"),
+        (["run", "~loss"], "loss missing loss=<option>"),
+        (["run", "x" * 300 + "=1"], "cannot be read key=value"),
         (["select", "-m", "loss=bco,dpo"], "spot select one configuration"),
         (["run", "seed=14"], "file is empty"),
         (["run", f"output={ROOT / 'train.py'}"], "train.py Not a directory output=<folder>"),
@@ -88,13 +113,94 @@ def test_a_real_failure_keeps_its_traceback(tmp_path: Path, fake_pipeline: dict[
     assert done.stderr.splitlines()[-1] == "ValueError: thirteen is unlucky"
 
 
-def test_help_names_every_command_and_key(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    commands = spot(tmp_path, fake_pipeline)
-    assert commands.returncode == 0
-    for name in "run elicit rectify select train evaluate report pretrain".split():
-        assert f"  {name} " in commands.stdout
-    keys = spot(tmp_path, fake_pipeline, "train", "--help")
-    assert keys.returncode == 0
-    assert "paper: table2" in keys.stdout
-    assert "gamma: 0.6" in keys.stdout
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command_and_exit_code(
+    tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str]
+) -> None:
+    done = spot(tmp_path, fake_pipeline, *arguments)
+    assert done.returncode == 0
+    for name in manual.COMMANDS:
+        assert f"  {name} " in done.stdout
+    for title in manual.GROUPS:
+        assert f"\n{title}:\n" in done.stdout
+    assert done.stdout.count("    e.g. spot ") == len(manual.GROUPS)
+    for code in (0, 1, 2, 130, 143):
+        assert f"  {code:>3}  " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_explains_itself_before_the_keys(
+    tmp_path: Path, fake_pipeline: dict[str, str]
+) -> None:
+    done = spot(tmp_path, fake_pipeline, "train", "--help", "loss=dpo")
+    assert done.returncode == 0
+    page, keys = done.stdout.split("Groups and their options")
+    assert page.startswith("spot train [key=value …]")
+    assert "Leaves <output>/products/train/" in page
+    assert "  spot train arm=" in page
+    assert "table1, table2" in keys
+    assert "gamma: 0.6" in keys
+    assert "name: dpo" in keys
+    assert "schema" not in keys
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_page_fits_and_its_examples_are_its_own() -> None:
+    for name, command in manual.COMMANDS.items():
+        assert max(map(len, manual.page(name).splitlines())) <= 80, name
+        assert command.examples
+        assert all(example.startswith(f"spot {name}") for example in command.examples)
+
+
+def test_the_version(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
+    done = spot(tmp_path, fake_pipeline, "--version")
+    assert done.stdout == f"spot {importlib.metadata.version('spot')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["run", "seed=1"], 0),
+        (["run", "--dry-run"], 0),
+        (["run", "seed=13"], 1),
+        (["run", "-m", "seed=1,13"], 1),
+        (["plan", "model=qwen3_8b", "hardware=cpu", "hardware.memory_gib=1"], 1),
+        (["run", "seed=-1"], 2),
+        (["run", "seed=14"], 2),
+    ],
+)
+def test_exit_codes(
+    tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str], code: int
+) -> None:
+    environment = dict(os.environ) if arguments[0] == "plan" else fake_pipeline
+    assert spot(tmp_path, environment, *arguments).returncode == code
+    assert code in manual.EXIT_CODES
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_exit_codes_of_signals(
+    tmp_path: Path, fake_pipeline: dict[str, str], sent: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-u", "-m", "spot.cli", "run", "seed=6000"]  # which takes a minute
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=fake_pipeline, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("ran all")
+        running.send_signal(sent)
+        ended = running.wait(timeout=30)
+    assert (ended if ended >= 0 else 128 - ended) == code  # as a shell reports it
+
+
+def test_a_reader_that_stops_is_no_failure(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
+    line = f"{sys.executable} -m spot.cli config | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=fake_pipeline, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[0] == "model:"
+    assert done.stdout.splitlines()[1] in ("0", "141")
+    assert done.stderr == ""

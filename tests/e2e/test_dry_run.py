@@ -1,0 +1,171 @@
+"""`--dry-run` tells what would be made and what is there, and leaves every file as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spot import pipeline
+from spot.compose import compose
+from spot.looking import MAKE, REUSE, look
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    *("benchmarks=quick", "data.questions=40", "data.held_out=4", "data.pairs=8", "loss.epochs=1"),
+    *("loss.batch_pairs=8", "probe.ability_every=0", "probe.pairs=2", "hardware.threads=1"),
+]
+
+
+def spot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`spot …` in a folder, without any key or server."""
+    environment = {k: v for k, v in os.environ.items() if "API_KEY" not in k}
+    command = [sys.executable, "-m", "spot.cli", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+def tree(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every file below a folder, with its time and content."""
+    return {
+        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in folder.rglob("*")
+        if path.is_file()
+    } | {str(path): (0, "") for path in folder.rglob("*") if path.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything up to the pairs of the small run is there."""
+    folder = tmp_path_factory.mktemp("dry")
+    config = compose([*SMALL, f"output={folder}/outputs"], "select")
+    pipeline.run(config, folder / "run", until="select")
+    return folder
+
+
+def test_an_empty_folder_stays_empty(tmp_path: Path) -> None:
+    done = spot(tmp_path, "run", "--dry-run", "--dry-run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "  elicit   attempts                 make   elicit/" in done.stdout
+    assert "(40 responses)" in done.stdout
+    assert "unknown until elicit" in done.stdout
+    assert "unknown until select" in done.stdout
+    assert "0 of 8 products are there" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_py_has_it_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "loss=dpo", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("dry run of spot run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
+    before = tree(selected)
+    done = spot(selected, "run", "--dry-run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert tree(selected) == before
+    assert sum(" reuse " in line for line in done.stdout.splitlines()) == 5
+    assert "5 of 8 products are there" in done.stdout
+    assert "8 pairs, 1 steps" in done.stdout
+    assert "unknown until train" in done.stdout
+    products = {path.name for path in (selected / "outputs" / "products").glob("*/*")}
+    named = {word.partition("/")[2] for word in done.stdout.split() if "/" in word}
+    assert products <= named, "every product on disk is named"
+
+
+@pytest.mark.slow
+def test_it_names_what_the_run_then_makes(selected: Path) -> None:
+    config = compose([*SMALL, f"output={selected}/outputs"])
+    expected = {seen.name: seen for seen in look(config)}
+    assert [seen.does for seen in expected.values()].count(REUSE) == 5
+    (selected / "trained").mkdir()
+    pipeline.run(config, selected / "trained")
+    record = json.loads((selected / "trained" / "run.json").read_text())
+    made = {name: Path(folder).name for name, folder in record["products"].items()}
+    assert list(made) == list(expected)
+    known = {name: seen.key for name, seen in expected.items() if seen.until is None}
+    assert {name: made[name] for name in known} == known
+    assert {seen.does for seen in look(config)} == {REUSE}
+
+
+@pytest.mark.slow
+def test_a_paid_oracle_is_priced_and_not_asked(selected: Path) -> None:
+    before = tree(selected)
+    done = spot(selected, "rectify", "--dry-run", "oracle=gemini", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "attempts to correct, about" in done.stdout
+    assert "USD" in done.stdout
+    assert "not ready here: The Oracle needs a key" in done.stdout
+    assert tree(selected) == before
+
+
+@pytest.mark.slow
+def test_a_sweep_counts_what_its_jobs_share(tmp_path: Path) -> None:
+    done = spot(tmp_path, "run", "--dry-run", "-m", "arm=dpo,sft", "seed=0,1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "elicit attempts 1, for 4 jobs 1 to make" in lines
+    assert "rectify rectifications 2, for 4 jobs 2 to make" in lines
+    assert "evaluate base scores 1, for 4 jobs 1 to make" in lines
+    assert "train checkpoint 4 4 to make" in lines
+    assert any(line.startswith("4 jobs in outputs/sweeps/") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_matched_pairs_wait_for_the_poorest_arm(tmp_path: Path) -> None:
+    config = compose(["data.matched=[rectified,direct]", f"output={tmp_path}", *SMALL])
+    seen = {one.name: one for one in look(config)}
+    assert seen["rectified_pairs"].does == seen["direct_pairs"].does == MAKE
+    assert seen["pairs"].until == "select"
+    assert seen["checkpoint"].until == "select"
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_here_are_not_fetched(tmp_path: Path) -> None:
+    config = compose(["model=qwen3_8b", f"output={tmp_path}"])
+    seen = {one.name: one for one in look(config)}
+    assert {one.until for one in seen.values()} == {"Qwen/Qwen3-8B is downloaded"}
+    names = "attempts held_out_rectifications rectifications held_out pairs base_scores checkpoint"
+    assert list(seen) == [*names.split(), "scores"]
+
+
+def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None:
+    recipe = ["model.pretrain.steps=1", "model.pretrain.layers=1", "model.pretrain.width=16"]
+    recipe += ["model.pretrain.heads=2", "model.pretrain.batch=2", f"output={tmp_path}"]
+    config = compose(recipe, "pretrain")
+    (before,) = look(config, "pretrain")
+    assert (before.does, list(tmp_path.iterdir())) == (MAKE, [])
+    made = pipeline.pretrain(config, tmp_path / "run")
+    (after,) = look(config, "pretrain")
+    assert (after.does, after.key) == (REUSE, made.parent.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "--dry-run"], "spot plan no --dry-run run elicit"),
+        (["run", "--dry-run", "loss.bta=1"], "loss.bta loss.beta"),
+        (["elicit", "--dry-run", "-m", "seed=0,1"], "spot elicit one configuration"),
+        (["report", "--dry-run", "nowhere"], "nowhere not exist"),
+        (["run", "--dry-run", "data=jsonl", "data.path=x", "data.fields.response=r"], "oracle"),
+    ],
+)
+def test_what_the_command_would_refuse_is_refused(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = spot(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    for word in words.split():
+        assert word in done.stderr
+    assert not list(tmp_path.iterdir())

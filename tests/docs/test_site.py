@@ -1,0 +1,178 @@
+"""The documentation builds strictly, is complete, and shows itself without a network."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+
+from spot import cli, compose, config
+from tests.oracle.chromium import Tab, chromium, executable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.docs
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, needs: Callable[[object, str], None]) -> Path:
+    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install EXTRAS=test,docs)")
+    built: Path = request.getfixturevalue("built")
+    return built
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(site)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return site
+
+
+class Loads(HTMLParser):
+    """What a page loads by itself, and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids.add(given.get("id", ""))
+        self.loaded += [
+            given[name] for name in ("src", "srcset", "data", "poster") if name in given
+        ]
+        if tag == "link" and given.get("rel") not in ("canonical", "prev", "next"):
+            self.loaded.append(given.get("href", ""))
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    pages = {path: Loads(path.read_text("utf-8")) for path in site.rglob("*.html")}
+    assert len(pages) > 25
+    for path, page in pages.items():
+        assert page.loaded, path
+        assert not [each for each in page.loaded if "//" in each], path
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text("utf-8")), (
+            sheet
+        )
+
+
+def test_every_command_has_its_section_and_every_section_its_command(site: Path) -> None:
+    page = (site / "commands.html").read_text("utf-8")
+    documented = {each[5:] for each in Loads(page).ids if each.startswith("spot-")}
+    assert documented == set(cli.COMMANDS)
+
+
+def paths(tree: Any, prefix: str = "") -> Iterator[str]:
+    """The path of every value of a configuration, but for what is kept by name."""
+    if not isinstance(tree, dict) or prefix in ("benchmarks.tasks", "model.tuned", "evaluator"):
+        yield prefix
+        return
+    for key, value in tree.items():
+        yield from paths(value, f"{prefix}.{key}" if prefix else key)
+
+
+def test_every_key_and_every_option_is_in_the_reference(site: Path) -> None:
+    pages = {path.stem: path.read_text("utf-8") for path in site.glob("configuration/*.html")}
+    keys = [
+        path for path in paths(config.plain(compose.compose())) if "." in path or path == "seed"
+    ]
+    keys += [f"benchmark.{field.name}" for field in fields(config.BenchmarkConfig)]
+    assert len(keys) > 130
+    for key in keys:
+        page = pages.get(key.split(".")[0], pages["index"])
+        assert f"<code>{key}</code>" in page or f"<code>{key.rpartition('.')[0]}</code>" in page, (
+            key
+        )
+    for option in compose.CONF.glob("*/*.yaml"):
+        assert f"{option.parent.name}={option.stem}</code>" in pages[option.parent.name], option
+
+
+def test_a_row_of_the_reference_says_type_default_range_and_meaning(site: Path) -> None:
+    page = (site / "configuration/loss.html").read_text("utf-8")
+    row = next(row for row in page.split("<tr>") if "<code>loss.delta.decay</code>" in row)
+    cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+    assert cells[1:4] == ["number", "0.9", "≥ 0, ≤ 1"]
+    assert "average" in cells[4]
+
+
+def test_every_name_of_the_code_exists() -> None:
+    """A dotted name in the documentation is something that can be imported."""
+    texts = [path.read_text("utf-8") for path in ROOT.glob("docs/**/*.md")]
+    names = {name for text in texts for name in re.findall(r"`(spot(?:\.\w+)+)(?:\(\))?`", text)}
+    assert len(names) > 20
+    for name in sorted(names - {"spot.log"}):
+        assert pkgutil.resolve_name(name) is not None, name
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'version = "{citation["version"]}"' in project
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert "2603.01683" in citation["preferred-citation"]["url"]
+
+
+@pytest.fixture
+def served(site: Path) -> Iterator[str]:
+    """The address of the site on this machine."""
+    handler = functools.partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def visit(tab: Tab, url: str) -> None:
+    tab.call("Page.navigate", url=url)
+    tab.wait(f"location.href == {url!r} && document.readyState == 'complete'")
+
+
+@pytest.mark.browser
+def test_a_reader_needs_no_network(
+    site: Path, served: str, needs: Callable[[object, str], None], tmp_path: Path
+) -> None:
+    """Formulas, search and the dark palette; pages that are opened from disk have their formulas, too."""
+    needs(executable(), "Chromium")
+    with chromium(tmp_path) as tab:
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        tab.call("Emulation.setEmulatedMedia", features=dark)
+        size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        tab.call("Emulation.setDeviceMetricsOverride", **size)
+        for start in (served, f"{site.as_uri()}/"):
+            for name in ("method", "index", "configuration/oracle"):
+                visit(tab, f"{start}{name}.html")
+                formulas = tab.value("document.querySelectorAll('.arithmatex').length")
+                assert tab.value("document.querySelectorAll('.arithmatex math').length") == formulas
+                assert (formulas > 40) is (name == "method")
+                tab.wait("document.body.dataset.mdColorScheme == 'slate'")
+        visit(tab, f"{served}index.html")
+        tab.value("document.querySelector('[data-md-component=search-query]').focus()")
+        tab.write("delta")
+        tab.wait("document.querySelectorAll('.md-search-result__item').length > 0")
+        loaded = tab.value("performance.getEntriesByType('resource').map(e => e.name)")
+        assert len(loaded) > 5
+        assert not [url for url in loaded if not url.startswith((served, "data:", "blob:"))]
+        assert not tab.complaints

@@ -119,7 +119,7 @@ class FreshProcessLauncher(Launcher):
         config = self._config(overrides)
         if config.hardware.accelerator == "gpu":
             job.needs = config.hardware.devices
-        if _finished(folder, overrides, config):
+        if is_finished(folder, overrides, config):
             job.state = "skipped"
         elif gpus and job.needs > len(gpus):  # without any GPU, the job itself says what is wrong
             job.state = "failed"
@@ -139,7 +139,7 @@ class FreshProcessLauncher(Launcher):
         return schema.typed(composed)
 
 
-def _finished(folder: Path, overrides: list[str], config: "Config") -> bool:
+def is_finished(folder: Path, overrides: list[str], config: "Config") -> bool:
     """Whether the folder's run.json was left by this very job: same overrides, same settings."""
     from spot.config import plain
 

@@ -8,10 +8,9 @@ which will share a product are counted rightly.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from spot.planning.work import ERROR_RATE
 from spot.planning.work import attempts as count_attempts
 from spot.policy import Policy
 from spot.records import Pair
-from spot.run import NotMadeError, Run
+from spot.run import Run
 
 WAITS = "?"  # begins the digest of what is not there yet
 REUSE, RESUME, MAKE = "reuse", "go on", "make"
@@ -86,7 +85,7 @@ class Look:
         return self.folder
 
     def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
-        """The product, or what stands for it. Raises NotMadeError for a checkpoint that is missing."""
+        """The product, or what stands for it."""
         name = self.named(name)
         self.seen[name] = _seen(self, name, target)
         if target.complete:
@@ -94,8 +93,6 @@ class Look:
             return target
         expected = Expected(target.folder, target.stage, target.key, target.settings, target.inputs)
         self.missing.append(expected.digest)
-        if target.stage == "train":
-            raise NotMadeError(expected.digest)
         return cast(store.Product, expected)
 
     def named(self, name: str) -> str:
@@ -153,8 +150,7 @@ def _walk(here: Look, until: str | None) -> None:
         attempts = _attempts(this) if stages.needs_attempts(config) else None
         stages.evaluate(this, "scores", _policy(this, attempts), attempts)
         return
-    for here.round in range(1, config.rounds + 1):
-        end = until if here.round == config.rounds else None
+    for end in Run.rounds(this, until):
         attempts = _attempts(this)
         here.first = first = here.first or attempts
         if end == "elicit":
@@ -172,7 +168,7 @@ def _walk(here: Look, until: str | None) -> None:
             return
         if until is None:
             stages.evaluate(this, "base_scores", base, first)
-        here.start = checkpoint = _train(this, start, pairs, held_out)
+        here.start = checkpoint = stages.train(this, start, pairs, held_out)
     if until is None:
         stages.evaluate(this, "scores", checkpoint, first)
 
@@ -210,13 +206,6 @@ def _select(this: Run, start: Policy, attempts: store.Product) -> store.Product:
     return this.stage("pairs", target, lambda: None)
 
 
-def _train(this: Run, start: Policy, pairs: store.Product, held_out: store.Product) -> Policy:
-    try:
-        return stages.train(this, start, pairs, held_out)
-    except NotMadeError as missing:
-        return Policy("trained", Path("model"), str(missing))
-
-
 def _weights(here: Look, attempts: store.Product | None) -> None:
     """Pass if the starting weights are there. Raises UnknownError where they are yet to be had."""
     model = here.config.model
@@ -234,18 +223,13 @@ def _weights(here: Look, attempts: store.Product | None) -> None:
 
 def _student(here: Look, attempts: store.Product | None) -> store.Product:
     """The product that `policy.pretrain` makes."""
-    recipe = here.config.model.pretrain
-    if recipe is None:
-        policy.pretrain(here.config.model, here.root)  # says that there is no recipe
-        raise AssertionError
-    settings = asdict(recipe) | {"context_length": here.config.model.context_length}
-    if recipe.corpus != "data":
-        return store.product(here.root, "model", settings)
+    model = here.config.model
+    if model.pretrain is None or model.pretrain.corpus != "data":
+        return policy.student(model, here.root)[0]
     if attempts is None or not attempts.complete:
         raise UnknownError("elicit")
     texts = unpack.split_attempts(here.config, attempts)[0]
-    rows = json.dumps([(row.question, row.response) for row in texts])
-    return store.product(here.root, "model", settings, {"texts": store.hash_text(rows)})
+    return policy.student(model, here.root, texts)[0]
 
 
 def _cached(model: Any) -> Any:

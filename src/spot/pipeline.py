@@ -44,9 +44,7 @@ def run(
     """
     _check(config, until, session)
     this = Run(config, folder, overrides, session)
-    for this.round in range(1, config.rounds + 1):
-        end = until if this.round == config.rounds else None
-
+    for end in this.rounds(until):
         attempts = stages.attempts(this)
         this.first = first = this.first or attempts  # its held-out questions watch all rounds
         if end == "elicit":

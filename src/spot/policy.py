@@ -51,7 +51,26 @@ def is_here(model: ModelConfig) -> bool:
 
 
 def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) -> store.Product:
-    """The student that `model.pretrain` describes, as a product of the stage `model`."""
+    """The student that `model.pretrain` describes, made where it is missing."""
+    target, rows = student(model, root, texts)
+
+    def make(folder: Path) -> None:
+        from spot import student
+
+        assert model.pretrain is not None
+        student.make(folder / "model", model.pretrain, model.context_length, rows)
+
+    store.compute_files(target, make, content="model/*")
+    return target
+
+
+def student(
+    model: ModelConfig, root: Path, texts: list[Attempt] | None = None
+) -> tuple[store.Product, list[tuple[str, str]] | None]:
+    """The student as a product of the stage `model`, and what it reads of the data, if anything.
+
+    Raises UserError when the model has no recipe, or needs texts and gets none.
+    """
     recipe = model.pretrain
     if recipe is None:
         raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
@@ -66,15 +85,7 @@ def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None)
             )
         rows = [(row.question, row.response) for row in texts]
         inputs = {"texts": store.hash_text(json.dumps(rows))}
-    target = store.product(root, "model", settings, inputs)
-
-    def make(folder: Path) -> None:
-        from spot import student
-
-        student.make(folder / "model", recipe, model.context_length, rows)
-
-    store.compute_files(target, make, content="model/*")
-    return target
+    return store.product(root, "model", settings, inputs), rows
 
 
 def _is_shipped(model: ModelConfig) -> bool:

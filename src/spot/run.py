@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,7 @@ class Run:
         self.config = config
         self.session, self.looks = session, looks
         self.folder = folder
-        self.round = config.rounds  # in progress; the pipeline counts from 1
+        self.round = config.rounds
         self.first: store.Product | None = None  # the first round's attempts
         self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.root = Path(config.output) / "products"
@@ -56,6 +56,13 @@ class Run:
         self._products: dict[str, store.Product] = {}
         self._stages: list[dict[str, Any]] = []
         self._started = time.monotonic()
+
+    def rounds(self, until: str | None) -> Iterator[str | None]:
+        """Go through the rounds; yields the stage at which each ends: only the last may end early."""
+        last = self.config.rounds
+        for number in range(1, last + 1):
+            self.round = number
+            yield until if number == last else None
 
     def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
         """Have `make` complete `target`, unless it is complete; note and tell which, and the time.

@@ -349,10 +349,10 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
         else:
             store.compute_files(target, lambda _: launch.run(job, this.session), "model/*")
 
-    this.stage("checkpoint", target, make)
+    made = this.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
         this.write_card()  # once more with scores, when the run is complete
-    return Policy(config.arm or config.loss.name, target.folder / "model", target.digest)
+    return Policy(config.arm or config.loss.name, target.folder / "model", made.digest)
 
 
 # ---- evaluate ----------------------------------------------------------------------------------

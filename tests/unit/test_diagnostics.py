@@ -11,8 +11,10 @@ import torch
 from spot.training import attention, losses
 from spot.training.diagnostics import (
     KL_SIDES,
+    SHARED_SIDE,
     PartMeans,
     edit_weights,
+    gradients_apart,
     kl_terms,
     net_gradients,
     pair_metrics,
@@ -94,6 +96,17 @@ def test_without_a_term_in_rejected_nothing_cancels(build_model: Any) -> None:
     got = token_gradients(build_model(), settings, losses.rwsft).per_token("g")
     wanted = {"g/shared": 0.05, "g/chosen_edited": 0.05, "g/chosen_after": 0.05}
     assert got == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("settings", [SHARED, SEPARATE])
+def test_pulls_apart_are_of_a_tokens_own_pair(settings: PackingSettings) -> None:
+    other = PairTokens("q", (2,), (5, 8, 0), (5, 9, 0))
+    pack, parts = build_pack([PAIR, other], settings), PartMeans()
+    pulls = torch.tensor([-0.5, -1.0]), torch.tensor([0.25, 3.0])  # of y⁺ and of y⁻
+    parts.add("apart", pack, gradients_apart(pack, pulls, beta=2.0), SHARED_SIDE)
+    assert pack.ids == ("p", "q")
+    of_p, of_q = 2 * (0.5 + 0.25), 2 * (1.0 + 3.0)  # which begin with two shared tokens and one
+    assert parts.per_token("apart") == {"apart/shared": pytest.approx((2 * of_p + of_q) / 3)}
 
 
 @pytest.mark.parametrize("settings", [SHARED, SEPARATE])

@@ -110,7 +110,7 @@ def test_one_row_per_step_and_what_each_method_has(name: str, runs: Any) -> None
         "gradients/shared", "gradients/chosen_edited", "gradients/chosen_after",
     }  # fmt: skip
     chosen = {
-        "rewards/chosen", "tether/chosen",
+        "rewards/chosen", "tether/chosen", "gradients_apart/shared",
         "rewards/shared", "rewards/chosen_edited", "rewards/chosen_after",
     }  # fmt: skip
     both = chosen | {
@@ -176,6 +176,9 @@ def test_parts_add_up_and_the_shared_prefix_is_left_alone(name: str, runs: Any) 
                 assert total == pytest.approx(value[f"{prefix}rewards/{side}"], abs=1e-5)
         if name == "dpo" or row["step"] == "1":  # both sides have the same coefficient
             assert value["gradients/shared"] == pytest.approx(0, abs=1e-7)
+        if row["step"] == "1":  # β λ⁺ + β λ⁻, each λ ½
+            assert value["gradients_apart/shared"] == pytest.approx(0.1)
+        assert 0 <= value["gradients/shared"] < value["gradients_apart/shared"] + 1e-9
         assert value["gradients/chosen_edited"] == pytest.approx(
             0.1 * value["tether/chosen"], rel=0.2
         )

@@ -6,7 +6,7 @@ only the edit and what depends on it is moved. Packs know every token's part, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -23,10 +23,12 @@ SIDES = {  # name: (part, y⁻?); a shared token is the same on both sides
     "rejected_edited": (EDITED, True),
     "rejected_after": (AFTER, True),
 }
+SHARED_SIDE = {"shared": SIDES["shared"]}
 KL_SIDES = {"shared": (SHARED, True), "edited": (EDITED, True), "after": (AFTER, True)}
 MEASURED = [
     *(f"{measure}/{part}" for measure in ("rewards", "gradients") for part in SIDES),
     *(f"kl/{part}" for part in KL_SIDES),
+    *(f"gradients_apart/{part}" for part in SHARED_SIDE),
 ]
 
 
@@ -63,6 +65,18 @@ def net_gradients(pack: Pack, gradient: Tensor) -> Tensor:
     the model is the sum.
     """
     return torch.zeros_like(gradient).index_add_(0, pack.contexts, gradient)[pack.contexts]
+
+
+def gradients_apart(pack: Pack, pulls: Iterable[Tensor], beta: float) -> Tensor:
+    """What the terms of y⁺ and y⁻ pull with at each token [N], added up as if they did not meet.
+
+    `pulls` are ∂L/∂r⁺ and ∂L/∂r⁻ of every pair, each [P]. On a shared token the two have opposite
+    signs, and `net_gradients` is what is left of this (§4.5).
+    """
+    of_pair = beta * torch.stack([pull.abs() for pull in pulls]).sum(0)
+    pair = torch.empty_like(pack.targets)
+    pair[pack.members] = pack.slots % len(pack.ids)
+    return of_pair[pair]
 
 
 def kl_terms(logps: Tensor, reference: Tensor) -> Tensor:

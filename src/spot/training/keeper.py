@@ -12,7 +12,7 @@ from spot.errors import UserError
 from spot.files import sync
 from spot.progress import say
 from spot.training import ranks
-from spot.training.diagnostics import KL_SIDES, SIDES
+from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
 from spot.training.saving import Checkpoints, MetricsTable, Saving, save_model
 
 COLUMNS = [
@@ -27,6 +27,7 @@ COLUMNS = [
     *(f"kl/{part}" for part in KL_SIDES),
     *(f"held_out/rewards/{part}" for part in SIDES),
     *(f"held_out/kl/{part}" for part in KL_SIDES),
+    *(f"gradients_apart/{part}" for part in SHARED_SIDE),
 ]  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from spot.training import attention, optimizers, ranks
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
     KL_SIDES,
+    SHARED_SIDE,
     PartMeans,
     edit_weights,
+    gradients_apart,
     kl_terms,
     net_gradients,
     pair_metrics,
@@ -183,6 +185,7 @@ class PairModule(pl.LightningModule):
         means = self._step_metrics(step, values, pairs)
         means |= parts.per_pair("rewards", len(pairs))
         means |= parts.per_token("gradients") | parts.per_token("kl")
+        means |= parts.per_token("gradients_apart")
         means |= {"gradient_norm": norm, "learning_rate": rate}
         means["loss"] = values.values["loss"].sum().item() * scale
         took = time.perf_counter() - begin
@@ -200,6 +203,10 @@ class PairModule(pl.LightningModule):
         logps.register_hook(gradient.append)
         reference = None if self.reference is None else self.reference.of(pack)
         loss, metrics = self._pack_loss(pack, logps, reference)
+        pulls: dict[str, Tensor] = {}
+        for side in REWARDS:
+            if side in metrics and metrics[side].requires_grad:
+                metrics[side].register_hook(partial(pulls.__setitem__, side))
         # DeepSpeed averages over the ranks what has to be added up
         share = scale * (ranks.ranks() if self.hardware.deepspeed else 1)
         self.manual_backward(loss.sum() * (share if pack.counted else 0.0))
@@ -209,6 +216,9 @@ class PairModule(pl.LightningModule):
         with torch.no_grad():
             # of each pair's own loss: the mean over the batch is taken back
             parts.add("gradients", pack, net_gradients(pack, gradient[0]).abs() / share)
+            if pulls:
+                apart = gradients_apart(pack, pulls.values(), self.method.beta) / share
+                parts.add("gradients_apart", pack, apart, SHARED_SIDE)
             if reference is not None:
                 parts.add("rewards", pack, self.method.beta * (logps - reference))
                 if bool(pack.has_rejected.all()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from spot.children import inherited, under_warden
 from spot.files import write_aside
 
-JOBS = "jobs.json"  # for those who look on, see spot.overview
+JOBS = "jobs.json"  # a sweep's jobs and their states, for those who look on: spot.overview
 TICK = 0.05  # seconds between two looks at the running jobs
 Tell = Callable[[str, str], None]  # a line for the user, after the name of whose line it is
 Note = Callable[[], None]  # called when the state of a job has changed

@@ -58,6 +58,7 @@ def sampling(who: GeneratorConfig) -> Sampling:
 def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator:
     """Whoever `who` describes, answering for `policy`. Servers write to `<output>/servers`."""
     thinking = config.model.thinking
+    group = "evaluator" if who is config.evaluator else "generator"  # whose keys messages name
     if who.kind == "transformers":
         from spot.generation import transformers
 
@@ -72,7 +73,7 @@ def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator
     pace = Pace(who.concurrency, who.timeout, who.patience)
     longest = context_length(policy)
     if who.kind == "openai":
-        target = Target(who.base_urls, who.model, who.key, who.extra)
+        target = Target(who.base_urls, who.model, who.key, who.extra, group)
         return RemoteGenerator(target, pace, check_folder(policy.folder), longest, thinking)
     started = vllm.Settings(
         executable=who.executable,
@@ -83,6 +84,7 @@ def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator
         dtype=who.dtype,
         arguments=who.arguments,
         start_seconds=who.start_seconds,
+        group=group,
     )
     logs = Path(config.output) / "servers" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     return vllm.load(

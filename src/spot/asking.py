@@ -279,20 +279,20 @@ def make_client(config: Config) -> Any:
     if oracle.kind == "gemini":
         from spot.oracle.gemini import KEY_NAMES, GeminiClient
 
+        budget, level = oracle.thinking_budget, oracle.thinking_level  # one of them at most
         return GeminiClient(
             str(oracle.model),
             key_names=KEY_NAMES if oracle.key_name is None else (oracle.key_name,),
-            thinking_budget=oracle.thinking_budget,
-            thinking_level=oracle.thinking_level,
+            thinking=level if budget is None else budget,
             **common,  # type: ignore[arg-type]
         )
     from spot.oracle.openai_compatible import OpenAIClient
 
+    effort = {} if oracle.effort is None else {"reasoning_effort": oracle.effort}
     return OpenAIClient(
         str(oracle.model),
         key_name=oracle.key_name,
-        effort=oracle.effort,
-        extra=oracle.extra,
+        extra=effort | oracle.extra,
         **common,  # type: ignore[arg-type]
     )
 

@@ -13,7 +13,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,13 @@ COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}
 HELP = frozenset({"-h", "--help"})
 DRY_RUN = "--dry-run"
 TRAINING = ("run", "train")  # commands that get as far as training
+MAKES = {  # what the last line of a command names
+    "run": "report",
+    "elicit": "attempts",
+    "rectify": "rectifications",
+    "select": "pairs",
+    "train": "checkpoint",
+}
 ELSEWHERE = {  # commands that take no configuration, and what each calls with its arguments
     "compare": "spot.commands:compare",
     "grade": "spot.commands:grade",
@@ -64,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         elif command in ELSEWHERE:
             module, _, function = ELSEWHERE[command].partition(":")
             getattr(importlib.import_module(module), function)(rest)
-        elif command == "evaluate" and len(rest) == 1 and not is_override(rest[0]):
-            _evaluate_exports(Path(rest[0]))
+        elif command == "evaluate" and (run := named_run(rest)) is not None:
+            _evaluate_exports(run)
         elif command == "evaluate":
             from spot import commands
 
@@ -112,8 +119,8 @@ def _stop(message: str, code: int) -> None:
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
     """The command and what follows it; without one (`spot loss=dpo`): run."""
     if not arguments or arguments[0] in (*HELP, "help"):
-        wanted = [name for name in arguments[1:] if name in COMMANDS]
-        return (wanted[0], ["--help"]) if wanted else ("help", [])
+        wanted = next((name for name in arguments[1:] if not is_override(name)), None)
+        return ("help", []) if wanted is None else (_command([wanted])[0], ["--help"])
     first = arguments[0]
     if first == "--version":
         return "version", []
@@ -130,8 +137,8 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def is_override(argument: str) -> bool:
-    """Whether it is `key=value`, or a flag."""
-    return "=" in argument or argument.startswith(("-", "+", "~"))
+    """Whether it is `key=value`, or a flag; a folder may have = in its name, as a sweep's."""
+    return argument.startswith(("-", "+", "~")) or ("=" in argument and not Path(argument).is_dir())
 
 
 def _help(command: str, arguments: list[str]) -> None:
@@ -257,15 +264,14 @@ def _carry_out(
         return
     what = settings, folder, overrides, _until(command)
     if found is None:
-        report = pipeline.run(*what)
+        made = pipeline.run(*what)
     else:
         from spot.session import Session
 
         session = Session(found)
         with session.running():
-            report = pipeline.run(*what, session)
-    if report is not None:
-        print(f"report: {report}", flush=True)
+            made = pipeline.run(*what, session)
+    print(f"{MAKES[command]}: {made}", flush=True)
 
 
 def _check_hardware(hardware: config.HardwareConfig, found: group.Started | None) -> None:
@@ -273,11 +279,19 @@ def _check_hardware(hardware: config.HardwareConfig, found: group.Started | None
     group.form(hardware.nodes, hardware.devices, {}, found)
 
 
-def _evaluate_exports(run: Path) -> None:
+def named_run(arguments: Sequence[str]) -> Path | None:
+    """The run that `spot evaluate <run folder>` names. Raises UserError for what is no folder."""
+    if len(arguments) != 1 or is_override(arguments[0]):
+        return None
+    run = Path(arguments[0])
     if not run.is_dir():
         raise UserError(
             f"{run} is no folder: spot evaluate <run folder>, or spot evaluate key=value."
         )
+    return run
+
+
+def _evaluate_exports(run: Path) -> None:
     from spot import exports, report
 
     print(f"scores: {exports.evaluate(run)}", flush=True)
@@ -305,11 +319,11 @@ def _plan(arguments: list[str]) -> None:
         )
     settings = compose.compose(parsed.overrides)
 
-    from spot import pipeline, planning
+    from spot import looking, planning
     from spot.planning.work import Lengths
 
     lengths, wrong = None, None
-    if known := pipeline.found(settings):
+    if known := looking.found(settings):
         pairs, wrong = known
         prompt = settings.plan.prompt_tokens
         lengths = [

@@ -115,7 +115,8 @@ def config(arguments: Sequence[str]) -> None:
 def report(arguments: Sequence[str], dry: bool = False) -> None:
     """The report of a run, a sweep, or an archive; or an archive of it. dry: only say so."""
     usage = "spot report <folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>]"
-    sources = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    # a sweep's folder may have = in its name
+    sources = [a for a in arguments if not a.startswith(("out=", "archive=", "-"))]
     rest = [a for a in arguments if a not in sources]
     if len(sources) != 1 or not sources[0]:
         raise UserError(f"name one folder or archive: {usage}.")

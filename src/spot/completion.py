@@ -7,13 +7,16 @@ after adding an option. Keys are completed level by level: `loss.d<Tab>` → `lo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import combinations
 from typing import Any, get_args, get_type_hints
 
 from spot import compose, manual
 from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned
+from spot.config.groups import DATA_ARMS
 from spot.errors import UserError
+from spot.overview import STATES
 
 SHELLS = ("bash", "zsh", "fish")
 FLAGS = {
@@ -22,12 +25,16 @@ FLAGS = {
     "completion": SHELLS,
     "connect4": ("generate", "out=", "count=", "seed="),
     "grade": ("benchmark=", "responses=", "out="),
+    "help": tuple(manual.COMMANDS),
     "runs": ("output=", "status="),
+    "show": ("newest",),
     "dashboard": ("port=", "once="),
     "pairs": ("out=",),
     "report": ("--dry-run", "out=", "archive="),
     "workspace": ("entity=", "project=", "out="),
 }
+PATHS = {"show": "d", "compare": "d", "dashboard": "d", "report": "f", "pairs": "f"}  # as compgen's
+VALUES = {"status": STATES}  # of arguments that are no keys
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -51,6 +58,11 @@ def words() -> dict[str, list[str]]:
     found["benchmark="] = groups["benchmark"]
     found["generator@evaluator="] = [*groups["generator"], "null"]
     keys = dict(_keys(Config, "", groups["benchmark"]))
+    keys["data.matched="] = [  # where one arm alone would be no list
+        f"[{','.join(arms)}]"
+        for count in range(2, len(DATA_ARMS) + 1)
+        for arms in combinations(DATA_ARMS, count)
+    ]
     return found | {key: values for key, values in keys.items() if key not in found}
 
 
@@ -91,13 +103,13 @@ def _posix_data() -> str:
     """The words as functions of bash and zsh: a word a line."""
     found = words()
     cases = "\n".join(
-        f"    {_quoted(key[:-1])}) echo {_quoted(chr(10).join(values))} ;;"
-        for key, values in found.items()
-        if values
+        f"    {_quoted(key)}) echo {_quoted(chr(10).join(values))} ;;"
+        for key, values in _valued(found)
     )
     flags = "\n".join(
-        f"    {name}) echo {_quoted(chr(10).join(_flags(name)))} ;;" for name in manual.COMMANDS
+        f"    {name}) echo {_quoted(chr(10).join(_flags(name)))} ;;" for name in _commands()
     )
+    paths = "\n".join(f"    {name}) echo {kind} ;;" for name, kind in PATHS.items())
     configured = "|".join(_configured())
     return "\n".join(
         [
@@ -105,6 +117,7 @@ def _posix_data() -> str:
             f"_spot_keys={_quoted(chr(10).join(found))}",
             f'_spot_values() {{\n  case "$1" in\n{cases}\n  esac\n}}',
             f'_spot_flags() {{\n  case "$1" in\n{flags}\n  esac\n}}',
+            f'_spot_paths() {{\n  case "$1" in\n{paths}\n  esac\n}}',
             f'_spot_configured() {{\n  case "$1" in\n    {configured}) return 0 ;;\n  esac\n  return 1\n}}',
         ]
     )
@@ -116,17 +129,28 @@ def _fish_data() -> str:
     def case(key: str, values: Sequence[str]) -> str:
         return f"    case {_quoted(key)}\n      string split ' ' -- {_quoted(' '.join(values))}"
 
-    values = "\n".join(case(key[:-1], values) for key, values in found.items() if values)
-    flags = "\n".join(case(name, _flags(name)) for name in manual.COMMANDS)
+    values = "\n".join(case(key, values) for key, values in _valued(found))
+    flags = "\n".join(case(name, _flags(name)) for name in _commands())
     return "\n".join(
         [
             f"set -g _spot_commands {' '.join(manual.COMMANDS)}",
             f"set -g _spot_keys {' '.join(map(_quoted, found))}",
             f"set -g _spot_configured {' '.join(_configured())}",
+            f"set -g _spot_paths {' '.join(PATHS)}",
             f"function _spot_values\n  switch $argv[1]\n{values}\n  end\nend",
             f"function _spot_flags\n  switch $argv[1]\n{flags}\n  end\nend",
         ]
     )
+
+
+def _valued(found: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    """What stands before an =, with the values it may have, where they are known."""
+    keys = {key.removesuffix("="): values for key, values in found.items() if values}
+    return list((keys | VALUES).items())
+
+
+def _commands() -> list[str]:
+    return [*manual.COMMANDS, "help"]
 
 
 def _configured() -> list[str]:
@@ -134,6 +158,8 @@ def _configured() -> list[str]:
 
 
 def _flags(name: str) -> list[str]:
+    if name == "help":
+        return list(FLAGS[name])
     staged = ("--dry-run",) if manual.COMMANDS[name].staged else ()
     return list(dict.fromkeys([*FLAGS.get(name, ()), *staged, "--help"]))
 
@@ -151,10 +177,16 @@ _spot_candidates() {  # command, what is typed of the word → a candidate a lin
     *=*)
       key="${typed%%=*}"; list="${typed#*=}"; list="${list%"${list##*,}"}"
       _spot_values "$key" | while IFS= read -r word; do
-        case "$key=$list$word" in "$typed"*) echo "$key=$list$word" ;; esac
+        case "$key=$list$word" in
+          "$typed"*) echo "$key=$list$word" ;;
+          *) case "$key=$word" in "$typed"*) echo "$key=$word" ;; esac ;;  # a list in brackets
+        esac
       done ;;
     *)
       _spot_flags "$command" | while IFS= read -r word; do
+        case "$typed:$word" in
+          :-*) [ -n "$(_spot_paths "$command")" ] && continue ;;  # on an empty word: folders
+        esac
         case "$word" in "$typed"*) echo "$word" ;; esac
       done
       if _spot_configured "$command"; then
@@ -174,7 +206,7 @@ BASH = (
     POSIX_CORE
     + r"""
 _spot() {
-  local line="${COMP_LINE:0:COMP_POINT}" typed command word breaks cut
+  local line="${COMP_LINE:0:COMP_POINT}" typed command word breaks cut paths
   typed="${line##*[[:space:]]}"
   command="${COMP_WORDS[1]}"
   COMPREPLY=()
@@ -184,6 +216,13 @@ _spot() {
     return
   fi
   COMPREPLY=($(_spot_candidates "$command" "$typed"))
+  paths="$(_spot_paths "$command")"
+  case "${typed%%=*}" in -*) ;; "$typed"|*/*)  # a folder's own name may hold an =
+    if [ -n "$paths" ]; then
+      COMPREPLY+=($(compgen "-$paths" -- "$typed"))
+      compopt -o filenames 2>/dev/null
+    fi ;;
+  esac
   if [ "${#COMPREPLY[@]}" -eq 0 ]; then
     case "$typed" in *=*) typed="${typed#*=}" ;; esac
     COMPREPLY=($(compgen -f -- "$typed"))
@@ -223,6 +262,11 @@ _spot() {
   fi
   compadd -S '' -- ${(M)found:#*[.=]}
   compadd -- ${found:#*[.=]}
+  [[ "$typed" == -* ]] && return
+  case "$(_spot_paths "$command")" in
+    d) _files -/ ;;
+    f) _files ;;
+  esac
 }
 compdef _spot spot
 """
@@ -260,6 +304,11 @@ function _spot_complete
 end
 function _spot_free  # whether only a file can be meant
   set -l typed (commandline -ct)
+  set -l before (commandline -opc)
+  if test (count $before) -gt 1; and contains -- $before[2] $_spot_paths
+    not string match -q -- '-*' $typed
+    return
+  end
   not _spot_complete | string match -q -- "$typed*"
 end
 complete -c spot -f -a '(_spot_complete)'

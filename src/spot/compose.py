@@ -34,7 +34,12 @@ from spot.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST = 200  # characters of a key; file names end soon after
-KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+KINDS = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "bool": "true or false",
+    "ListConfig": "a list, [a,b]",
+}
 
 
 def register() -> None:
@@ -344,7 +349,7 @@ def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:
     key = str(error.full_key)
     value = next((o.get_value_element_as_str() for o in overrides if o.key_or_group == key), None)
     named = key if value is None else f"{key}={short(value)}"
-    if match := re.search(r"(?:converted to|not a valid) (\w+)", str(error)):
+    if match := re.search(r"(?:converted to|not a valid|is not a(?! valid)) (\w+)", str(error)):
         return f"{named} is of the wrong type: it must be {KINDS.get(match[1], match[1])}."
     if "Invalid type assigned: dict" in str(error):
         return (

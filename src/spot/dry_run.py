@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,11 +25,11 @@ def command(name: str, arguments: Sequence[str]) -> None:
 
     if not manual.COMMANDS[name].staged:
         raise UserError(f"spot {name} has no --dry-run: it is for {', '.join(STAGED)}.")
-    if name == "report" or (name == "evaluate" and _names_folder(arguments)):
-        return (
-            commands.report(arguments, True) if name == "report" else _exports(Path(arguments[0]))
-        )
+    if name == "report":
+        return commands.report(arguments, True)
     if name == "evaluate":
+        if (run := cli.named_run(arguments)) is not None:
+            return _exports(run)
         arguments = commands.evaluated(arguments)
     if (started := group.started()) is not None and started.index > 0:
         return  # torchrun and srun start many; the first one speaks
@@ -74,7 +75,8 @@ def _sweep(asked: Expanded) -> Iterator[str]:
     for key, values in asked.varies.items():
         yield f"  {key:<20} {len(values)} values: {', '.join(values)}"
     said = f", {sum(finished)} of them finished already" if any(finished) else ""
-    yield f"{len(asked.jobs)} jobs in {asked.folder}{said}."
+    jobs = "1 job" if len(asked.jobs) == 1 else f"{len(asked.jobs)} jobs"
+    yield f"{jobs} in {asked.folder}{said}."
     looked = [(config, look(config)) for _, config in asked.jobs]
     kinds: dict[str, list[Seen]] = {}
     for _, products in looked:
@@ -86,7 +88,7 @@ def _sweep(asked: Expanded) -> Iterator[str]:
     everything = {(s.stage, s.key): s for _, products in looked for s in products}.values()
     there = sum(seen.does == REUSE for seen in everything)
     yield f"{there} of {len(everything)} products are there, in {asked.jobs[0][1].output}/products."
-    yield from _oracle(looked)
+    yield from _each_once(_oracle(looked))
     yield from dict.fromkeys(line for config, _ in looked for line in _refusals(config, None))
 
 
@@ -136,6 +138,13 @@ def _oracle(looked: Sequence[tuple[Config, Sequence[Seen]]]) -> Iterator[str]:
         )
 
 
+def _each_once(lines: Iterable[str]) -> Iterator[str]:
+    """Each line once; what several Oracles would be paid each is said to add up."""
+    for line, times in Counter(lines).items():
+        adds_up = times > 1 and "attempts to correct" in line
+        yield f"{times} settings of the Oracle, each: {line}" if adds_up else line
+
+
 def _refusals(config: Config, until: str | None) -> Iterator[str]:
     """What the real command would refuse on this machine, as it says it."""
     checks: list[Callable[[], None]] = []
@@ -150,12 +159,6 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
             check()
         except UserError as error:
             yield f"not ready here: {error}"
-
-
-def _names_folder(arguments: Sequence[str]) -> bool:
-    from spot.cli import is_override
-
-    return len(arguments) == 1 and not is_override(arguments[0])
 
 
 def _exports(run: Path) -> None:

@@ -34,7 +34,8 @@ def evaluate(run_folder: Path) -> Path:
 
     A row is the accuracy of one benchmark after so many optimiser steps, in percent with its 95%
     interval over questions; step 0 is the base and the last step the trained model, both as the run
-    scored them. Raises UserError where there is no finished run or no export.
+    scored them. Of several rounds the last one's steps are measured, without a step 0: what that
+    round started with is not the base. Raises UserError where there is no finished run or no export.
     """
     if not (run_folder / RUN_FILE).exists():
         raise UserError(
@@ -51,8 +52,11 @@ def evaluate(run_folder: Path) -> Path:
     # Products are where this run's are, whatever the folder we were started in.
     config = replace(rebuilt(finished), output=str(checkpoint.parents[2]))
     this = Run(config, run_folder)
-    attempts = existing(finished.product("attempts"))
-    scores = {0: finished.product("base_scores"), last: finished.product("scores")}
+    # held-out questions are the first round's in all rounds
+    attempts = existing(finished.product("attempts" if config.rounds == 1 else "round1/attempts"))
+    scores = {last: finished.product("scores")}
+    if config.rounds == 1:
+        scores[0] = finished.product("base_scores")
     for step, folder in exported.items():
         weights = policy.prepare(replace(config.model, path=str(folder), revision=None), this.root)
         scores[step] = stages.evaluate(this, f"scores_at_step_{step}", weights, attempts).folder

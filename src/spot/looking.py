@@ -1,34 +1,31 @@
 """What of a run is there already and what would be made, without making it.
 
-The stages are walked in the pipeline's order with something in a run's place that only looks. A product
-that is missing has no content yet, and later products are named by content: those are "unknown until"
-the stage before them. They still have a name in here, made of what is known, so that the jobs of a sweep
-which will share a product are counted rightly.
+`pipeline.way` is gone with something in a run's place that only looks. A product or a model that is
+missing has no content yet, and later products are named by content: those are "unknown until" the stage
+before them. They still have a name in here, made of what is known, so that the jobs of a sweep which will
+share a product are counted rightly.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spot import asking, policy, stages, store, unpack
+from spot import asking, pipeline, policy, stages, store, unpack
 from spot.config import PAID, Config
 from spot.errors import UserError
 from spot.planning.work import ERROR_RATE
 from spot.planning.work import attempts as count_attempts
 from spot.policy import Policy
-from spot.records import Pair
+from spot.records import WRONG, Pair
 from spot.run import Run
 
 WAITS = "?"  # begins the digest of what is not there yet
 REUSE, RESUME, MAKE = "reuse", "go on", "make"
-
-
-class UnknownError(Exception):
-    """Nothing more can be named before what the message says."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Look:
     start: Policy | None = None
     seen: dict[str, Seen] = field(default_factory=dict)
     there: dict[str, store.Product] = field(default_factory=dict)  # by digest
-    missing: list[str] = field(default_factory=list)  # digests of what stands for the others
+    missing: dict[str, str] = field(default_factory=dict)  # digest of a stand-in → what is lacking
 
     @property
     def root(self) -> Path:
@@ -86,18 +83,61 @@ class Look:
 
     def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
         """The product, or what stands for it."""
-        name = self.named(name)
+        name = name if self.round == self.config.rounds else f"round{self.round}/{name}"
+        return self._noted(name, target, target.stage)
+
+    def _noted(self, name: str, target: store.Product, until: str) -> store.Product:
+        """until: what later products then wait for."""
         self.seen[name] = _seen(self, name, target)
         if target.complete:
             self.there[target.digest] = target
             return target
         expected = Expected(target.folder, target.stage, target.key, target.settings, target.inputs)
-        self.missing.append(expected.digest)
+        self.missing[expected.digest] = until
         return cast(store.Product, expected)
 
-    def named(self, name: str) -> str:
-        """A product's name in run.json."""
-        return name if self.round == self.config.rounds else f"round{self.round}/{name}"
+    def weights(self, read: store.Product | None) -> Policy:
+        """The starting weights, or what stands for those that are yet to be fetched or pretrained."""
+        model = self.config.model
+        nowhere = model.path is None and model.pretrain is None
+        if policy.is_here(model) or _is_folder(model.path) or nowhere:
+            return policy.prepare(model, self.root)  # which says what is wrong with the last two
+        if model.path is not None:
+            digest = f"{WAITS}model:{model.path}@{model.revision}"
+            self.missing[digest] = f"{model.path} is downloaded"
+            return Policy(model.name, Path(model.path), digest)
+        made = self.student(read)
+        if made.complete:
+            folder = made.folder / "model"
+            return policy.prepare(replace(model, path=str(folder), revision=None), self.root)
+        return Policy(model.name, made.folder / "model", made.digest)
+
+    def student(self, read: store.Product | None) -> store.Product:
+        """The student, or what stands for it."""
+        model = self.config.model
+        recipe = policy.recipe(model)
+        if read is not None and not read.complete and recipe["corpus"] == "data":
+            target = store.product(self.root, "model", recipe, {"texts": read.digest})
+        else:
+            texts = unpack.split_attempts(self.config, read)[0] if read and read.complete else None
+            target = policy.student(model, self.root, texts)[0]
+        return self._noted("model", target, "the student is pretrained")
+
+    def fewest(self, pools: Mapping[str, store.Product], most: int | None) -> int | None:
+        """As many pairs as the poorest pool has, or what stands for their number."""
+        known = [self.there.get(pool.digest) for pool in pools.values()]
+        found = [len(store.read_rows(pool.folder, Pair)) for pool in known if pool is not None]
+        if len(found) == len(pools):
+            return min([*found, *([most] if most is not None else [])], default=None)
+        waits = json.dumps([*(pool.digest for pool in pools.values()), most])
+        number = f"{WAITS}select:{store.hash_text(waits)}"
+        self.missing[number] = "select"
+        return cast(int, number)
+
+    def named(self, name: str) -> store.Product | None:
+        """The last round's product of that name, if it is there."""
+        key = self.seen[name].key
+        return next((product for product in self.there.values() if product.key == key), None)
 
     def write_card(self) -> None:
         """Nothing is written."""
@@ -107,13 +147,35 @@ def look(config: Config, until: str | None = None) -> list[Seen]:
     """The products of a run that ends after the stage `until`, in their order. Makes nothing."""
     config = replace(config, model=_cached(config.model))
     here = Look(config)
-    try:
-        _walk(here, until)
-    except UnknownError as why:
-        for name, stage in _names(config, until):
-            key = f"{stage}:{name}:{why}"
-            here.seen.setdefault(name, Seen(name, stage, key, MAKE, str(why)))
+    _go(here, until)
     return list(here.seen.values())
+
+
+def found(config: Config) -> tuple[list[Pair], int] | None:
+    """The pairs that are there already and how many attempts were wrong; None before selection.
+
+    Makes and fetches nothing: for weights that are not on this machine the answer is None.
+    """
+    model = _cached(config.model)
+    here = Look(replace(config, model=model))
+    lacks = model.path is not None and not policy.is_here(model)
+    if lacks or not (here.root / "select").exists():
+        return None
+    _go(here, "select")
+    pairs, attempts = here.named("pairs"), here.named("attempts")
+    if pairs is None or attempts is None:
+        return None
+    return store.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)
+
+
+def _go(here: Look, until: str | None) -> None:
+    this = cast(Run, here)
+    if until == "pretrain":
+        stages.pretrain(this)
+    elif until == "evaluate":
+        pipeline.measure(this)
+    else:
+        pipeline.way(this, until)
 
 
 def look_at_exports(run: Path) -> list[Seen]:
@@ -139,103 +201,17 @@ def look_at_exports(run: Path) -> list[Seen]:
     return list(here.seen.values())
 
 
-def _walk(here: Look, until: str | None) -> None:
-    """`pipeline.run`, with eyes only."""
-    config, this = here.config, cast(Run, here)
-    if until == "pretrain":
-        target = _student(here, _imported(this))
-        here.seen["model"] = _seen(here, "model", target)
-        return
-    if until == "evaluate":
-        attempts = _attempts(this) if stages.needs_attempts(config) else None
-        stages.evaluate(this, "scores", _policy(this, attempts), attempts)
-        return
-    for end in Run.rounds(this, until):
-        attempts = _attempts(this)
-        here.first = first = here.first or attempts
-        if end == "elicit":
-            return
-        _weights(here, first)
-        corrections = stages.rectify(this, first, part="held_out", mode="rectified")
-        stages.material(this, attempts, config.data.arm)
-        if end == "rectify":
-            return
-        base = stages.policy(this, first)
-        start = stages.policy(this, attempts)
-        held_out = stages.select_held_out(this, base, corrections)
-        pairs = _select(this, start, attempts)
-        if end == "select":
-            return
-        if until is None:
-            stages.evaluate(this, "base_scores", base, first)
-        here.start = checkpoint = stages.train(this, start, pairs, held_out)
-    if until is None:
-        stages.evaluate(this, "scores", checkpoint, first)
-
-
-def _attempts(this: Run) -> store.Product:
-    if this.start is None and this.config.data.fields.response is None:
-        _weights(cast(Look, this), None)
-    return stages.attempts(this)
-
-
-def _imported(this: Run) -> store.Product | None:
-    return stages.attempts(this) if this.config.data.fields.response is not None else None
-
-
-def _policy(this: Run, attempts: store.Product | None) -> Policy:
-    _weights(cast(Look, this), attempts)
-    return stages.policy(this, attempts)
-
-
-def _select(this: Run, start: Policy, attempts: store.Product) -> store.Product:
-    """The pairs; their number, so their name, is unknown while an arm they are matched with is."""
-    here, data = cast(Look, this), this.config.data
-    try:
-        return stages.select(this, start, attempts)
-    except UserError:
-        pools = [*(f"{arm}_pairs" for arm in data.matched), "matched_pairs"]
-        missing = [here.seen.get(here.named(name)) for name in pools]
-        if all(pool is None or pool.does == REUSE for pool in missing):
-            raise
-    made_of = stages.material(this, attempts, data.arm).digest
-    pools = [pool.key for pool in missing if pool is not None]
-    settings = {"arm": data.arm, "gamma": data.gamma, "pairs": data.pairs, "pools": pools}
-    inputs = {"material": made_of, "policy": start.digest, "matched": f"{WAITS}select:{pools[-1]}"}
-    target = store.product(this.root, "select", settings, inputs)
-    return this.stage("pairs", target, lambda: None)
-
-
-def _weights(here: Look, attempts: store.Product | None) -> None:
-    """Pass if the starting weights are there. Raises UnknownError where they are yet to be had."""
-    model = here.config.model
-    if here.start is not None or policy.is_here(model):
-        return
-    if model.path is not None:
-        if model.path.startswith(("/", ".", "~")):
-            policy.prepare(model, here.root)  # says what is wrong with the folder
-        raise UnknownError(f"{model.path} is downloaded")
-    target = _student(here, attempts)
-    here.seen["model"] = _seen(here, "model", target)
-    if not target.complete:
-        raise UnknownError("the student is pretrained")
-
-
-def _student(here: Look, attempts: store.Product | None) -> store.Product:
-    """The product that `policy.pretrain` makes."""
-    model = here.config.model
-    if model.pretrain is None or model.pretrain.corpus != "data":
-        return policy.student(model, here.root)[0]
-    if attempts is None or not attempts.complete:
-        raise UnknownError("elicit")
-    texts = unpack.split_attempts(here.config, attempts)[0]
-    return policy.student(model, here.root, texts)[0]
+def _is_folder(path: str | None) -> bool:
+    """Whether the model is meant to be a folder, and not a name on the hub."""
+    if path is None:
+        return False
+    return path.startswith(("/", ".", "~")) or Path(path).expanduser().exists()
 
 
 def _cached(model: Any) -> Any:
     """The same model as a local folder, where the hub's own cache holds it already."""
     path = model.path
-    if path is None or Path(path).expanduser().exists() or path.startswith(("/", ".", "~")):
+    if path is None or _is_folder(path):
         return model
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -251,11 +227,9 @@ def _cached(model: Any) -> Any:
 
 
 def _seen(here: Look, name: str, target: store.Product) -> Seen:
-    waits = [digest for digest in target.inputs.values() if digest.startswith(WAITS)]
-    if waits:
-        last = max(waits, key=lambda one: here.missing.index(one) if one in here.missing else -1)
-        stage = last.removeprefix(WAITS).partition(":")[0]
-        return _asked(here, Seen(name, target.stage, target.key, MAKE, stage), target)
+    values = [*target.inputs.values(), *target.settings.values()]
+    if waits := [until for one, until in here.missing.items() if one in values]:
+        return _asked(here, Seen(name, target.stage, target.key, MAKE, waits[-1]), target)
     if target.complete:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in target.counts.items())
         return Seen(name, target.stage, target.key, REUSE, note=counts)
@@ -314,27 +288,3 @@ def _corrections(here: Look, seen: Seen, target: store.Product) -> Seen:
     count = held_out if part == "held_out" else wrong - held_out
     note = f"about {count:,} wrong attempts ({ERROR_RATE:.0%} assumed)"
     return replace(seen, note=note, asks=count, assumed=True)
-
-
-def _names(config: Config, until: str | None) -> Iterator[tuple[str, str]]:
-    """What a run consists of at least, as far as `until`: names and stages."""
-    ways = {
-        "elicit": [("attempts", "elicit")],
-        "rectify": [("held_out_rectifications", "rectify")],
-        "select": [("held_out", "select"), ("pairs", "select")],
-        "train": [("checkpoint", "train")],
-    }
-    if config.data.arm != "self":
-        ways["rectify"].append(("rectifications", "rectify"))
-    if until == "evaluate":
-        yield "scores", "evaluate"
-    elif until == "pretrain":
-        yield "model", "model"
-    else:
-        for stage, names in ways.items():
-            if stage == "train" and until is None:
-                yield "base_scores", "evaluate"
-            yield from names
-            if stage == until:
-                return
-        yield "scores", "evaluate"

@@ -32,20 +32,27 @@ LEARNED_FROM = {
 PAPER = "[surgical post-training](https://arxiv.org/abs/2603.01683)"
 
 
-def write(products: Mapping[str, Path], config: Mapping[str, Any], command: str) -> Path:
+def write(
+    products: Mapping[str, Path],
+    config: Mapping[str, Any],
+    command: str,
+    number: int | None = None,
+) -> Path:
     """Write the card of the model in `products["checkpoint"]` and return its path.
 
     `products` are folders of complete products by their name in run.json: `checkpoint` and `pairs`,
     any others, and for a table of scores `base_scores` and `scores`. `config` is the resolved
-    configuration as plain values, `command` what repeats the run.
+    configuration as plain values, `command` what repeats the run, `number` the round that trained the
+    model, by default the last one.
     """
+    number = number or config["rounds"]
     trained = store.read_manifest(products["checkpoint"])
     sections = [
         _front_matter(config),
-        _what(products, config, trained),
+        _what(products, config, trained, number),
         _scores(products, config),
         _use(config),
-        _training(config, trained),
+        _training(config, trained, number),
         _data(products, trained),
         _made(config, command, trained),
         "## License\n\nNot set: it follows from the base model's and the data's. Add `license:` to "
@@ -103,16 +110,17 @@ def _method_tags(config: Mapping[str, Any]) -> list[str]:
 
 
 def _what(
-    products: Mapping[str, Path], config: Mapping[str, Any], trained: Mapping[str, Any]
+    products: Mapping[str, Path], config: Mapping[str, Any], trained: Mapping[str, Any], number: int
 ) -> str:
     model, data = config["model"], config["data"]
     name = hub_id(model) or model["name"]
     selected = store.read_manifest(products["pairs"])["counts"].get(data["arm"], 0)
     count = selected - len(trained["details"].get("over_long", []))
+    rounds = f"in {number} rounds, each from the model of the round before, and in the last "
+    said = f"on {count:,} pair{'s' * (count != 1)} made from {LEARNED_FROM[data['arm']]}."
     return (
         f"# {cell(name)}, {cell(label(_method(config)))}\n\n"
-        f"{cell(name)} after {PAPER} (SPoT): trained on {count:,} pair{'s' * (count != 1)} made "
-        f"from {LEARNED_FROM[data['arm']]}."
+        f"{cell(name)} after {PAPER} (SPoT): trained {rounds if number > 1 else ''}{said}"
     )
 
 
@@ -121,7 +129,7 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def _scores(products: Mapping[str, Path], config: Mapping[str, Any]) -> str:
-    """Before and after, where both were measured; the same numbers as in the run's report."""
+    """The base and this model, where both were measured; the same numbers as in the run's report."""
     if not {"base_scores", "scores"} <= set(products):
         return ""
     record = {name: config[name] for name in ("arm", "seed", "study")} | {
@@ -168,22 +176,26 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_t
     return f"## Use\n\n{fenced(code, 'python')}"
 
 
-def _training(config: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+def _training(config: Mapping[str, Any], trained: Mapping[str, Any], number: int) -> str:
     details = trained["details"]
     final = details.get("final", {})
     metrics = [(name, f"{value:.4g}") for name, value in final.items()]
-    shown = [table(["", ""], _settings(config, trained))]
+    shown = [table(["", ""], _settings(config, trained, number))]
     if metrics:
         shown.append(_collapsed("Metrics of the last step", table(["metric", "value"], metrics)))
     return "\n\n".join(["## Training", *shown])
 
 
-def _settings(config: Mapping[str, Any], trained: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _settings(
+    config: Mapping[str, Any], trained: Mapping[str, Any], number: int
+) -> list[tuple[str, object]]:
     """What was trained, how and on what; values as they were resolved."""
     model, data, loss = config["model"], config["data"], trained["settings"]["loss"]
-    delta = loss["delta"]
+    delta, policy = loss["delta"], model["path"] or model["name"]
+    if number > 1:
+        policy = f"the model of round {number - 1}, which began with {policy}"
     rows: list[tuple[str, object]] = [
-        ("policy and reference", model["path"] or model["name"]),
+        ("policy and reference", policy),
         ("revision of the policy", model["revision"]),
         ("method", f"{label(_method(config))} (loss={loss['name']}, data.arm={data['arm']})"),
         ("β", None if loss["name"] in SFT_LIKE else f"{loss['beta']:g}"),

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra_plugins._spot_jobs import JOBS
 from spot import presence, traces
 from spot.errors import UserError
 from spot.run import EVALUATION, RUN_FILE
 from spot.traces import Made, Owner
 
 STATES = ("running", "failed", "interrupted", "waiting", "finished")
-JOBS = "jobs.json"  # a sweep's jobs, as its launcher knows them
 METRICS = "metrics.csv"
 DEEPEST = 3  # folders between outputs/runs or outputs/sweeps and a run
 SAID = {"seed", "arm", "loss", "data.arm", "study", "output"}  # what arm and seed tell already
@@ -37,7 +37,7 @@ class Doing:
 
 
 @dataclass(frozen=True)
-class Seen:
+class KnownRun:
     """One run, or one job of a sweep."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Seen:
     record: Mapping[str, Any] = field(default_factory=dict)  # run.json or evaluation.json
     there: presence.Presence | None = None
     error: str = ""  # why its sweep says that it failed
-    at: float = 0.0  # s, Unix time: when it ended, else when it began or when its folder was made
+    at: float = 0.0  # s, Unix time: when it ended, else began, else its folder was made; 0: never
 
     @property
     def arm(self) -> str:
@@ -96,7 +96,7 @@ class Sweep:
     """A folder of runs."""
 
     folder: Path
-    jobs: tuple[Seen, ...]
+    jobs: tuple[KnownRun, ...]
     alive: bool = False
 
     @property
@@ -119,21 +119,33 @@ class Sweep:
         return next((state for state in STATES if self.counts[state]), "waiting")
 
     @cached_property
-    def arms(self) -> dict[str, list[Seen]]:
+    def arms(self) -> dict[str, list[KnownRun]]:
         """Jobs by arm; an arm is also named by what else differs, `spot_bco data.gamma=0.4`."""
         choices = [traces.chosen(job.overrides) for job in self.jobs]
         keys = dict.fromkeys(key for one in choices for key in one if key not in SAID)
         varied = [key for key in keys if len({one.get(key) for one in choices}) > 1]
-        groups: dict[str, list[Seen]] = defaultdict(list)
+        names = {_but_seed(job): job.arm for job in self.jobs if job.arm}
+        groups: dict[str, list[KnownRun]] = defaultdict(list)
         for job, one in zip(self.jobs, choices, strict=True):
             own = [f"{key}={one[key]}" for key in varied if key in one]
-            groups[" ".join([job.arm or "run", *own])].append(job)
+            name = job.arm or names.get(_but_seed(job)) or _choice_of_arm(one)
+            groups[" ".join([name or "run", *own])].append(job)
         return dict(groups)
 
 
-def find(output: Path) -> list[Seen | Sweep]:
+def _but_seed(job: KnownRun) -> frozenset[tuple[str, str]]:
+    """What a job shares with those of its arm, which know its name if they have begun."""
+    return frozenset(item for item in traces.chosen(job.overrides).items() if item[0] != "seed")
+
+
+def _choice_of_arm(choices: Mapping[str, str]) -> str:
+    """`loss=dpo`: what is known of an arm of which no job has begun."""
+    return " ".join(f"{key}={choices[key]}" for key in ("loss", "data.arm") if key in choices)
+
+
+def find(output: Path) -> list[KnownRun | Sweep]:
     """All runs and sweeps below an output folder, the newest first."""
-    found: list[Seen | Sweep] = []
+    found: list[KnownRun | Sweep] = []
     for folder in _candidates(output):
         found.append(look_at_sweep(folder) if is_sweep(folder) else look(folder))
     return sorted(found, key=lambda one: (one.at, str(one.folder)), reverse=True)
@@ -157,12 +169,12 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def look(folder: Path) -> Seen:
+def look(folder: Path) -> KnownRun:
     """The run in a folder, by what it left there itself."""
     record = traces.read_json(folder / RUN_FILE) or traces.read_json(folder / EVALUATION)
     there = presence.read(folder)
     overrides = record.get("overrides") or (there and there.about.get("overrides"))
-    return Seen(
+    return KnownRun(
         folder,
         _state(record, there),
         tuple(map(str, overrides or traces.typed(folder))),
@@ -184,7 +196,7 @@ def look_at_sweep(folder: Path) -> Sweep:
     return Sweep(folder, tuple(jobs), alive)
 
 
-def _as_launched(own: Seen, job: Mapping[str, Any], alive: bool) -> Seen:
+def _as_launched(own: KnownRun, job: Mapping[str, Any], alive: bool) -> KnownRun:
     """A job as its folder has it, corrected by what its launcher says of it."""
     stated, state = str(job["state"]), own.state
     if stated == "failed" and own.state != "finished":
@@ -230,7 +242,7 @@ def _candidates(output: Path) -> Iterator[Path]:
 # ---- products ----------------------------------------------------------------------------------
 
 
-def made_by(run: Seen, by_owner: Mapping[Owner, Sequence[Made]]) -> list[Made]:
+def made_by(run: KnownRun, by_owner: Mapping[Owner, Sequence[Made]]) -> list[Made]:
     """The products that an unfinished run made so far, and the one it is at."""
     if run.there is None:
         return []
@@ -238,7 +250,7 @@ def made_by(run: Seen, by_owner: Mapping[Owner, Sequence[Made]]) -> list[Made]:
     return [one for one in made if one.at >= run.there.began - 1]  # numbers come round again
 
 
-def doing(run: Seen, made: Sequence[Made]) -> Doing | None:
+def doing(run: KnownRun, made: Sequence[Made]) -> Doing | None:
     """The stage of a run that is not finished; None before its first and between two."""
     at = next((one for one in reversed(made) if not one.complete), None)
     noted = presence.read_progress(run.folder)
@@ -251,7 +263,7 @@ def doing(run: Seen, made: Sequence[Made]) -> Doing | None:
     return Doing(at.stage, done, total) if label == at.stage else Doing(at.stage)
 
 
-def products_root(run: Seen) -> Path:
+def products_root(run: KnownRun) -> Path:
     """Where the run's products are made."""
     if run.there and "products" in run.there.about:
         return Path(str(run.there.about["products"]))
@@ -259,14 +271,14 @@ def products_root(run: Seen) -> Path:
     return next((path for p in above if (path := p / "products").is_dir()), Path("products"))
 
 
-def made_of(runs: Sequence[Seen]) -> dict[Path, list[Made]]:
+def made_of(runs: Sequence[KnownRun]) -> dict[Path, list[Made]]:
     """What each run that is not finished made so far, by its folder."""
     begun = [run for run in runs if run.there is not None and run.state != "finished"]
     owners = {root: traces.makers(root) for root in {products_root(run) for run in begun}}
     return {run.folder: made_by(run, owners[products_root(run)]) for run in begun}
 
 
-def checkpoint(run: Seen, made: Sequence[Made] = ()) -> Path | None:
+def checkpoint(run: KnownRun, made: Sequence[Made] = ()) -> Path | None:
     """The folder that a run's training writes or wrote."""
     products = run.record.get("products", {})
     if "checkpoint" in products:
@@ -274,7 +286,7 @@ def checkpoint(run: Seen, made: Sequence[Made] = ()) -> Path | None:
     return next((one.folder for one in reversed(made) if one.stage == "train"), None)
 
 
-def disk_use(run: Seen, made: Sequence[Made] = ()) -> int:
+def disk_use(run: KnownRun, made: Sequence[Made] = ()) -> int:
     """Bytes of the run's folder and of the products that it made itself."""
     stages = run.record.get("stages", ())
     fresh = {stage["product"] for stage in stages if not stage["reused"]}
@@ -294,12 +306,12 @@ def command(arguments: Sequence[str]) -> None:
         raise UserError(f"status={unknown[0]} is unknown: choose among {', '.join(STATES)}.")
     from spot import shown
 
-    shown.show_list(_output(given), states)
+    shown.show_list(_folder(_output(given)), states)
 
 
 def show(arguments: Sequence[str]) -> None:
     """`spot show <folder | newest | number from spot runs, 3 or 3/12> [output=outputs]`."""
-    names = [argument for argument in arguments if "=" not in argument]
+    names = folders(arguments)
     given = options([a for a in arguments if a not in names], "show", ("output",))
     if len(names) != 1 or names[0].startswith("-"):
         raise UserError(
@@ -310,15 +322,18 @@ def show(arguments: Sequence[str]) -> None:
     shown.show_one(locate(names[0], _output(given)))
 
 
-def locate(name: str, output: Path) -> Seen | Sweep:
-    """A run or sweep by folder, by `newest`, or by number: 3, or 3/12 for a sweep's job 12."""
+def locate(name: str, output: Path) -> KnownRun | Sweep:
+    """A run or sweep by folder, by `newest`, or by number: 3, or 3/12 for a sweep's job 12.
+
+    output: the folder whose runs have the numbers.
+    """
     folder = Path(name)
     if folder.is_dir() and (is_run(folder) or is_sweep(folder)):
         return look_at_sweep(folder) if is_sweep(folder) else _in_its_sweep(folder)
     number, _, job = name.partition("/")
     if name != "newest" and not (number.isdecimal() and (job.isdecimal() or not job)):
         raise UserError(f"{name} is no folder of a run or a sweep: spot runs lists them.")
-    found = find(output)
+    found = find(_folder(output))
     index = 0 if name == "newest" else int(number) - 1
     if not 0 <= index < len(found):
         raise UserError(f"{name} is not there: spot runs output={output} has {len(found)} lines.")
@@ -331,7 +346,7 @@ def locate(name: str, output: Path) -> Seen | Sweep:
     return jobs[job]
 
 
-def _in_its_sweep(folder: Path) -> Seen:
+def _in_its_sweep(folder: Path) -> KnownRun:
     """A run; where it is a sweep's, with what the launcher says of it."""
     above = folder.resolve().parent
     jobs = look_at_sweep(above).jobs if (above / JOBS).exists() else ()
@@ -339,10 +354,18 @@ def _in_its_sweep(folder: Path) -> Seen:
 
 
 def _output(given: Mapping[str, str]) -> Path:
-    output = Path(given.get("output") or "outputs")
+    return Path(given.get("output") or "outputs")
+
+
+def _folder(output: Path) -> Path:
     if not output.is_dir():
         raise UserError(f"output={output} is no folder: name the one that runs write to.")
     return output
+
+
+def folders(arguments: Sequence[str]) -> list[str]:
+    """What is no `key=value`; a sweep's folder may have = in its name."""
+    return [word for word in arguments if "=" not in word or Path(word).is_dir()]
 
 
 def options(arguments: Sequence[str], command: str, keys: Sequence[str]) -> dict[str, str]:

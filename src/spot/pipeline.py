@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 from spot import answering, measuring, stages, store
 from spot.config import Config
 from spot.errors import UserError
-from spot.policy import is_here
-from spot.records import WRONG, Pair
-from spot.run import EVALUATION, NotMadeError, Run
+from spot.run import EVALUATION, Run
 
 if TYPE_CHECKING:
     from spot.session import Session
@@ -32,48 +30,57 @@ def run(
     overrides: Sequence[str] = (),
     until: str | None = None,
     session: Session | None = None,
-) -> Path | None:
+) -> Path:
     """Compute what is missing of the way that `config` describes, up to the stage `until`.
 
     With several rounds, `until` is a stage of the last one; a later round starts with the policy that
     the one before it has trained, which is then also its reference. `scores` are the last policy's and
     `base_scores` the first's. Every product is reused, so a run that was killed goes on in its round.
 
-    `folder` is the run's own; it gets `run.json` and the report, whose path is returned. `session`
-    reaches the processes that torchrun or srun started beside this one, to train along.
+    `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
+    that of the stage's product is. `session` reaches the processes that torchrun or srun started beside
+    this one, to train along.
     """
     _check(config, until, session)
     this = Run(config, folder, overrides, session)
-    for end in this.rounds(until):
-        attempts = stages.attempts(this)
-        this.first = first = this.first or attempts  # its held-out questions watch all rounds
-        if end == "elicit":
-            return None
-
-        corrections = stages.rectify(this, first, part="held_out", mode="rectified")
-        stages.material(this, attempts, config.data.arm)
-        if end == "rectify":
-            return None
-
-        base, policy = stages.policy(this, first), stages.policy(this, attempts)
-        held_out = stages.select_held_out(this, base, corrections)
-        pairs = stages.select(this, policy, attempts)
-        if end == "select":
-            return None
-
-        if until is None:  # first, so that what cannot be measured is known before training
-            stages.evaluate(this, "base_scores", base, first)
-        this.start = checkpoint = stages.train(this, policy, pairs, held_out)
-
-    if until == "train":
-        return None
-    stages.evaluate(this, "scores", checkpoint, first)
+    way(this, until)
+    if until is not None:
+        return this.last(until).folder
     this.complete()
     from spot import report, tracking
 
     page = report.build(folder)
     tracking.publish(folder)
     return page
+
+
+def way(this: Run, until: str | None) -> None:
+    """Go the way up to the stage `until`: with a run, or with one who only looks (`spot.looking`)."""
+    rounds = this.config.rounds
+    for number in range(1, rounds + 1):
+        this.round, end = number, until if number == rounds else None
+        attempts = stages.attempts(this)
+        this.first = first = this.first or attempts  # its held-out questions watch all rounds
+        if end == "elicit":
+            return
+
+        corrections = stages.rectify(this, first, part="held_out", mode="rectified")
+        stages.material(this, attempts, this.config.data.arm)
+        if end == "rectify":
+            return
+
+        base, policy = stages.policy(this, first), stages.policy(this, attempts)
+        held_out = stages.select_held_out(this, base, corrections)
+        pairs = stages.select(this, policy, attempts)
+        if end == "select":
+            return
+
+        if until is None:  # first, so that what cannot be measured is known before training
+            stages.evaluate(this, "base_scores", base, first)
+        this.start = checkpoint = stages.train(this, policy, pairs, held_out)
+
+    if until is None:
+        stages.evaluate(this, "scores", checkpoint, first)
 
 
 def _check(config: Config, until: str | None, session: Session | None) -> None:
@@ -99,26 +106,15 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
     """
     answering.check(config)
     this = Run(config, folder, overrides)
-    attempts = stages.attempts(this) if stages.needs_attempts(config) else None
-    scores = stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)
+    scores = measure(this)
     this.record(EVALUATION)
     return scores.folder
 
 
-def found(config: Config) -> tuple[list[Pair], int] | None:
-    """The pairs that are there already and how many attempts were wrong; None before selection.
-
-    Makes and fetches nothing: for weights that are not on this machine the answer is None.
-    """
-    this = Run(config, Path(os.devnull), looks=True)
-    if not (this.root / "select").exists() or not is_here(config.model):
-        return None
-    try:
-        attempts = stages.attempts(this)
-        pairs = stages.select(this, stages.policy(this, attempts), attempts)
-    except NotMadeError:
-        return None
-    return store.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)
+def measure(this: Run) -> store.Product:
+    """The scores of the model that the configuration names, after all they need; as in `way`."""
+    attempts = stages.attempts(this) if stages.needs_attempts(this.config) else None
+    return stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)
 
 
 def correct(config: Config) -> Path:

@@ -6,6 +6,7 @@ import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from spot import store
 from spot.config import ModelConfig
@@ -71,13 +72,10 @@ def student(
 
     Raises UserError when the model has no recipe, or needs texts and gets none.
     """
-    recipe = model.pretrain
-    if recipe is None:
-        raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
-    settings = asdict(recipe) | {"context_length": model.context_length}
+    settings = recipe(model)
     inputs = {}
     rows = None
-    if recipe.corpus == "data":
+    if settings["corpus"] == "data":
         if not texts:
             raise UserError(
                 f"model={model.name} learns from the data's own responses: "
@@ -86,6 +84,13 @@ def student(
         rows = [(row.question, row.response) for row in texts]
         inputs = {"texts": store.hash_text(json.dumps(rows))}
     return store.product(root, "model", settings, inputs), rows
+
+
+def recipe(model: ModelConfig) -> dict[str, Any]:
+    """What names a student beside what it reads. Raises UserError when the model has no recipe."""
+    if model.pretrain is None:
+        raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
+    return asdict(model.pretrain) | {"context_length": model.context_length}
 
 
 def _is_shipped(model: ModelConfig) -> bool:

@@ -14,7 +14,7 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PROCESS, PROGRESS = "process.json", "progress.json"
 STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: somebody wanted that
 SECONDS_BETWEEN_NOTES = 1.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_REMINDERS = 0.2, 60.0  # while another process works
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Presence:
     exit: int | None = None
     said: str = ""  # why it failed
     about: Mapping[str, Any] = field(default_factory=dict)
+    held: bool = False  # the lock, by its writer or by a child that outlived it
 
 
 @contextmanager
@@ -71,20 +73,19 @@ def announced(
 def kept(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
     """Tell, as long as the block lasts, that this process works in `folder`, and then how it ended.
 
-    about: JSON values for those who look on. Waits for another process that works there already.
+    about: JSON values for those who look on. Waits for another process that works there already, and
+    says for which. Where the file cannot be had or written, the block runs all the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     note = {"pid": os.getpid(), "host": socket.gethostname(), "about": dict(about)}
-    with (folder / PROCESS).open("a+", encoding="utf-8") as file:
-        _lock(file)
+    with _locked(folder) as rewrite:
         note |= {"began": time.time()}
-        _rewrite(file, note)
+        rewrite(note)
         try:
             yield
         except BaseException as error:
-            _rewrite(file, note | {"exit": _exit_code(error), "said": _words(error)})
+            rewrite(note | {"exit": exit_code(error), "said": _words(error), "ended": time.time()})
             raise
-        _rewrite(file, note | {"exit": 0})
+        rewrite(note | {"exit": 0, "ended": time.time()})
 
 
 def read(folder: Path) -> Presence | None:
@@ -103,9 +104,15 @@ def read(folder: Path) -> Presence | None:
                 note.get("exit"),
                 str(note.get("said", "")),
                 dict(note["about"]),
+                held,
             )
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # half written: look again later
         return None
+
+
+def run_folder(logs: Path, rounds: int) -> Path:
+    """The run's folder, of where a training logs to: `round<n>` in it in a round before the last."""
+    return logs.parent if logs.name in {f"round{n}" for n in range(1, rounds)} else logs
 
 
 def noting(folder: Path) -> Callable[[str, int, int | None], None]:
@@ -134,19 +141,53 @@ def read_progress(folder: Path) -> tuple[str, int, int | None] | None:
         return None
 
 
-def _lock(file: IO[str]) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        progress.say(f"waiting for the process that works in {Path(file.name).parent}")
-        fcntl.flock(file, fcntl.LOCK_EX)
+@contextmanager
+def _locked(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Keep the lock while the block lasts; yields what writes a note into the locked file.
+
+    What the disk or a network's file system refuses is left out: who looks on must not end a run.
+    """
+    with ExitStack() as stack:
+        file: IO[bytes] | None = None
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            # unbuffered: nothing is left to fail when it is closed
+            file = stack.enter_context((folder / PROCESS).open("ab+", buffering=0))
+            _wait_for(file, folder)
+
+        def rewrite(note: Mapping[str, Any]) -> None:
+            if file is not None:
+                with suppress(OSError):
+                    file.truncate(0)  # in place: a renamed file would have another lock
+                    file.write(json.dumps(note).encode() + b"\n")
+
+        yield rewrite
+
+
+def _wait_for(file: IO[bytes], folder: Path) -> None:
+    """Lock the file, as soon as no living process works there."""
+    remind_at = 0.0
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        there = read(folder)
+        if there is not None and there.held and not there.alive:
+            return  # a child that outlived it holds the lock, for who knows how long
+        if there is not None and there.alive and time.monotonic() >= remind_at:
+            remind_at = time.monotonic() + SECONDS_BETWEEN_REMINDERS
+            progress.say(
+                f"waiting for process {there.pid} on {there.host}, which works in {folder}; "
+                "Ctrl-C ends the waiting."
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _is_held(file: IO[str]) -> bool:
     """Whether a process holds the lock. Asked with a shared one, so that lookers see no lookers."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # held; or not to be had at all, and then its process tells
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
@@ -165,17 +206,8 @@ def _may_live(pid: int, host: str) -> bool:
     return True
 
 
-def _rewrite(file: IO[str], note: Mapping[str, Any]) -> None:
-    """In place: a renamed file would have another lock."""
-    ended = {"ended": time.time()} if "exit" in note else {}
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({**note, **ended}) + "\n")
-    file.flush()
-
-
-def _exit_code(error: BaseException) -> int:
-    """What the command line makes of it."""
+def exit_code(error: BaseException) -> int:
+    """What the command will exit with when this ends it."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     if isinstance(error, SystemExit):

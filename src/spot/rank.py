@@ -33,7 +33,8 @@ def main() -> None:
     try:
         job = TrainingJob.from_json(file.read_text())
         if rank == 0:
-            progress.listeners.append(presence.noting(job.run_folder))
+            run = presence.run_folder(job.run_folder, job.config.rounds)
+            progress.listeners.append(presence.noting(run))
         result = carry_out(job, rank)
     except BaseException as error:
         try:

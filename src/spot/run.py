@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from spot.config import Config, plain
 from spot.files import write_aside
 from spot.machine import processor
 from spot.progress import say
+from spot.records import Attempt, Pair
 
 if TYPE_CHECKING:
     from spot.policy import Policy
@@ -26,15 +27,10 @@ RUN_FILE = "run.json"
 EVALUATION = "evaluation.json"  # of `spot evaluate`, which trains nothing
 
 
-class NotMadeError(Exception):
-    """A product that is not there yet."""
-
-
 class Run:
     """Keeps the journal that ends as `run.json` in the run's folder.
 
     session: reaches the processes that train along, if others were started beside this one.
-    looks: nothing is made; the first product that is missing raises NotMadeError.
     """
 
     def __init__(
@@ -43,10 +39,9 @@ class Run:
         folder: Path,
         overrides: Sequence[str] = (),
         session: Session | None = None,
-        looks: bool = False,
     ) -> None:
         self.config = config
-        self.session, self.looks = session, looks
+        self.session = session
         self.folder = folder
         self.round = config.rounds
         self.first: store.Product | None = None  # the first round's attempts
@@ -57,23 +52,12 @@ class Run:
         self._stages: list[dict[str, Any]] = []
         self._started = time.monotonic()
 
-    def rounds(self, until: str | None) -> Iterator[str | None]:
-        """Go through the rounds; yields the stage at which each ends: only the last may end early."""
-        last = self.config.rounds
-        for number in range(1, last + 1):
-            self.round = number
-            yield until if number == last else None
-
     def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
         """Have `make` complete `target`, unless it is complete; note and tell which, and the time.
 
         `name` is the product's name in `run.json`, behind `round1/` in a round before the last.
         """
         name = self._prefix + name
-        if self.looks:
-            if not target.complete:
-                raise NotMadeError(name)
-            return target
         if name in self._products and self._products[name].folder == target.folder:
             return target  # noted and told before
         reused = target.complete
@@ -98,6 +82,39 @@ class Run:
         how = "reused" if reused else f"{seconds:.1f} s"
         say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
         return target
+
+    def weights(self, read: store.Product | None) -> Policy:
+        """What the first round starts with. read: attempts that a student learns from."""
+        from spot import policy
+
+        return policy.prepare(self.config.model, self.root, self._texts(read))
+
+    def student(self, read: store.Product | None) -> store.Product:
+        """The student of `model.pretrain`, made even where the package ships the same one."""
+        from spot import policy
+
+        return policy.pretrain(self.config.model, self.root, self._texts(read))
+
+    def _texts(self, read: store.Product | None) -> list[Attempt] | None:
+        from spot import unpack
+
+        return None if read is None else unpack.split_attempts(self.config, read)[0]
+
+    def fewest(self, pools: Mapping[str, store.Product], most: int | None) -> int | None:
+        """As many pairs as the poorest pool has, `most` at most; tells which one decides."""
+        counts = {name: len(store.read_rows(pool.folder, Pair)) for name, pool in pools.items()}
+        if not counts:
+            return most
+        poorest = min(counts, key=lambda name: counts[name])
+        count = counts[poorest]
+        if most is not None and most < count:
+            return most
+        say(f"matched: {count} {'pair' if count == 1 else 'pairs'}, decided by {poorest}")
+        return count
+
+    def last(self, stage: str) -> store.Product:
+        """What the stage made or reused last."""
+        return next(p for p in reversed(self._products.values()) if p.stage == stage)
 
     @property
     def logs(self) -> Path:
@@ -129,7 +146,7 @@ class Run:
         }
         if not {"checkpoint", "pairs"} <= folders.keys():
             return
-        model_card.write(folders, plain(self.config), self.command)
+        model_card.write(folders, plain(self.config), self.command, self.round)
 
     def complete(self) -> None:
         """Write `run.json`: the run is finished, and this is what it consists of."""

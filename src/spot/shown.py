@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spot import overview, store, traces
-from spot.overview import METRICS, Doing, Seen, Sweep
+from spot.overview import METRICS, Doing, KnownRun, Sweep
 from spot.traces import Made, Mean
 
 COLOURS = {
@@ -24,7 +24,7 @@ COLOURS = {
     "finished": "green",
 }
 SCORES = ("in_domain", "ood", "general", "average")
-WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped
+WIDTH = 10_000  # columns where there is no terminal: nothing is wrapped or cut in a log
 LOG_LINES = 6
 WATCHED = (  # metric, as a person reads it
     ("loss", "loss"),
@@ -53,7 +53,7 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
             continue
         size = sum(overview.disk_use(run, made.get(run.folder, ())) for run in _runs(one))
         cells = _sweep_cells(one, made) if isinstance(one, Sweep) else _run_cells(one, made)
-        table.add_row(str(number), *cells, age(one.at), size_text(size), Text(str(one.folder)))
+        table.add_row(str(number), *cells, _age(one.at), size_text(size), Text(str(one.folder)))
     if table.row_count:
         console.print(table)
         console.print(f"spot show <#> tells more; a sweep's job: <#>/<job>. {len(found)} in {output}.",
@@ -63,7 +63,7 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
         console.print(f"no run{what} in {output}: python train.py makes one.", markup=False)
 
 
-def show_one(one: Seen | Sweep, console: Console | None = None) -> None:
+def show_one(one: KnownRun | Sweep, console: Console | None = None) -> None:
     """Everything a person wants to know about a run, or the jobs of a sweep."""
     console = console or _console()
     if isinstance(one, Sweep):
@@ -83,7 +83,7 @@ def _show_sweep(sweep: Sweep, console: Console) -> None:
     for arm, jobs in sweep.arms.items():
         for job in jobs:
             status, _, *rest = _run_cells(job, made)
-            when = "" if job.state == "waiting" else age(job.at)
+            when = "" if job.state == "waiting" else _age(job.at)
             table.add_row(job.folder.name, status, Text(arm), *rest, when)
     console.print(table)
     for job in (job for job in sweep.jobs if job.state == "failed"):
@@ -112,7 +112,7 @@ def _counts(sweep: Sweep) -> str:
 # ---- a run -------------------------------------------------------------------------------------
 
 
-def _run_cells(run: Seen, made: Mapping[Path, Sequence[Made]]) -> list[Text | str]:
+def _run_cells(run: KnownRun, made: Mapping[Path, Sequence[Made]]) -> list[Text | str]:
     """status, what, seed and scores."""
     state = _state(run.state)
     if run.state in ("running", "interrupted"):
@@ -125,11 +125,12 @@ def _run_cells(run: Seen, made: Mapping[Path, Sequence[Made]]) -> list[Text | st
     return [state, Text(what), seed, *(score(run.scores.get(name)) for name in SCORES)]
 
 
-def _show_run(run: Seen, console: Console) -> None:
+def _show_run(run: KnownRun, console: Console) -> None:
     made = overview.made_of([run]).get(run.folder, [])
     name = " ".join(filter(None, [run.arm, "" if run.seed is None else f"seed {run.seed}"]))
     study = f" of {run.study}" if run.study else ""
-    console.print(Text.assemble((name or "run", "bold"), study, "  ", _state(run.state), f"  {age(run.at)} ago"))  # fmt: skip
+    ago = f"  {_age(run.at)} ago" if run.at else ""
+    console.print(Text.assemble((name or "run", "bold"), study, "  ", _state(run.state), ago))
     facts = _facts(run, made)
     grid = Table.grid(padding=(0, 2))
     for label, text in facts:
@@ -145,7 +146,7 @@ def _show_run(run: Seen, console: Console) -> None:
         _say(console, line)
 
 
-def _facts(run: Seen, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
+def _facts(run: KnownRun, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
     """What there is to say in a line each."""
     yield "command", run.command or " ".join(run.overrides)
     if choices := different(run):
@@ -166,7 +167,7 @@ def _facts(run: Seen, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
     yield "disk", size_text(overview.disk_use(run, made))
 
 
-def different(run: Seen) -> dict[str, Any]:
+def different(run: KnownRun) -> dict[str, Any]:
     """Choices of a run that differ from the defaults."""
     config = run.record.get("config") or traces.read_yaml(run.folder / ".hydra" / "config.yaml")
     if not isinstance(config, dict):
@@ -190,7 +191,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _products(run: Seen, made: Sequence[Made]) -> Table:
+def _products(run: KnownRun, made: Sequence[Made]) -> Table:
     table = _table("stage", "product", "how", "counts", "folder", right=("how",))
     places = run.record.get("products", {})
     for stage in run.record.get("stages", ()):
@@ -209,7 +210,7 @@ def _count_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
 
 
-def _score_table(run: Seen) -> Table:
+def _score_table(run: KnownRun) -> Table:
     table = _table("benchmark", "base", "score", "95% interval", "difference", "95% interval ",
                    right=("base", "score", "difference"))  # fmt: skip
     rows = traces.read_scores(run.folder)
@@ -234,7 +235,7 @@ def _score_table(run: Seen) -> Table:
     return table
 
 
-def _metrics(run: Seen, made: Sequence[Made]) -> Table:
+def _metrics(run: KnownRun, made: Sequence[Made]) -> Table:
     """The last value of each metric, and how it began."""
     table = _table("metric", "last", "at step", right=("last", "at step"))
     folder = overview.checkpoint(run, made)
@@ -247,7 +248,7 @@ def _metrics(run: Seen, made: Sequence[Made]) -> Table:
     return table
 
 
-def next_steps(run: Seen) -> list[str]:
+def next_steps(run: KnownRun) -> list[str]:
     """What a person does next."""
     if run.state == "running":
         return [f"watch it: spot dashboard {run.folder}"]
@@ -281,6 +282,11 @@ def age(at: float, now: float | None = None) -> str:
     return f"{int(seconds // unit)} {name}"
 
 
+def _age(at: float) -> str:
+    """Nothing for what never began."""
+    return age(at) if at else ""
+
+
 def size_text(count: float) -> str:
     """Bytes as `3.4 MiB`."""
     power = min(4, (int(count).bit_length() - 1) // 10) if count >= 1 else 0
@@ -311,7 +317,7 @@ def _heading(domain: str) -> str:
     return {"in_domain": "in-domain", "ood": "OOD"}.get(domain, domain)
 
 
-def _runs(one: Seen | Sweep) -> Sequence[Seen]:
+def _runs(one: KnownRun | Sweep) -> Sequence[KnownRun]:
     return one.jobs if isinstance(one, Sweep) else (one,)
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from spot import answering, asking, launch, measuring, sandbox, sourcing, store, unpack
-from spot import policy as weights
 from spot.config import ASKED, Config
 from spot.errors import UserError
-from spot.policy import Policy, prepare
+from spot.policy import Policy
 from spot.progress import say
 from spot.records import WRONG, Attempt, Pair, Rectification, Score
 from spot.run import Run
@@ -41,17 +40,14 @@ def attempts(this: Run) -> store.Product:
         return _elicit(this, this.start)
     if this.config.data.fields.response is not None:
         return _import(this)
-    return _elicit(this, prepare(this.config.model, this.root))
+    return _elicit(this, this.weights(None))
 
 
 def policy(this: Run, attempts: store.Product | None) -> Policy:
     """What the round of these attempts starts with; a student of the data reads those not held out."""
     if this.start is not None and attempts is not this.first:
         return this.start
-    texts = None
-    if attempts is not None and this.config.data.fields.response is not None:
-        texts = unpack.split_attempts(this.config, attempts)[0]
-    return prepare(this.config.model, this.root, texts)
+    return this.weights(attempts if this.config.data.fields.response is not None else None)
 
 
 def needs_attempts(config: Config) -> bool:
@@ -62,10 +58,8 @@ def needs_attempts(config: Config) -> bool:
 
 def pretrain(this: Run) -> Path:
     """The student of `model.pretrain`, made even where the package ships the same one."""
-    texts = None
-    if this.config.data.fields.response is not None:
-        texts = unpack.split_attempts(this.config, _import(this))[0]
-    return weights.pretrain(this.config.model, this.root, texts).folder / "model"
+    read = _import(this) if this.config.data.fields.response is not None else None
+    return this.student(read).folder / "model"
 
 
 def _elicit(this: Run, policy: Policy) -> store.Product:
@@ -252,13 +246,11 @@ def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
         settings = {"arm": arm, "gamma": limit, "pairs": pairs}
         return _select(this, policy, material(this, attempts, arm), name, settings)
 
-    pools = [of(arm, data.gamma, f"{arm}_pairs") for arm in data.matched]
+    pools = {arm: of(arm, data.gamma, f"{arm}_pairs") for arm in data.matched}
     if data.matched_gamma is not None:
-        pools.append(of("rectified", data.matched_gamma, "matched_pairs"))
-    limits = [len(store.read_rows(pool.folder, Pair)) for pool in pools]
-    if data.pairs is not None:
-        limits.append(data.pairs)
-    return of(data.arm, data.gamma, "pairs", min(limits, default=None))
+        pool = of("rectified", data.matched_gamma, "matched_pairs")
+        pools[f"γ = {data.matched_gamma:g}"] = pool
+    return of(data.arm, data.gamma, "pairs", this.fewest(pools, data.pairs))
 
 
 def select_held_out(this: Run, policy: Policy, corrections: store.Product) -> store.Product:
@@ -299,7 +291,10 @@ def _select(
                 tokenizer = AutoTokenizer.from_pretrained(policy.folder)
                 selection = select_pairs(rows, tokenizer, rules, verifier)
             if not selection.pairs:
-                raise UserError(nothing_left(selection, rules))
+                said = nothing_left(selection, rules)
+                if name == "matched_pairs":  # their γ is another key's
+                    said = said.replace("data.gamma", "data.matched_gamma")
+                raise UserError(said)
             dropped.update(selection.dropped)
             counts.update(selection.counts)
             yield from (pair for pair in selection.pairs if pair.id not in done)

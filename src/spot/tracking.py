@@ -2,7 +2,8 @@
 
 W&B gets all columns of metrics.csv while training goes on and, when the run is complete, the tables
 `scores`, `pairs` and `change_ratios` and the scores as summary values. How a job's W&B run is
-continued, and uploaded when it was kept offline: `spot.wandb_run`.
+continued, and uploaded when it was kept offline: `spot.wandb_run`. Rounds before the last come when
+the run is complete, as `round1/loss` and so on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spot import store
+from spot import presence, store
 from spot.errors import UserError
 from spot.progress import say
 from spot.proximity import edited_spans
@@ -45,7 +46,8 @@ def loggers(
     """Lightning loggers for the names among `csv`, `tensorboard` and `wandb`, ended with the block.
 
     `csv` needs none: training writes `<training>/metrics.csv` itself. folder: the run's, with its
-    logs below; config: the run's, as `spot.config.plain` makes it.
+    logs below, or a round's in it; config: the run's, as `spot.config.plain` makes it. A round before
+    the last has no W&B run: `publish` adds it to the run's own.
     """
     if unknown := sorted(set(names) - {"csv", "tensorboard", "wandb"}):
         raise UserError(f"Unknown logger {unknown[0]!r}: use csv, tensorboard or wandb.")
@@ -54,7 +56,7 @@ def loggers(
         from pytorch_lightning.loggers import TensorBoardLogger
 
         result.append(TensorBoardLogger(folder / "logs", name="", version="tensorboard"))
-    if "wandb" not in names:
+    if "wandb" not in names or presence.run_folder(folder, config["rounds"]) != folder:
         yield result
         return
     from spot import wandb_run
@@ -92,6 +94,8 @@ def publish(folder: Path) -> None:
     }
     with wandb_run.opened(folder, config) as run:
         wandb_run.replay(run, product["checkpoint"] / "metrics.csv")
+        for name in (f"round{number}" for number in range(1, config["rounds"])):
+            wandb_run.replay_round(run, name, product[f"{name}/checkpoint"] / "metrics.csv")
         run.log(
             {name: wandb.Table(list(columns), rows) for name, (columns, rows) in tables.items()}
         )

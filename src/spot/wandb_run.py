@@ -22,8 +22,7 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger
 
-from spot import store, tracking
-from spot.errors import UserError
+from spot import presence, store, tracking
 from spot.files import write_aside
 from spot.progress import say
 
@@ -50,7 +49,7 @@ def opened(
         try:
             yield run
         except BaseException as error:
-            code = exit_code(error)
+            code = presence.exit_code(error)
             raise
         finally:
             _finish(run, code)
@@ -58,13 +57,6 @@ def opened(
             _remove_shorter(Path(run.settings.sync_dir), run_id)
     finally:
         wandb.teardown()
-
-
-def exit_code(error: BaseException) -> int:
-    """What the command will exit with when this ends it."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
 
 
 def log(run: wandb.Run, step: int, values: Mapping[str, float]) -> None:
@@ -80,6 +72,21 @@ def replay(run: wandb.Run, table: Path, before: int | None = None) -> None:
             step = int(row.pop("step"))
             if before is None or step < before:
                 log(run, step, {name: float(value) for name, value in row.items() if value})
+
+
+def replay_round(run: wandb.Run, name: str, table: Path) -> None:
+    """Log what metrics.csv holds of a round before the last, as `<name>/<metric>` over `<name>/step`.
+
+    W&B's own step counts on: its earlier values are the last round's and cannot be added to.
+    """
+    axis = f"{name}/step"
+    run.define_metric(f"{name}/*", step_metric=axis)
+    known = run.summary.get(axis, -1)  # what W&B has from before the run was continued
+    with table.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            values = {f"{name}/{metric}": float(text) for metric, text in row.items() if text}
+            if values[axis] > known:
+                run.log({**values, axis: int(values[axis])})
 
 
 class StepLogger(Logger):
@@ -141,18 +148,12 @@ def _id(folder: Path, config: Mapping[str, Any], training: Path | None) -> str:
 
 
 def _labels(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What W&B finds a run by. Jobs of a sweep are a group, named like the sweep's folder.
-
-    A round before the last logs below its job's folder, to a W&B run of its own.
-    """
-    earlier = folder.name.startswith("round")
-    job = folder.parent if earlier else folder
-    swept = (job.parent / "multirun.yaml").exists()  # Hydra writes it before the first job
+    """What W&B finds a run by. Jobs of a sweep are a group, named like the sweep's folder."""
+    swept = (folder.parent / "multirun.yaml").exists()  # Hydra writes it before the first job
     arm = config["arm"] or f"{config['loss']['name']} on {config['data']['arm']}"
-    name = [f"{arm}-{config['seed']}", *[f"#{job.name}"] * swept, *[folder.name] * earlier]
     return {
-        "name": " ".join(name),
-        "group": job.parent.name if swept else None,
+        "name": " ".join([f"{arm}-{config['seed']}", *[f"#{folder.name}"] * swept]),
+        "group": folder.parent.name if swept else None,
         "tags": [tag for tag in (arm, config["study"], f"seed {config['seed']}") if tag],
     }
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spot import tracking
 from spot.errors import UserError
 from spot.files import write_aside
 
@@ -56,6 +55,9 @@ def command(arguments: Sequence[str]) -> None:
     The definition is what W&B keeps of a saved view. Raises UserError for unknown arguments.
     """
     given = _values(arguments)
+
+    from spot import tracking  # with NumPy, which no mistake needs
+
     view = workspace(given["entity"], given.get("project", "spot"))
     out = given.get("out")
     if out is None and tracking.has_key():

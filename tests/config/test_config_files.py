@@ -145,8 +145,8 @@ def test_an_arm_sets_loss_and_data(name: str, parts: tuple[str, str]) -> None:
     [
         ("arm=spot_bco loss=dpo", "dpo", "rectified", "dpo"),
         ("loss=dpo arm=spot_bco", "dpo", "rectified", "dpo"),
-        ("data.arm=direct loss=bco", "bco", "direct", None),
-        ("arm=spot_bco data.arm=direct", "bco", "direct", None),
+        ("data.arm=direct loss=bco", "bco", "direct", "bco_direct"),
+        ("arm=spot_bco data.arm=direct", "bco", "direct", "bco_direct"),
         ("loss=sft data.arm=self", "sft", "self", "rft"),
         ("arm=sft loss.name=rwsft", "rwsft", "direct", None),
     ],

@@ -103,6 +103,13 @@ def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_pa
         (["oracle=human", "oracle.path=x", "data.arm=direct"], "oracle=human data.arm=direct"),
         (["data=jsonl", "data.path=x", "model=tiny", "oracle=rule"], "oracle=rule data=arithmetic"),
         (["data=jsonl", "data.path=x"], "model=tiny_bpe data.fields.response"),
+        (["hardware=2x8xh800", "rounds=2"], "rounds=2 hardware.nodes=2 hardware.nodes=1 rounds=1"),
+        (["oracle.resample=8"], "oracle.resample=8 oracle=self rule"),
+        (["oracle.solves=0.5"], "oracle.solves=0.5 oracle.ground_truth=false"),
+        (
+            ["oracle=gemini", "oracle.thinking_level=low"],
+            "oracle.thinking_budget oracle.thinking_level exclude",
+        ),
         (["model=tiny_bpe"], "model=tiny_bpe data.fields.response another model"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -129,6 +136,16 @@ def test_values_at_the_edge_of_their_range_are_accepted() -> None:
     edges = compose(["data.gamma=0", "loss.delta.decay=1", "generator.temperature=0", "seed=0"])
     assert (edges.data.gamma, edges.loss.delta.decay) == (0.0, 1.0)
     assert compose(["data.gamma=1"]).data.gamma == 1.0
+    assert compose(["hardware=2x8xh800", "rounds=1"]).hardware.nodes == 2
+    assert compose(["oracle=self", "oracle.resample=8"]).oracle.resample == 8
+    assert compose(["oracle.ground_truth=false", "oracle.solves=0.5"]).oracle.solves == 0.5
+
+
+def test_rounds_on_several_machines_are_refused_wherever_they_would_train() -> None:
+    both = ["hardware=2x8xh800", "rounds=2"]
+    with pytest.raises(UserError, match=r"hardware\.nodes=2 starts one training only"):
+        compose(both, until="elicit")
+    assert compose(both, until="evaluate").rounds == 2
 
 
 def test_a_full_disk_and_an_interruption_are_one_line_too(

@@ -174,7 +174,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
 
 def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     environment = {**fake_pipeline, "LOCAL_RANK": "3", "MASTER_PORT": "1", "ROLE_RANK": "1"}
-    sweep_of_four = ["hydra.launcher.n_jobs=2", "seed=200,13,201,96", "hydra.sweep.dir=here"]
+    sweep_of_four = ["hydra.launcher.n_jobs=2", "seed=800,13,201,96", "hydra.sweep.dir=here"]
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
     assert "job 1 failed (seed=13): ValueError: thirteen is unlucky" in output
@@ -191,7 +191,7 @@ def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str
     left = record.stat().st_mtime_ns
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
-    assert "job 0 is finished already: seed=200" in output
+    assert "job 0 is finished already: seed=800" in output
     assert "    1 | ran all spot_bco seed 13 None" in output, "what failed is tried again"
     assert record.stat().st_mtime_ns == left
 

@@ -38,7 +38,8 @@ def test_a_command_is_the_way_up_to_its_stage(
     assert done.stdout.startswith(f"ran {until} dft seed 3")
     (record,) = tmp_path.glob("outputs/runs/*/*/run.json")
     assert json.loads(record.read_text())["overrides"] == ["arm=dft", "seed=3"]
-    assert ("report: " in done.stdout) is (command == "run")
+    last = {"run": "report", "elicit": "attempts", "select": "pairs"}[command]
+    assert done.stdout.splitlines()[-1].startswith(f"{last}: ")
 
 
 def test_train_py_works_from_any_directory(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
@@ -68,6 +69,7 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
     ("arguments", "words"),
     [
         (["evalute"], "evalute no command evaluate"),
+        (["help", "evalute"], "evalute no command evaluate"),
         ([""], "empty word no command"),
         (["é" * 300], "no command run"),
         (["--nonsense"], "--nonsense --help"),
@@ -81,6 +83,8 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
         (["connect4", "generate"], "out missing connect4 generate"),
         (["connect4", "generate", "out=x", "count=many"], "count=many whole number"),
         (["evaluate", "nowhere"], "nowhere no folder"),
+        (["evaluate", "nowhere", "--dry-run"], "nowhere no folder"),
+        (["run", "data.matched=self"], "data.matched=self must be a list [a,b]"),
         (["completion"], "spot completion bash|zsh|fish"),
         (["config", "nonsense"], "nonsense no part data"),
         (["plan", "--dry-run"], "spot plan no --dry-run"),

@@ -250,6 +250,17 @@ def test_mistakes_are_said_in_a_line(tmp_path: Path) -> None:
             dashboard.command(wrong)
 
 
+@pytest.mark.parametrize("line", [["dashboard", "nowhere"], ["workspace", "entity"]])
+def test_a_mistake_is_found_before_anything_heavy_is_imported(line: list[str]) -> None:
+    code = (
+        "import sys\nfrom spot import cli\n"
+        f"try:\n    cli.main({line})\nexcept SystemExit as end:\n"
+        "    print(end.code, {'numpy', 'scipy', 'torch', 'wandb'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 set()\n"
+
+
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     def files() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in tmp_path.rglob("*")}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from spot import pipeline
-from spot.compose import compose
-from spot.looking import MAKE, REUSE, look
+from spot.compose import compose, expand
+from spot.looking import MAKE, REUSE, found, look
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -84,6 +84,25 @@ def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_plan_finds_the_pairs(selected: Path) -> None:
+    known = found(compose([*SMALL, f"output={selected}/outputs"]))
+    assert known is not None
+    pairs, wrong = known
+    assert (len(pairs), wrong >= 8) == (8, True)
+    assert found(compose([*SMALL, "data.pairs=7", f"output={selected}/outputs"])) is None
+
+
+@pytest.mark.slow
+def test_a_stage_names_its_product_last_and_pairs_shows_it(selected: Path) -> None:
+    done = spot(selected, "select", *SMALL)
+    assert done.returncode == 0, done.stderr
+    name, _, folder = done.stdout.splitlines()[-1].partition(": ")
+    assert (name, (selected / folder / "rows.jsonl").exists()) == ("pairs", True)
+    shown = spot(selected, "pairs", folder, "out=page.html")
+    assert shown.stdout == "pairs: page.html (8 shown)\n", shown.stderr
+
+
+@pytest.mark.slow
 def test_it_names_what_the_run_then_makes(selected: Path) -> None:
     config = compose([*SMALL, f"output={selected}/outputs"])
     expected = {seen.name: seen for seen in look(config)}
@@ -134,9 +153,37 @@ def test_matched_pairs_wait_for_the_poorest_arm(tmp_path: Path) -> None:
 def test_weights_that_are_not_here_are_not_fetched(tmp_path: Path) -> None:
     config = compose(["model=qwen3_8b", f"output={tmp_path}"])
     seen = {one.name: one for one in look(config)}
-    assert {one.until for one in seen.values()} == {"Qwen/Qwen3-8B is downloaded"}
+    assert {one.does for one in seen.values()} == {MAKE}
+    assert seen["attempts"].until == "Qwen/Qwen3-8B is downloaded"
+    assert seen["base_scores"].until == "Qwen/Qwen3-8B is downloaded"
+    assert (seen["checkpoint"].until, seen["scores"].until) == ("select", "train")
     names = "attempts held_out_rectifications rectifications held_out pairs base_scores checkpoint"
     assert list(seen) == [*names.split(), "scores"]
+
+
+def test_a_study_at_paper_scale_is_counted(tmp_path: Path) -> None:
+    scale = "model=qwen3_8b data=dapo data.pairs=4000 oracle=gemini generator=vllm hardware=8xh800"
+    study = expand(["+paper=table1", f"output={tmp_path}", *scale.split()], sweep=True)
+    keys: dict[str, set[str]] = {}
+    for _, config in study.jobs:
+        for one in look(config):
+            keys.setdefault(one.stage, set()).add(
+                f"{one.name if one.stage == 'elicit' else one.key}"
+            )
+    assert len(study.jobs) == 20
+    counts = {stage: len(found) for stage, found in keys.items()}
+    # 4 arms × 5 seeds; corrections held out, rectified and direct; one base
+    expected = {"elicit": 1, "rectify": 3, "train": 20, "evaluate": 21}
+    assert counts | expected == counts
+
+
+def test_rounds_and_their_students_are_told_apart(tmp_path: Path) -> None:
+    config = compose(["model=qwen3_8b", "rounds=2", f"output={tmp_path}"])
+    seen = {one.name: one for one in look(config)}
+    assert seen["round1/attempts"].until == "Qwen/Qwen3-8B is downloaded"
+    assert seen["attempts"].until == "train"
+    assert seen["attempts"].key != seen["round1/attempts"].key
+    assert seen["checkpoint"].key != seen["round1/checkpoint"].key
 
 
 def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None:

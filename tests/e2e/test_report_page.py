@@ -83,6 +83,17 @@ def test_a_phone_scrolls_tables_and_not_the_page(tab: Tab, study: Path) -> None:
     assert tab.value("document.documentElement.scrollWidth") <= 390
     wide = "document.querySelector('#scores .wide')"
     assert tab.value(f"{wide}.scrollWidth > {wide}.clientWidth")
+    claims = "document.querySelector('#claims .wide')"  # folded, so that no number is out of sight
+    assert tab.value(f"{claims}.scrollWidth <= {claims}.clientWidth")
+
+
+def test_print_keeps_hashes_and_configuration(tab: Tab, study: Path) -> None:
+    show(tab, study)
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    heights = tab.value("[...document.querySelectorAll('details.kept')].map(e => e.getBoundingClientRect().height)")  # fmt: skip
+    tab.call("Emulation.setEmulatedMedia", media="")
+    assert len(heights) == 2
+    assert min(heights) > 100
 
 
 def test_it_prints_on_several_pages(tab: Tab, study: Path) -> None:

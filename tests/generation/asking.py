@@ -25,7 +25,7 @@ def requests(count: int, sampling: Sampling = SAMPLING) -> list[Request]:
 
 
 def generator(*urls: str, **given: Any) -> RemoteGenerator:
-    target = {k: given.pop(k) for k in ("model", "key_name", "extra") if k in given}
+    target = {k: given.pop(k) for k in ("model", "key_name", "extra", "group") if k in given}
     pace = {"concurrency": 8, "timeout": 5.0, "patience": 5.0}
     pace |= {k: given.pop(k) for k in pace if k in given}
     context = given.pop("context_length", CONTEXT)

@@ -24,7 +24,7 @@ from spot.verification import Verifier
 from tests.oracle import soak, world
 from tests.oracle.server import Plan, serving
 from tests.oracle.server import Server as HttpServer
-from tests.oracle.test_engine import MOST, PRICE, Oracle, judge, prompt, tasks
+from tests.oracle.stand_in import MOST, PRICE, Oracle, judge, prompt, tasks
 
 pytestmark = pytest.mark.oracle
 COST = 5 * PRICE / 2  # of a request in a batch

@@ -1,133 +1,24 @@
-"""The engine and its journal against an Oracle inside of this process, which keeps its own bill."""
+"""The engine against an Oracle inside of this process, which keeps its own bill."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from spot.errors import UserError
-from spot.oracle.answers import Judgement
-from spot.oracle.desk import Desk, Policy, is_snapshot
+from spot.oracle.desk import Policy
 from spot.oracle.engine import blocking, rectify
 from spot.oracle.journal import Journal, Request, Spend
 from spot.oracle.limits import Pace
-from spot.oracle.types import (
-    SAFETY,
-    STOP,
-    Limits,
-    Reply,
-    Result,
-    RetryableError,
-    Task,
-    Try,
-    Usage,
-)
+from spot.oracle.types import Limits, Reply, Result, RetryableError, Task, Usage
+from tests.oracle.stand_in import DESK, FAST, MOST, PRICE, Oracle, ask, spend, tasks
 
 pytestmark = pytest.mark.oracle
-PRICE = 0.01  # USD a token that is written
-MOST = 0.10
-FAST = Limits(concurrency=4, timeout=5, retries=2)
-
-
-class Oracle:
-    """Answers as `script` says by the task's id: one entry a visit, then `right`."""
-
-    model = "oracle-1"
-
-    def __init__(self, script: dict[str, Sequence[str | Exception]] | None = None) -> None:
-        self.script = script or {}
-        self.visits: Counter[str] = Counter()
-        self.prompts: list[str] = []
-        self.times: list[float] = []
-        self.bill = 0.0
-        self.flying = self.most_flying = 0
-        self.seconds = 0.002
-        self.version: str | None = self.model
-
-    async def ask(self, prompt: str) -> Reply:
-        name = prompt.split()[0]
-        self.prompts.append(prompt)
-        self.times.append(asyncio.get_running_loop().time())
-        script, visit = self.script.get(name, ()), self.visits[name]
-        self.visits[name] += 1
-        said = script[visit] if visit < len(script) else "right"
-        self.flying += 1
-        self.most_flying = max(self.most_flying, self.flying)
-        try:
-            await asyncio.sleep(self.seconds)
-        finally:
-            self.flying -= 1
-        if isinstance(said, RetryableError) and said.billed:
-            self.bill += 5 * PRICE
-        if isinstance(said, Exception):
-            raise said
-        self.bill += 5 * PRICE
-        finish = SAFETY if said == "blocked" else STOP
-        return Reply(said, finish, Usage(10, 0, 5, 2), self.version, "PROHIBITED")
-
-    async def close(self) -> None: ...
-
-
-def prompt(task: Task, tries: Sequence[Try]) -> tuple[str, str]:
-    if not tries:
-        return "rectify", f"{task.id} correct this"
-    return "reask", f"{task.id} again, because {tries[-1].reason}: {tries[-1].text}"
-
-
-def judge(text: str, finish: str, task: Task) -> Judgement:
-    if finish == SAFETY:
-        return Judgement("safety", reason="blocked")
-    if text != "right":
-        return Judgement("wrong", reason=f"{text} does not match")
-    return Judgement("ok", f"y+ of {task.id}", "1")
-
-
-DESK = Desk(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
-
-
-def tasks(count: int) -> list[Task]:
-    return [Task(f"q{i}", "?", "1", "y-") for i in range(count)]
-
-
-def ask(
-    journal: Path,
-    oracle: Oracle,
-    todo: Iterable[Task],
-    limits: Limits = FAST,
-    policy: Policy | None = None,
-    desk: Desk = DESK,
-    found: list[Result] | None = None,
-) -> list[Result]:
-    """One run from its beginning to its end; `found` also gets what comes before an error."""
-    found = [] if found is None else found
-    with Journal(journal) as open_journal:
-        results = rectify(todo, oracle, desk, open_journal, limits, policy or Policy())
-        found.extend(blocking(results, oracle.close))
-    return found
-
-
-def spend(journal: Path) -> Spend:
-    with Journal(journal) as open_journal:
-        return open_journal.spend
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "oracle.jsonl"
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow at once."""
-    monkeypatch.setattr("spot.oracle.engine.backoff", lambda failures, after, draw: after or 0.001)
-
 
 # ----------------------------------------------------------------------------------- the usual way
 
@@ -318,100 +209,6 @@ def test_reservations_are_spaced_and_corrected() -> None:
     assert pace.reserve(10.0) == 8
     assert pace.reserve(100.0) == 0
     assert Pace(None).reserve(0.0, 1e9) == 0
-
-
-# ---------------------------------------------------------------------------------------- versions
-
-
-def test_another_model_stops_the_run_until_it_is_accepted(journal: Path) -> None:
-    oracle = Oracle()
-    ask(journal, oracle, tasks(3))
-    oracle.version = "oracle-2"
-    with pytest.raises(UserError, match="oracle-1 was asked for and oracle-2 answered"):
-        ask(journal, oracle, tasks(50))
-    asked = len(oracle.prompts)
-    assert asked <= 3 + FAST.concurrency
-    with pytest.raises(UserError, match="allow_version_drift=true"):
-        ask(journal, oracle, tasks(50))
-    assert len(oracle.prompts) - asked < FAST.concurrency, "it stops at what is known already"
-    results = ask(journal, oracle, tasks(50), policy=Policy(allow_version_drift=True))
-    assert len(results) == 50
-    assert max(oracle.visits.values()) == 1
-    assert {r.tries[0].model_version for r in results} == {"oracle-1", "oracle-2"}
-
-
-def test_a_second_snapshot_is_another_model(journal: Path) -> None:
-    oracle = Oracle()
-    oracle.version = "oracle-1-2026-01-01"
-    ask(journal, oracle, tasks(3))
-    oracle.version = "oracle-1-2026-02-02"
-    with pytest.raises(UserError, match="oracle-1-2026-01-01 has answered until now"):
-        ask(journal, oracle, tasks(5))
-
-
-@pytest.mark.parametrize(
-    ("version", "same"),
-    [
-        ("gpt-4.1", True),
-        ("gpt-4.1-2025-04-14", True),
-        ("models/gpt-4.1", True),
-        ("gpt-4.1-002", True),
-        ("gpt-4.1-mini", False),
-        ("gpt-4.1-mini-2025-04-14", False),
-        ("gpt-4.10", False),
-        ("gpt-5", False),
-    ],
-)
-def test_snapshots_belong_to_their_model(version: str, same: bool) -> None:
-    assert is_snapshot("gpt-4.1", version) is same
-
-
-# ----------------------------------------------------------------------------------------- journal
-
-
-def test_a_journal_cut_at_any_byte_goes_on(journal: Path, impatient: None) -> None:
-    script = {"q1": ["12"], "q2": [RetryableError("dropped", billed=True)]}
-    oracle = Oracle(script)
-    whole = {r.task.id: r.chosen for r in ask(journal, oracle, tasks(4))}
-    content = journal.read_bytes()
-    cut = journal.with_name("cut.jsonl")
-    for size in range(0, len(content), 37):
-        cut.write_bytes(content[:size])
-        before = spend(cut)
-        asked = sum(json.loads(line)["event"] == "asked" for line in cut.read_text().splitlines())
-        bill = asked * 5 * PRICE  # of what had been sent when this was all that was written
-        assert before.recorded - 1e-9 <= bill <= before.recorded + before.possible + 1e-9
-        again = Oracle({"q1": ["12"]})
-        again.visits["q1"] = cut.read_bytes().count(b'"text": "12"')
-        results = {r.task.id: r.chosen for r in ask(cut, again, tasks(4))}
-        assert results == whole
-        assert len(again.prompts) == 5 - before.answered
-        after = spend(cut)
-        assert after.recorded == pytest.approx(5 * 5 * PRICE)
-        assert after.possible == pytest.approx(before.possible)
-
-
-def test_damage_elsewhere_is_not_guessed_at(journal: Path) -> None:
-    ask(journal, Oracle(), tasks(3))
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join([*lines[:2], "not JSON\n", *lines[3:]]))
-    with pytest.raises(UserError, match="damaged in line 3"):
-        spend(journal)
-
-
-def test_one_process_at_a_time(journal: Path) -> None:
-    with Journal(journal), pytest.raises(UserError, match="belongs to another process"):
-        Journal(journal)
-
-
-def test_a_changed_prompt_is_another_request(journal: Path) -> None:
-    oracle = Oracle()
-    ask(journal, oracle, tasks(2))
-    changed = dataclasses.replace(
-        DESK, prompt=lambda task, tries: ("rectify", f"{task.id} in other words")
-    )
-    assert len(ask(journal, oracle, tasks(2), desk=changed)) == 2
-    assert len(oracle.prompts) == 4
 
 
 def test_tasks_are_taken_as_workers_become_free(journal: Path) -> None:

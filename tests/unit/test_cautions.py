@@ -3,9 +3,9 @@
 import pytest
 
 from spot.report.cautions import cautions
+from spot.report.quantities import CHOSEN, REJECTED
 from tests.unit.runs import MadeRun, made_study
 
-CHOSEN, REJECTED = "held_out/rewards/chosen", "held_out/rewards/rejected"
 SOUND = {CHOSEN: [0.0, 0.5, 1.0, 1.5, 2.0], REJECTED: [0.0, -0.5, -1.0, -1.5, -2.0]}
 
 
@@ -26,14 +26,14 @@ def test_sound_runs_are_not_warned_of(tmp_path):
 def test_a_rising_rejected_reward_is_pull_up(tmp_path):
     curves = SOUND | {REJECTED: [0.0, 0.1, 0.2, 0.3, 0.4]}
     assert told(tmp_path, *four(loss="sft", curves=curves)) == [
-        "SFT+ pulls y⁻ up: its held-out reward ends at +0.40."
+        "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +4.0 nats held out."
     ]
 
 
 def test_a_falling_chosen_reward_is_collapse(tmp_path):
     curves = SOUND | {CHOSEN: [0.0, 0.1, -0.2, -0.4, -0.6]}
     assert told(tmp_path, *four(loss="dpo", curves=curves)) == [
-        "DPO collapses: the held-out reward of y⁺ falls to −0.60, that of y⁻ to −2.00."
+        "DPO collapses: log π_θ/π_ref of y⁺ falls to −6.0 nats held out, that of y⁻ to −20.0."
     ]
 
 
@@ -41,7 +41,7 @@ def test_a_falling_chosen_reward_is_collapse(tmp_path):
 def test_losing_half_of_the_chosen_reward_is_told_with_its_peak(tmp_path, end, warned):
     curves = SOUND | {CHOSEN: [0.0, 1.0, 2.0, 1.5, end]}
     found = told(tmp_path, *four(loss="dpo", curves=curves))
-    line = "DPO loses what it had learnt: the held-out reward of y⁺ falls from +2.00 at step 2 to +0.90, that of y⁻ to −2.00."  # fmt: skip
+    line = "DPO loses what it had learnt: log π_θ/π_ref of y⁺ falls from +20.0 at step 2 to +9.0 nats held out, that of y⁻ to −20.0."  # fmt: skip
     assert found == ([line] if warned else [])
 
 
@@ -98,14 +98,14 @@ def test_fewer_questions_and_trials_than_asked_are_told(tmp_path):
 
 def test_answers_that_cannot_be_used_are_told(tmp_path):
     (line,) = told(tmp_path, *four(verdict="unparseable"))
-    assert line == "SPoT-BCO often gives no usable answer: sums (up to 60%), word_problems (up to 60%), instructions (up to 10%)."  # fmt: skip
+    assert line == "SPoT-BCO often gives no usable answer: sums (up to 60%), word problems (up to 60%), instructions (up to 10%)."  # fmt: skip
 
 
 def test_what_a_checker_says_of_itself_is_told_once_a_benchmark(tmp_path):
     found = told(tmp_path, *four(details={"warning": "sentences were split by a simpler rule"}))
     assert found == [
         f"SPoT-BCO, {name}: sentences were split by a simpler rule"
-        for name in ("sums", "word_problems", "instructions")
+        for name in ("sums", "word problems", "instructions")
     ]
 
 

@@ -31,10 +31,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def complete(script: Path, line: str) -> list[str]:
+def complete(script: Path, line: str, folder: Path | None = None) -> list[str]:
     """What bash offers for the end of a line."""
     command = ["bash", "-c", ASK, "bash", str(script), line]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=True, cwd=folder
+    )
     assert not done.stderr
     return done.stdout.split()
 
@@ -56,6 +58,10 @@ def complete(script: Path, line: str) -> list[str]:
         ("spot config --", ["--diff", "--json", "--help"]),
         ("spot completion z", ["zsh"]),
         ("spot compare lo", []),
+        ("spot help tr", ["train"]),
+        ("spot help run", ["run", "runs"]),
+        ("spot runs status=f", ["failed", "finished"]),
+        ("spot run data.matched=[d", ["[direct,self]"]),
     ],
 )
 def test_bash_completes(script: Path, line: str, offered: list[str], tmp_path: Path) -> None:
@@ -66,6 +72,19 @@ def test_files_are_completed_where_a_value_is_free(script: Path, tmp_path: Path)
     (tmp_path / "questions.jsonl").touch()
     assert complete(script, f"spot run data.path={tmp_path}/q") == [f"{tmp_path}/questions.jsonl"]
     assert complete(script, f"spot report {tmp_path}/q") == [f"{tmp_path}/questions.jsonl"]
+
+
+BOTH = ["notes.txt", "seed=0"]
+
+
+def test_folders_are_offered_before_a_letter_is_typed(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "seed=0").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert complete(script, "spot show ", tmp_path) == ["newest", "seed=0"]
+    assert complete(script, "spot compare ", tmp_path) == ["seed=0"]
+    assert complete(script, "spot report ", tmp_path)[2:] in (BOTH, BOTH[::-1])
+    assert complete(script, "spot compare -") == ["--help"]
+    assert complete(script, f"spot compare {tmp_path}/seed=") == ["0"], "what follows the break"
 
 
 def test_every_command_and_key_is_known(script: Path) -> None:

@@ -15,12 +15,13 @@ from spot.compose import compose
 from spot.errors import UserError
 from spot.evaluation.statistics import by_benchmark, summarise
 from spot.policy import SHIPPED, Policy
-from spot.records import Attempt, Score
+from spot.records import Attempt, Pair, Score
 from spot.run import Run
 from tests.unit.test_report import make_run
 
 SETTINGS = ["benchmarks=quick", "generator.max_new_tokens=96", "generator.batch=64"]
 LAST = 6
+PAIR = Pair("a#0", "a", "sums", "rectified", "q", "3", "x y", "x z", 1 / 3, 2, 3, 3)
 
 
 def weights(folder: Path, noise: float) -> Path:
@@ -33,13 +34,18 @@ def weights(folder: Path, noise: float) -> Path:
     return folder
 
 
-def finished_run(folder: Path, steps: dict[int, float]) -> Path:
+def finished_run(folder: Path, steps: dict[int, float], *overrides: str) -> Path:
     """A run as `spot run` leaves it, its training replaced: weights at `steps` with so much noise."""
-    this = Run(compose([*SETTINGS, "output=outputs"]), folder)
+    this = Run(compose([*SETTINGS, "output=outputs", *overrides]), folder)
+    this.round = 1
     attempt = Attempt("a#0", "a", 0, "t", "q", "1", "r", "stop", 1, "1", "correct", "m", 0)
     attempts = store.product(this.root, "elicit", {})
     store.compute_rows(attempts, Attempt, lambda done, counts: [attempt])
     this.stage("attempts", attempts, lambda: None)
+    this.round = this.config.rounds
+    pairs = store.product(this.root, "select", {})
+    store.compute_rows(pairs, Pair, lambda done, counts: [PAIR])
+    this.stage("pairs", pairs, lambda: None)
     checkpoint = store.product(this.root, "train", {})
 
     def train(out: Path) -> dict:
@@ -53,7 +59,7 @@ def finished_run(folder: Path, steps: dict[int, float]) -> Path:
     trained = Policy("spot_bco", checkpoint.folder / "model", checkpoint.digest)
     stages.evaluate(this, "base_scores", stages.policy(this, attempts), attempts)
     stages.evaluate(this, "scores", trained, attempts)
-    this.complete()
+    this.record("run.json")
     return folder
 
 
@@ -116,6 +122,15 @@ def test_every_export_is_scored_between_the_base_and_the_trained(run, workplace,
     assert evaluations(workplace) == after
     assert (run / "exports.csv").read_bytes() == written
     assert not list(tmp_path.iterdir())  # nothing was made where we stood
+
+
+def test_of_several_rounds_the_last_one_is_measured_without_the_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = finished_run(tmp_path / "run", {2: 0.0}, "rounds=2")
+    products = json.loads((folder / "run.json").read_text())["products"]
+    assert "round1/attempts" in products
+    assert "attempts" not in products
+    assert list(table(exports.evaluate(folder))) == [2, LAST]
 
 
 def test_a_run_without_exports_names_the_option(tmp_path, monkeypatch):

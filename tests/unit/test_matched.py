@@ -9,6 +9,7 @@ import pytest
 
 from spot import stages, store
 from spot.compose import compose
+from spot.errors import UserError
 from spot.policy import SHIPPED, Policy
 from spot.records import Attempt, Pair
 from spot.run import Run
@@ -87,6 +88,18 @@ def test_every_gamma_takes_as_many_pairs_as_the_smallest_leaves(tmp_path: Path) 
     assert of(0.2, "data.matched_gamma=0.2") == fewest
     assert any(p.change_ratio > 0.6 for p in of(1.0, "data.matched_gamma=0.2"))  # type: ignore[operator]
     assert len(of(1.0, "data.matched_gamma=0.2", "data.pairs=2")) == 2
+
+
+def test_the_screen_says_who_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs(tmp_path, 1, "data.matched=[rectified,self]")
+    assert "matched: 1 pair, decided by self\n" in capsys.readouterr().err
+    pairs(tmp_path, 9, "data.matched=[rectified,self]", "data.pairs=3")
+    assert "matched:" not in capsys.readouterr().err, "data.pairs decided"
+
+
+def test_a_pool_that_is_empty_names_its_own_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data\.matched_gamma=0.*raise data\.matched_gamma\.$"):
+        pairs(tmp_path, 0, "data.matched_gamma=0.01")
 
 
 @pytest.mark.parametrize("key", ["matched", "matched_gamma"])

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from spot import model_card, store, unpack
 from spot.compose import compose
@@ -54,6 +55,11 @@ def card(root: Path, *overrides: str, command: str = COMMAND, **hostile: str) ->
     return model_card.write(products_of(root, config), values, command).read_text(), values
 
 
+def read(token: Token) -> str:
+    """What a line says, without the marks that keep its text text."""
+    return "".join(child.content for child in token.children or [])
+
+
 def outline(text: str) -> tuple[list[str], list[list[list[str]]]]:
     """Headings and tables as a Markdown reader sees them; the front matter is not Markdown."""
     tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard(text).text)
@@ -64,9 +70,9 @@ def outline(text: str) -> tuple[list[str], list[list[list[str]]]]:
         if before.type == "tr_open":
             tables[-1].append([])
         if before.type in ("th_open", "td_open"):
-            tables[-1][-1].append(token.content)
+            tables[-1][-1].append(read(token))
         if before.type == "heading_open":
-            headings.append(token.content)
+            headings.append(read(token))
     return headings, tables
 
 
@@ -114,6 +120,19 @@ def test_it_tells_how_the_model_was_made(tmp_path):
     assert f"torch {store.versions()['torch']}" in text
     assert f"Git revision {store.revision() or 'unknown'}" in text
     assert "enable_thinking=False" in text
+
+
+def test_it_says_how_many_rounds_it_was_trained(tmp_path):
+    config = compose(["model=qwen3_8b", "rounds=2"])
+    products = products_of(tmp_path, config)
+    text = model_card.write(products, plain(config), COMMAND).read_text()
+    assert "trained in 2 rounds, each from the model of the round before" in text
+    assert "in the last on 1 pair made from its own wrong responses" in text
+    policy = "the model of round 1, which began with Qwen/Qwen3-8B"
+    assert settings(text)["policy and reference"] == policy
+    first = model_card.write(products, plain(config), COMMAND, number=1).read_text()
+    assert "trained on 1 pair made from" in first
+    assert settings(first)["policy and reference"] == "Qwen/Qwen3-8B"
 
 
 def test_a_method_without_rewards_has_no_beta(tmp_path):

@@ -84,7 +84,12 @@ def test_computed_values_are_those_the_training_uses() -> None:
         [],
         ["arm=rft", "model=qwen3_8b", "hardware=8xh800", "benchmarks=paper_tables"],
         ["generator@evaluator=vllm", "oracle=gemini", "data=dapo", "+oracle.extra.a=1"],
-        ["data=gsm8k_attempts", "data.path=x", "~benchmarks.tasks.held_out", "output='${data.path}-o'"],
+        [
+            "data=gsm8k_attempts",
+            "data.path=x",
+            "~benchmarks.tasks.held_out",
+            "output='${data.path}-o'",
+        ],
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from spot import overview, presence, shown, store, traces
 from spot.errors import UserError
-from spot.overview import Doing, Seen, Sweep
+from spot.overview import Doing, KnownRun, Sweep
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
 
@@ -58,7 +58,7 @@ def finish(folder: Path, environment: dict[str, str], *arguments: str) -> None:
         process.wait(SECONDS)
 
 
-def the_run(folder: Path, name: str = "r") -> Seen:
+def the_run(folder: Path, name: str = "r") -> KnownRun:
     return overview.look(folder / name)
 
 
@@ -161,29 +161,6 @@ def test_a_killed_sweep_leaves_interrupted_jobs(
     assert states == ["finished", "running", "waiting"]
 
 
-def test_a_lock_that_a_child_inherited_is_no_life(tmp_path: Path) -> None:
-    code = (
-        "import os, time\nfrom pathlib import Path\nfrom spot import presence\n"
-        f"with presence.kept(Path({str(tmp_path)!r}), {{}}):\n"
-        "    if os.fork() == 0:\n        time.sleep(30)\n        os._exit(0)\n"
-        "    print('there', flush=True)\n    time.sleep(30)\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"there\n"
-        process.kill()
-        process.wait(SECONDS)
-        there = presence.read(tmp_path)
-        assert there is not None
-        assert not there.alive
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.stdout and process.stdout.close()
-
-
 # ---- how far a run is --------------------------------------------------------------------------
 
 
@@ -233,6 +210,24 @@ def test_the_rows_of_a_stage_and_what_it_made_before(tmp_path: Path) -> None:
 
         store.compute_files(now, evaluate)
     assert overview.look(run).state == "finished"
+
+
+def test_jobs_that_never_began_have_the_arm_of_their_siblings_and_no_age(tmp_path: Path) -> None:
+    said = {"arm": "spot_bce", "seed": 0, "overrides": []}
+    with presence.kept(tmp_path / "0", said):
+        pass
+    jobs = [
+        {"name": str(number), "overrides": [f"loss={loss}", f"seed={seed}"], "state": state}
+        for number, (loss, seed, state) in enumerate(
+            [("bce", 0, "finished"), ("bce", 1, "failed"), ("dpo", 0, "waiting")]
+        )
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps({"jobs": jobs}))
+    seen = overview.look_at_sweep(tmp_path)
+    arms = {arm: [job.folder.name for job in of] for arm, of in seen.arms.items()}
+    assert arms == {"spot_bce": ["0", "1"], "loss=dpo": ["2"]}
+    assert " d" not in output(seen)  # the age of 1970
+    assert " ago" not in output(seen.jobs[1])
 
 
 # ---- many and large ----------------------------------------------------------------------------
@@ -293,6 +288,21 @@ def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
             overview.locate(wrong, tmp_path)
 
 
+def test_a_folder_is_shown_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / ("a" * 120) / "arm=dpo", 5)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # without outputs
+    overview.show([str(run)])
+    assert "seed 5" in capsys.readouterr().out
+    with pytest.raises(UserError, match="output=outputs is no folder"):
+        overview.show(["newest"])
+    overview.command([f"output={run.parents[2]}"])
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if "44.0" in s]
+    assert line.rstrip().endswith(str(run))  # in one line, off a terminal
+
+
 def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
     text = output(overview.look(finished_run(tmp_path, 5)))
     for words in (
@@ -335,7 +345,7 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
     name = "[red]x[/red] [link=file:///]y"
     run = overview.look(finished_run(tmp_path, 1))
-    sweep = Sweep(tmp_path, (Seen(tmp_path / name, "failed", (f"study={name}",), error=name),))
+    sweep = Sweep(tmp_path, (KnownRun(tmp_path / name, "failed", (f"study={name}",), error=name),))
     text = output(run, sweep)
     assert "[red]x[/red]" in text
 

@@ -304,6 +304,31 @@ def test_measured_pairs_win_over_assumptions() -> None:
     assert plan.calls.count == 9
 
 
+def test_rounds_are_worked_stored_and_paid_for_once_each() -> None:
+    overrides = ["model=qwen3_8b", "data=dapo", "data.questions=1000", "data.pairs=200"]
+    overrides += ["hardware=8xh800", "save.every=1", "save.exports=2"]
+    one, two = make(*overrides), make(*overrides, "rounds=2")
+    assert two.minutes == pytest.approx(2 * one.minutes)  # type: ignore[operator]
+    assert {k: v / 2 for k, v in two.flops.items()} == pytest.approx(one.flops)
+    assert (one.calls.count, two.calls.count) == (300, 600)
+    assert (one.memory, one.work.steps) == (two.memory, two.work.steps)
+    before = {file.name: file.size for file in one.files}
+    after = {file.name: file.size for file in two.files}
+    assert before["products"] < after["products"] < 2 * before["products"], "two models' scores"
+    for name in ("reference scores", "exports", "trained model"):
+        assert after[name] == pytest.approx(2 * before[name]), name
+    same = "resumable checkpoints"  # those of the first round are gone when the second begins
+    assert after[same] == before[same]
+    assert "rounds" not in text(one)
+    assert "as many assumed in each of 2 rounds" in text(two)
+    dollars = [float(plan.calls.price.split()[1].replace(",", "")) for plan in (one, two)]
+    assert dollars[1] == pytest.approx(2 * dollars[0], abs=0.02)
+    counted = planning.plan(compose([*overrides, "rounds=3"]), [Lengths(10, 20, 30, 5)], wrong=9)
+    assert counted.calls.count == 27
+    own = [*overrides, "arm=rft", "rounds=2"]
+    assert make(*own).calls.count == 64, "what is held out is corrected in the first round only"
+
+
 def test_losses_without_rewards_need_no_reference_and_no_rejected() -> None:
     plan = make("model=qwen3_8b", "hardware=8xh800", "data.pairs=10", "loss=sft")
     assert plan.work.trained.tokens == 10 * 1950

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
-from spot import web
+from spot import answering, web
 from spot.chat import chat_ids, user
+from spot.compose import compose
 from spot.errors import UserError
 from spot.generation import Sampling
-from spot.generation.remote import Target
+from spot.generation.remote import RemoteGenerator, Target
+from spot.policy import SHIPPED, Policy
 from tests.generation.asking import generator, refused, requests, run, text
 from tests.generation.server import Plan, answer, serving, tokenizer
 
@@ -164,6 +166,25 @@ def test_what_is_too_long_is_told_from_the_words(words: str, prompt: bool, respo
     assert web.says_too_long(400, words) is prompt
     assert web.says_asked_too_much(400, words) is response
     assert not web.says_too_long(401, words)
+
+
+@pytest.mark.parametrize("group", ["generator", "evaluator"])
+def test_messages_name_the_group_that_the_user_gave(group: str) -> None:
+    """Benchmarks may be answered by another generator than elicitation."""
+    with serving(Plan(models={"a": 512, "b": 512})) as server:
+        choice = "generator" if group == "generator" else "generator@evaluator"
+        given = [f"{choice}=openai", f"{group}.base_urls=[{server.url}]"]
+        config = compose(given, until="elicit")
+        who = getattr(config, group)
+        made = answering.generator(config, who, Policy("student", SHIPPED, ""))
+        assert isinstance(made, RemoteGenerator)
+        assert f"set {group}.model to what it serves" in refused(made, requests(1))
+        server.plan(Plan(key="secret"))
+        assert f"({group}.key is the environment variable" in refused(made, requests(1))
+        server.plan(Plan(models={"student": None}, faults={"400_much": 1.0}))
+        assert f"lower {group}.max_new_tokens" in refused(
+            generator(server.url, group=group), requests(1)
+        )
 
 
 # ---- the wrong model, the wrong tokens -----------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import yaml
 
 from spot import report, store
 from spot.errors import UserError
+from spot.evaluation.statistics import Estimate
 from spot.records import Pair, Score
-from spot.report import paper, style
+from spot.report import curves, paper, style
 from spot.report.cautions import cautions
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
+from tests.unit.runs import MadeRun, made_study
 
 HOSTILE = "<script>alert(1)</script> 1 | 2"
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
@@ -198,7 +201,7 @@ def test_the_page_is_one_file_that_shows_text_as_text(sweep):
 def test_the_markdown_has_every_arm_and_its_figures_exist(sweep):
     text = (sweep / "report.md").read_text()
     for arm, sums in {"SFT+": "75.0 (**+25.0** [", "SPoT-BCO": "90.0 (**+40.0** ["}.items():
-        assert f"| {arm} | {sums}" in text
+        assert f"| {arm} (3) | {sums}" in text
     linked = re.findall(r"\]\((figures/.*?)\)", text)
     assert {"figures/surgery.png", "figures/kl_by_part.png"} <= set(linked)
     assert "figures/distance.png" not in linked  # nothing was logged for it
@@ -229,8 +232,8 @@ def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(sweep):
 def test_cautions_name_what_weakens_the_numbers(sweep):
     found = cautions(Study(*load(sweep)))
     assert "Job 9 is not finished; the same command runs what is missing." in found
-    assert "SFT+ pulls y⁻ up: its held-out reward ends at +0.30." in found
-    fallen = "the held-out reward of y⁺ falls to −0.60, that of y⁻ to −0.30."
+    assert "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +3.0 nats held out." in found
+    fallen = "log π_θ/π_ref of y⁺ falls to −6.0 nats held out, that of y⁻ to −3.0."
     assert [line for line in found if "collapses" in line] == [f"SPoT-BCE collapses: {fallen}"]
     assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
 
@@ -293,6 +296,64 @@ def test_a_share_of_missing_answers_and_questions_is_told(tmp_path):
 def test_numbers_and_cells_are_written_plainly():
     assert [style.signed(v) for v in (3.24, -1.0, -0.04, 0.0)] == ["+3.2", "−1.0", "0.0", "0.0"]
     assert style.cell("a | b\n<i>") == "a \\| b &lt;i>"
+    assert style.cell("![x](y) **b** `c` _d_ \\") == r"\!\[x\](y) \*\*b\*\* \`c\` \_d\_ \\"
+    assert style.signed(Estimate(1.0, -math.inf, math.inf, 0)) == "–"
+
+
+def test_verdicts_say_what_they_rest_on(sweep):
+    """In the page, in Markdown and as rows."""
+    with (sweep / "verdicts.csv").open() as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    pull_up = rows["sft_pull_up"]
+    assert (pull_up["outcome"], pull_up["unit"], pull_up["seeds"]) == ("holds", "nats", "3")
+    assert float(pull_up["value"]) == pytest.approx(3.01)
+    page, text = ((sweep / f"report.{ending}").read_text() for ending in ("html", "md"))
+    told = "log π_θ/π_ref of held-out y⁻, at the end"
+    assert f"{told} · holds when lower bound above 0</small>" in page
+    assert f"| {style.cell(told)} | +3.0 nats | " in text
+    assert re.search(
+        r"\nOf \d+ claims of the paper \d+ hold|. Of \d+ claims of the paper \d+ hold", text
+    )
+
+
+def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path):
+    sweep = tmp_path / "outputs" / "sweep"
+    for number, (arm, seed) in enumerate((("sft_plus", 0), ("spot_bco", 0), ("spot_bco", 1))):
+        make_run(sweep, number, arm, seed, (0.7, 0.5, 0.9))
+    page = report.build(sweep).read_text()
+    text = (sweep / "report.md").read_text()
+    assert not re.search(r"\bnan|\binf\b", page.partition("resolved configuration")[0] + text)
+    assert "| +3.0 nats (1 of 2 seeds) | one seed |" in text
+    assert "<small>1 of 2 seeds</small>" in page
+    assert "| SFT+ (1) | " in text
+    assert "<small>1 seed</small>" in page
+    row = next(row for row in page.split("<tr") if "SFT+ pulls r⁻ up" in row and "<td>" in row)
+    assert "whisker" not in row.partition("</tr>")[0]
+    assert row.partition("</tr>")[0].count("one seed") == 1
+
+
+def test_a_gradient_that_is_zero_throughout_is_drawn(tmp_path):
+    """DPO's prefix cancels exactly: its curve is the finding, and not missing."""
+    runs = [
+        MadeRun("dpo", curves={"gradients/shared": [0.0, 0.0, 0.0], "delta": [0.0, 0.0, 0.0]}),
+        MadeRun("bco", curves={"gradients/shared": [0.0, 0.1, 0.2], "delta": [0.0, 1.0, 2.0]}),
+    ]
+    study = made_study(tmp_path, runs)
+    names = [
+        {text.get_text() for text in draw(study).axes[0].texts}
+        for draw in (curves.surgery, curves.distance)
+    ]
+    assert names == [{"DPO", "SPoT-BCO"}, {"SPoT-BCO"}]
+
+
+def test_a_record_without_its_products_is_a_clear_mistake(tmp_path):
+    make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, (0.9, 0.6, 0.95))
+    path = tmp_path / "outputs" / "runs" / "0" / "run.json"
+    record = json.loads(path.read_text())
+    del record["products"]["base_scores"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is damaged: delete it"):
+        report.build(path.parent)
 
 
 def test_a_folder_without_runs_is_a_clear_mistake(tmp_path):

@@ -51,7 +51,7 @@ def packed(sweep, tmp_path_factory) -> Path:
 
 def test_the_report_is_rebuilt_to_the_byte(sweep, packed, tmp_path):
     page = report.build(packed, tmp_path / "again")
-    names = ["report.md", "scores.csv", "report.html"]
+    names = ["report.md", "scores.csv", "verdicts.csv", "report.html"]
     names += [f"figures/{path.name}" for path in (sweep / "figures").iterdir()]
     assert len(names) > 10
     for name in names:
@@ -103,6 +103,31 @@ def test_what_is_no_archive_is_a_clear_mistake(sweep, tmp_path):
         report.build(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("cut", [40, 2000])
+def test_a_cut_archive_is_a_clear_mistake(packed, tmp_path, cut):
+    (tmp_path / "runs.tar.gz").write_bytes(packed.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"^\S*runs.tar.gz is no archive of a study [^\n]*$"):
+        report.build(tmp_path / "runs.tar.gz")
+
+
+def test_a_damaged_archive_is_a_clear_mistake(packed, tmp_path):
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "runs.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"runs.tar.gz"):
+        report.build(tmp_path / "runs.tar.gz")
+
+
+def test_an_archive_without_runs_or_with_links_is_named_itself(tmp_path):
+    empty = tmp_path / "empty.tar.gz"
+    with tarfile.open(empty, "w:gz") as file:
+        link = tarfile.TarInfo("study/run.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+        file.addfile(link)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(empty))}/study holds no finished run"):
+        report.build(empty, tmp_path / "out")
+
+
 def test_an_archive_cannot_write_outside_of_its_folder(tmp_path):
     hostile = tmp_path / "hostile.tar.gz"
     with tarfile.open(hostile, "w:gz") as file:
@@ -111,6 +136,10 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path):
         file.addfile(entry, io.BytesIO(b"x"))
     with pytest.raises(UserError, match="lies outside"):
         report.build(hostile, tmp_path / "out")
+
+
+def test_the_three_studies_are_committed():
+    assert {path.parent.name for path in STUDIES} >= {"table1", "table2", "table3"}
 
 
 @pytest.mark.slow
@@ -182,11 +211,11 @@ def test_a_journals_spend_counts_once(tmp_path):
 
 
 def test_times_and_counts_are_written_short():
-    assert [duration(s) for s in (0.42, 9.97, 59.4, 510, 7500)] == ["0.4 s", "10 s", "59 s", "8 min 30 s", "2 h 5 min"]  # fmt: skip
+    assert [duration(s) for s in (0.42, 9.97, 59.4, 59.7, 510, 3599.8, 7500)] == ["0.4 s", "10 s", "59 s", "1 min 0 s", "8 min 30 s", "1 h 0 min", "2 h 5 min"]  # fmt: skip
     assert [short(n) for n in (950, 62_100, 999_960, 1_240_000)] == [
         "950",
         "62.1k",
-        "1000k",
+        "1M",
         "1.2M",
     ]
 

@@ -191,3 +191,57 @@ def test_paths_and_servers_are_not_told():
     assert found["text"] == value["text"]
     assert found["home"] == "…/qwen"
     assert scrubbed(found) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file:///home/me/x", "…/x"),
+        ("s3://bucket-corp/x", "s3://…/x"),
+        ("hdfs:///user/me/x", "hdfs://…/x"),
+        ("HTTP://host.corp/v1", "HTTP://…/v1"),
+        ("ws://host.corp:80/live", "ws://…/live"),
+        ("grpc://host.corp:80", "grpc://…"),
+        ("http://[::1]:80/v1", "http://…/v1"),
+        ("http://me:word@host.corp:80/a/v1?key=word", "http://…/v1"),
+        ("10.0.0.1:8000", "…:8000"),
+        ("oracle.base_url=host.corp:8000", "oracle.base_url=…:8000"),
+        ("me@host.corp:/srv/x", "…/x"),
+        ("PATH:/home/me/x", "PATH:…/x"),
+        ("{a:/home/me/b}", "{a:…/b}"),
+        ("a|/home/me/x", "a|…/x"),
+        ("../../home/me/x", "…/x"),
+        ("~me/x/y", "…/y"),
+        (r"C:\Users\me\x", "…/x"),
+        ("//nas/share/x", "…/x"),
+        ("/home/jane doe/secret/x.jsonl", "…/x.jsonl"),
+        ("data.path=/home/jane doe/secret/x.jsonl", "data.path=…/x.jsonl"),
+        ("python train.py 'data.path=/home/jane doe/x.jsonl' seed=0", "python train.py 'data.path=…/x.jsonl' seed=0"),
+        ("data.paths=[/home/me/x,/srv/y]", "data.paths=[…/x,…/y]"),
+        ("/home/me", "…"),
+        ("output=/Users/me/", "output=…"),
+        (r"C:\Users\me", "…"),
+        ("key=sk-0123456789abcdef", "key=…"),
+        ("oracle.api_key=word", "oracle.api_key=…"),
+    ],
+)  # fmt: skip
+def test_no_form_of_a_place_or_a_key_is_told(text, told):
+    assert scrubbed(text) == told
+    assert scrubbed(told) == told
+
+
+def test_a_key_is_hidden_and_the_name_of_its_variable_is_not():
+    value = {"api_key": "word", "key_name": "OPENAI_API_KEY", "max_new_tokens": 128, "key": None}
+    assert scrubbed(value) == value | {"api_key": "…"}
+    plain = "generator.max_new_tokens=128 model=Qwen/Qwen3-8B@v1.0 +paper/table3=a at 2026-01-01T00:00:00"
+    assert scrubbed(plain) == plain
+
+
+def test_the_papers_own_table_has_the_rows_that_it_prints_elsewhere(tmp_path):
+    sweep = tmp_path / "outputs" / "sweep"
+    for number, arm in enumerate(("sft_plus", "spot_bco", "dpo")):
+        make_run(sweep, number, arm, 0, (0.9, 0.6, 0.95))
+    rows = paper.tables_of(Study(*load(sweep)))
+    assert [(row.table, row.row) for row in rows[:3]] == [("table1", "base"), ("table1", "SFT+"), ("table1", "SPoT-BCO")]  # fmt: skip
+    assert {row.table for row in rows[3:]} == {"table2"}
+    assert {row.model for row in rows} == {"qwen3_8b"}  # Table 2 has one model

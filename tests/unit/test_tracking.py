@@ -1,6 +1,7 @@
 """What W&B is given: read back from the files it keeps offline, without a server."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import compose, store, tracking, wandb_run, workspace
+from spot import compose, presence, store, tracking, wandb_run, workspace
 from spot.config import plain
 from spot.errors import UserError
 from spot.records import Pair, Score
@@ -141,6 +142,33 @@ def test_a_finished_run_is_published_whole(tmp_path):
     assert children() == []
 
 
+def test_an_earlier_round_is_in_the_same_run(tmp_path):
+    folder, values = tmp_path / "run", config("rounds=2")
+    finished_run(folder, values)
+    first = tmp_path / "products" / "train" / "first"
+    write_rows(first / "metrics.csv", ROWS)
+    record = json.loads((folder / "run.json").read_text())
+    record["products"]["round1/checkpoint"] = os.path.relpath(first, folder)
+    (folder / "run.json").write_text(json.dumps(record))
+    with tracking.loggers(["wandb"], folder / "round1", values, first) as loggers:
+        assert loggers == []
+    train(folder, values, tmp_path / "products" / "train" / "x", ROWS)
+    tracking.publish(folder)
+    (saved,) = [one for logs in folder.rglob("logs") for one in saved_runs(logs)]
+    assert [saved.history[step]["loss"] for step in (1, 2, 3)] == [0.69314718, 0.5, 0.4]
+    earlier = [row for row in saved.history.values() if "round1/step" in row]
+    assert [
+        {name.removeprefix("round1/"): v for name, v in row.items() if name.startswith("round1/")}
+        for row in earlier
+    ] == ROWS
+    assert (saved.exit_code, saved.summary["status"]) == (0, "complete")
+    with wandb_run.opened(tmp_path / "again", values) as run:
+        for _ in range(2):  # as where an online run is continued
+            wandb_run.replay_round(run, "round1", first / "metrics.csv")
+    (saved,) = saved_runs(tmp_path / "again" / "logs")
+    assert len(saved.steps("round1/step")) == len(ROWS)
+
+
 def test_tables_and_summary_hold_the_scores_and_the_edits(tmp_path):
     finished_run(tmp_path / "run", config())
     tracking.publish(tmp_path / "run")
@@ -247,6 +275,7 @@ def test_steps_that_wandb_has_are_not_logged_again(tmp_path):
     ("error", "code"),
     [
         (UserError("a mistake"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "outputs"), 2),
         (RuntimeError("a failure"), 1),
         (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
@@ -255,7 +284,7 @@ def test_steps_that_wandb_has_are_not_logged_again(tmp_path):
     ],
 )
 def test_the_exit_code_is_the_command_s(error, code):
-    assert wandb_run.exit_code(error) == code
+    assert presence.exit_code(error) == code
 
 
 def test_without_a_key_it_stays_offline_and_says_so(tmp_path, capfd):

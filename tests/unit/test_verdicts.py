@@ -32,9 +32,9 @@ SEEDS = (0, 1, 2)
         (verdicts.gains_little, -2, 1.1, UNCLEAR),
         (verdicts.gains_little, 1, 3, UNCLEAR),
         (verdicts.gains_little, 1.1, 3, FAILS),
-        (verdicts.stagnates, -2, 0.05, HOLDS),
-        (verdicts.stagnates, -2, 1, UNCLEAR),
-        (verdicts.stagnates, 0.06, 1, FAILS),
+        (verdicts.stagnates, -20, 1, HOLDS),
+        (verdicts.stagnates, -20, 10, UNCLEAR),
+        (verdicts.stagnates, 1.1, 10, FAILS),
         (verdicts.cancels, 0.1, 0.49, HOLDS),
         (verdicts.cancels, 0.1, 0.5, UNCLEAR),
         (verdicts.cancels, 0.5, 0.9, FAILS),
@@ -174,6 +174,33 @@ def test_losses_keep_their_own_beta_but_a_swept_beta_must_agree(tmp_path):
     assert verdict.estimate.value == pytest.approx(5)
 
 
+def test_rewards_are_compared_in_nats_whatever_the_beta(tmp_path):
+    """BCO's r⁺ of 2 at β = 1 is 2 nats, BCE's of 1 at β = 0.1 is 10."""
+
+    def runs(loss, beta, end):
+        curves = [{"held_out/rewards/chosen": [0.0, end + 0.001 * seed]} for seed in SEEDS]
+        made = zip(SEEDS, curves, strict=True)
+        return [
+            MadeRun(loss, seed=s, curves=of, config={"loss.beta": beta}, right={"sums": 60})
+            for s, of in made
+        ]
+
+    study = made_study(tmp_path, runs("bco", 1.0, 2.0) + runs("bce", 0.1, 1.0))
+    (verdict,) = (v for v in judge(study) if v.claim.id == "bco_chosen_above_bce")
+    assert verdict.estimate.value == pytest.approx(2 - 10, abs=0.02)
+    assert verdict.outcome == FAILS
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_pairs", "edit_weight"])
+def test_losses_that_trained_differently_are_not_compared(tmp_path, key):
+    def one(loss, value):
+        return MadeRun(loss, right={"sums": 60}, config={f"loss.{key}": value})
+
+    found = outcomes(made_study(tmp_path, [one("bco", 4), one("bce", 1)]))
+    assert "bco_gains" in found
+    assert "bco_bce_in_domain" not in found
+
+
 def test_runs_that_differ_in_their_data_are_not_compared(tmp_path):
     study = made_study(
         tmp_path,
@@ -185,16 +212,17 @@ def test_runs_that_differ_in_their_data_are_not_compared(tmp_path):
 def test_curves_are_judged_over_seeds_at_the_last_step(tmp_path):
     study = made_study(tmp_path, with_curves("sft", ends(2.0)) + with_curves("dpo", ends(-3.0)))
     found = {v.claim.id: v for v in judge(study)}
-    expected = mean_interval([2.0, 2.01, 2.02])
+    expected = mean_interval([20.0, 20.1, 20.2])  # nats: β is 0.1
     pull_up = found["sft_pull_up"]
-    assert (pull_up.estimate.low, pull_up.estimate.high) == (expected.low, expected.high)
-    assert (pull_up.outcome, pull_up.claim.unit) == (HOLDS, "")
+    found_ends = (pull_up.estimate.low, pull_up.estimate.high)
+    assert found_ends == pytest.approx((expected.low, expected.high))
+    assert (pull_up.outcome, pull_up.claim.unit) == (HOLDS, "nats")
     assert found["dpo_rejected_falls"].outcome == HOLDS
     assert "dpo_chosen_stagnates" not in found  # its curve was not logged
 
 
 @pytest.mark.parametrize(
-    ("late", "outcome"), [([1.0, 1.02], HOLDS), ([1.0, 0.5], HOLDS), ([1.0, 1.5], FAILS)]
+    ("late", "outcome"), [([1.0, 1.05], HOLDS), ([1.0, 0.5], HOLDS), ([1.0, 1.5], FAILS)]
 )
 def test_a_reward_stagnates_if_its_second_half_adds_little(tmp_path, late, outcome):
     column = "held_out/rewards/chosen"
@@ -203,27 +231,34 @@ def test_a_reward_stagnates_if_its_second_half_adds_little(tmp_path, late, outco
     assert found["dpo_chosen_stagnates"] == outcome
 
 
-def test_the_prefix_cancels_as_far_as_its_gradient_is_below_the_two_tethers(tmp_path):
-    """β = 0.1: |λ⁺ − λ⁻| of 0.4 and 0.3 leaves 0.1 · 0.1 = 0.01 of 0.07; of 0.6 and 0.02, 0.058 of 0.062."""
+def test_the_prefix_cancels_as_far_as_its_gradient_is_below_the_two_pulls(tmp_path):
+    """Over both steps 0.00 + 0.01 is left of 0.10 + 0.07, or 0.00 + 0.30 of 0.10 + 0.30."""
 
-    def curves(shared, chosen, rejected):
-        by_seed = [shared * (1 + 0.001 * seed) for seed in SEEDS]
+    def curves(left, apart):
+        scales = [1 + 0.001 * seed for seed in SEEDS]
         return [
-            {"gradients/shared": [None, 0.0, s], "tether/chosen": [None, 0.5, chosen],
-             "tether/rejected": [None, 0.5, rejected]}
-            for s in by_seed
+            {"gradients/shared": [None, 0.0, left * scale],
+             "gradients_apart/shared": [None, 0.1, apart]}
+            for scale in scales
         ]  # fmt: skip
 
     study = made_study(
         tmp_path,
-        with_curves("bco", curves(0.01, 0.4, 0.3)) + with_curves("bce", curves(0.2, 0.6, 0.02)),
+        with_curves("bco", curves(0.01, 0.07)) + with_curves("bce", curves(0.3, 0.3)),
     )
     found = {v.claim.id: v for v in judge(study)}
     bco, bce = found["bco_prefix_cancels"], found["bce_prefix_cancels"]
-    # Step 1: both λ are 0.5, so nothing of 0.1 is left; over both steps 0.01 of 0.17.
     assert bco.estimate.value == pytest.approx(0.01 / 0.17, rel=0.01)
     assert bco.outcome == HOLDS
+    assert bce.estimate.value == pytest.approx(0.3 / 0.4, rel=0.01)
     assert bce.outcome == FAILS
+
+
+def test_runs_that_did_not_log_the_pulls_apart_are_not_judged_by_them(tmp_path):
+    curves = [{"gradients/shared": [None, 0.0, 0.1], "tether/chosen": [None, 0.5, 0.4]}] * 3
+    found = outcomes(made_study(tmp_path, with_curves("bco", curves)))
+    assert "bco_gains" in found
+    assert "bco_prefix_cancels" not in found
 
 
 def test_one_seed_cannot_tell_of_curves_but_of_scores(tmp_path):
@@ -232,19 +267,19 @@ def test_one_seed_cannot_tell_of_curves_but_of_scores(tmp_path):
     found = outcomes(study)
     assert found["sft_pull_up"] == UNCLEAR
     assert found["sft_plus_gains"] == HOLDS  # over questions only
-    (row,) = (row for row in verdict_rows(study) if row["id"] == "sft_pull_up")
-    assert (row["value"], row["low"], row["high"], row["seeds"]) == (2.0, None, None, 1)
+    (row,) = (row for row in verdict_rows(judge(study)) if row["id"] == "sft_pull_up")
+    assert (row["value"], row["low"], row["high"], row["seeds"]) == (20.0, None, None, 1)
 
 
 def test_rows_say_all_that_a_verdict_rests_on(tmp_path):
     study = made_study(tmp_path, seeds("bco", right={"sums": 70}))
-    rows = verdict_rows(study)
+    rows = verdict_rows(judge(study))
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     (row,) = (row for row in rows if row["id"] == "bco_gains")
     assert row == {
         "id": "bco_gains", "claim": "BCO gains in-domain", "paper": "Table 2, §5.3", "setting": "",
         "outcome": HOLDS, "rule": "gains", "holds_when": "lower bound above 0",
-        "measure": "in_domain", "unit": "points", "value": pytest.approx(30),
+        "measure": "in-domain score, difference to the base", "unit": "points", "value": pytest.approx(30),
         "low": row["low"], "high": row["high"], "questions": 100, "seeds": 3,
     }  # fmt: skip
     assert 0 < row["low"] < 30 < row["high"]

@@ -21,12 +21,15 @@ from typing import Any
 import psutil
 import pytest
 
+from spot import answering
 from spot.chat import user
+from spot.compose import compose
 from spot.errors import UserError
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, deal, load
+from spot.policy import Policy
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 STUDENT = Path(__file__).parents[2] / "src/spot/assets/tiny"
@@ -112,6 +115,10 @@ def test_gpus_are_dealt_or_refused() -> None:
         deal(Settings(gpus=[0, 0]), ["0", "1"])
     with pytest.raises(UserError, match="need 4 GPUs and there are 2"):
         deal(Settings(tensor_parallel=4), ["0", "1"])
+    with pytest.raises(
+        UserError, match=r"of evaluator.tensor_parallel=4 .* lower evaluator.servers"
+    ):
+        deal(Settings(tensor_parallel=4, group="evaluator"), ["0", "1"])
 
 
 def test_no_such_executable(make: Make) -> None:
@@ -288,6 +295,15 @@ def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
     generator.close()
     with pytest.raises(UserError, match="is no program here"):
         list(generator.generate([request]))
+
+
+def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
+    config = compose(["generator@evaluator=vllm", "evaluator.executable=/no/vllm"])
+    assert config.evaluator is not None
+    made = answering.generator(config, config.evaluator, Policy("student", STUDENT, ""))
+    request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
+    with pytest.raises(UserError, match=r"^evaluator\.executable=/no/vllm is no program here"):
+        list(made.generate([request]))
 
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:

@@ -177,7 +177,17 @@ def check_combination(config: Config, until: str | None = None) -> None:
 
 
 def _check_rounds(config: Config) -> None:
-    """A later round's attempts are the trained policy's own: nothing may stand for the first one's."""
+    """A later round's attempts are the trained policy's own: nothing may stand for the first one's.
+
+    It is trained in the same run, and torchrun or srun, which start the ranks of several machines, do
+    so for one training.
+    """
+    rounds, nodes = config.rounds, config.hardware.nodes
+    if nodes > 1:
+        raise UserError(
+            f"rounds={rounds} trains {rounds} times and hardware.nodes={nodes} starts one training "
+            "only: take one machine, hardware.nodes=1, or rounds=1."
+        )
     if config.generator.kind == "openai":
         raise UserError(
             "generator=openai answers with the weights its servers have, and rounds after the first "

@@ -19,7 +19,7 @@ class BenchmarkConfig:
 
     name: str = MISSING
     family: str = "arithmetic"  # FAMILIES; data: the run's own held-out questions
-    domain: str = "in_domain"
+    domain: str = "in_domain"  # in_domain | ood | general: the report's groups and its averages
     questions: int | None = None  # how many are asked; null: all there are
     trials: int = 1  # how often each
     hub: str | None = None  # id of a data set

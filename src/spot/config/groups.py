@@ -32,13 +32,13 @@ class PretrainConfig:
 
     corpus: str = "arithmetic"  # arithmetic | data (learn everything from the data's own text)
     vocabulary: int = 2048  # size of a learned byte-pair vocabulary; the arithmetic one is fixed
-    layers: int = 4
-    width: int = 160
-    heads: int = 4
-    steps: int = 3000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    seed: int = 0
+    layers: int = 4  # of the transformer
+    width: int = 160  # of its hidden states; a multiple of heads
+    heads: int = 4  # of its attention
+    steps: int = 3000  # of the optimiser
+    batch: int = 64  # sequences of a step
+    learning_rate: float = 2e-3  # at its peak
+    seed: int = 0  # of weights, batches and the arithmetic corpus
 
     def __post_init__(self) -> None:
         one_of("model.pretrain.corpus", self.corpus, ("arithmetic", "data"))
@@ -71,7 +71,7 @@ class ModelConfig:
     name: str = MISSING
     path: str | None = None  # folder or hub id; null: the student that ships with the package
     revision: str | None = None
-    thinking: bool = False
+    thinking: bool = False  # what the chat template is told; false closes Qwen3's think block
     context_length: int = 8192  # tokens of prompt and response; longer pairs are dropped, never cut
     learning_rate_reward: float = 1e-6  # dpo, rwsft, bce, bco (paper, App. C)
     learning_rate_sft: float = 5e-6  # sft, dft
@@ -101,10 +101,10 @@ class FieldsConfig:
 class DataConfig:
     """Where questions come from, and which pairs are trained on."""
 
-    source: str = "arithmetic"  # SOURCES
+    source: str = "arithmetic"  # arithmetic | code_tasks (both made here) | jsonl | hub | dapo
     hub: str | None = None  # id of a data set, for hub and dapo
     subset: str | None = None  # its configuration, where it has several
-    split: str = "train"
+    split: str = "train"  # of the hub's data set
     revision: str | None = None  # commit of the hub
     path: str | None = None  # a local file or folder instead of the hub; required for jsonl
     fields: FieldsConfig = field(default_factory=FieldsConfig)
@@ -114,7 +114,8 @@ class DataConfig:
     seed: int = 0
     arm: str = "rectified"  # rectified (y⁻, y⁺) | direct (y⁻, the Oracle's own answer) | self (correct samples)
     gamma: float = 0.6  # keep pairs with R_LCS <= gamma (eq. 1); the rectified arm only
-    matched_gamma: float | None = None  # take no more pairs than this γ leaves
+    # take no more pairs than this γ leaves of the corrections: every arm, those without a γ, too
+    matched_gamma: float | None = None
     pairs: int | None = None  # at most so many; null: all
     # data arms that each train on as many pairs as the least of them has
     matched: list[str] = field(default_factory=list)

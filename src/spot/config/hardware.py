@@ -102,7 +102,7 @@ class PlanConfig:
     """What `spot plan` assumes where there is nothing to measure yet."""
 
     utilisation: float = 0.4  # share of hardware.tflops that a training step reaches
-    prompt_tokens: int = 150
+    prompt_tokens: int = 150  # mean, with the chat template
     response_tokens: int = 1800  # mean; the paper's data have not been published
     shared: float = 0.5  # share of a response that y⁺ and y⁻ have in common at its start
 

@@ -10,15 +10,16 @@ from spot.web import check_key_name
 
 PAID = ("gemini", "openai")  # ask a server; so does `self`, its own
 ASKED = (*PAID, "self")
+SOLVES = 0.8
 
 
 @dataclass
 class PricesConfig:
     """USD for a million tokens, of a model that the price table lacks."""
 
-    input: float | None = None
-    cached: float | None = None
-    output: float | None = None
+    input: float | None = None  # tokens of prompts …
+    cached: float | None = None  # … those that the server had kept; null: like the others
+    output: float | None = None  # tokens of replies, thoughts included
     batch: float | None = None  # factor in a batch job
 
     def __post_init__(self) -> None:
@@ -44,7 +45,7 @@ class OracleConfig:
     prompt: str | None = None  # a file in place of the prompt to correct (or to answer directly)
     reask_prompt: str | None = None  # a file in place of the one that asks again
     ground_truth: bool = True  # tell the final answer; App. F has both
-    solves: float = 0.8  # rule without ground_truth: share of problems that it solves by itself
+    solves: float = SOLVES  # rule without ground_truth: share of problems it solves by itself
     resample: int = (
         0  # self: of so many new answers, the right one closest to y⁻; 0: it is prompted
     )
@@ -55,8 +56,8 @@ class OracleConfig:
     effort: str | None = None  # openai: reasoning_effort
     extra: dict[str, Any] = field(default_factory=dict)  # openai: more fields of the request
     concurrency: int = 16  # requests in flight
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
+    requests_per_minute: float | None = None  # at most; null: as many as `concurrency` allows
+    tokens_per_minute: float | None = None  # at most, of prompts and replies; null: any number
     timeout: float = 600.0  # seconds for one request
     retries: int = 6  # of one request, after 408, 429, 5xx, a timeout or a dropped connection
     give_up: bool = False  # drop what a server that answers nobody does not answer; false: stop
@@ -88,6 +89,19 @@ class OracleConfig:
         for name, low in (("reask", 0), ("target_pairs", 1), ("max_cost", 0)):
             in_range(f"oracle.{name}", getattr(self, name), low)
         in_range("oracle.largest_change", self.largest_change, 0, 1)
+        self._check_effect()
+
+    def _check_effect(self) -> None:
+        """Refuse keys that somebody set and that would change nothing."""
+        if self.resample and self.kind != "self":
+            raise UserError(
+                f"oracle.resample={self.resample} is for oracle=self, here it is {self.kind}: "
+                "choose oracle=self, or leave it out."
+            )
+        if self.solves != SOLVES and self.kind != "rule":
+            raise UserError(
+                f"oracle.solves={self.solves:g} is for oracle=rule, here it is {self.kind}: leave it out."
+            )
 
     def _check_asking(self) -> None:
         """How a server is asked."""

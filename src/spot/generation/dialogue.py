@@ -23,21 +23,22 @@ class Target:
 
     model: the name it is served by, None for the only one there is; key_name: the environment
     variable with the key, None for servers that want none; extra: more fields of each request's body,
-    where None leaves out a field that a server does not know.
+    where None leaves out a field that a server does not know; group: of the options, for messages.
     """
 
     base_urls: Sequence[str]
     model: str | None = None
     key_name: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    group: str = "generator"
 
     def __post_init__(self) -> None:
         if not self.base_urls:
-            raise UserError("generator.base_urls is empty: name a server.")
+            raise UserError(f"{self.group}.base_urls is empty: name a server.")
         for url in self.base_urls:
-            web.check_url("generator.base_urls", url)
+            web.check_url(f"{self.group}.base_urls", url)
         if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
-            raise UserError("generator.base_urls names a server twice: name each once.")
+            raise UserError(f"{self.group}.base_urls names a server twice: name each once.")
 
 
 class Dialogue:
@@ -129,7 +130,7 @@ class Dialogue:
         if wanted not in models:
             instead = f", not {wanted}" if wanted else ""
             raise UserError(
-                f"{url} serves {there}{instead}: set generator.model to what it serves."
+                f"{url} serves {there}{instead}: set {self.target.group}.model to what it serves."
             )
         context = models[wanted]
         first, model, length = self.served = self.served or (url, wanted, context)

@@ -75,13 +75,18 @@ class Reply:
 
 
 class Endpoint:
-    """A server at `base_url`, which ends in /v1 as a rule."""
+    """A server at `base_url`, which ends in /v1 as a rule; `group` is of its options, for messages."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, base_url: str, key: web.Key, timeout: float
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        key: web.Key,
+        timeout: float,
+        group: str = "generator",
     ) -> None:
         self.url = base_url.rstrip("/")
-        self._session, self._key = session, key
+        self._session, self._key, self._group = session, key, group
         self._headers = {"Content-Type": "application/json"}
         if key.value:
             self._headers["Authorization"] = f"Bearer {key.value}"
@@ -178,7 +183,7 @@ class Endpoint:
         if error.status in (401, 403):
             mend = f"set another key in {self._key.name}" if self._key.value else "name its key"
             return DeniedError(
-                f"{self.url} lets nobody in ({said}): {mend} (generator.key is the "
+                f"{self.url} lets nobody in ({said}): {mend} ({self._group}.key is the "
                 "environment variable that holds it).",
                 said,
             )
@@ -191,10 +196,10 @@ class Endpoint:
         if web.says_asked_too_much(error.status, error.words):
             return UserError(
                 f"{self.url} refuses so long a response {what} ({said}): lower "
-                "generator.max_new_tokens, or model.context_length to what the server has."
+                f"{self._group}.max_new_tokens, or model.context_length to what the server has."
             )
         return UserError(
-            f"{self.url} refuses the request {what} ({said}): change the generator's options."
+            f"{self.url} refuses the request {what} ({said}): change the {self._group}'s options."
         )
 
 

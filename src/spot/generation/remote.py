@@ -55,7 +55,8 @@ class RemoteGenerator:
         self._workers: set[_Worker] = set()
         self.key = NO_KEY
         if target.key_name:
-            self.key = web.read_key(target.key_name, option="generator.key", who="The server")
+            option = f"{target.group}.key"
+            self.key = web.read_key(target.key_name, option=option, who="The server")
 
     def generate(
         self, requests: Sequence[Request], done: Collection[str] = ()
@@ -114,7 +115,8 @@ class RemoteGenerator:
         )
         async with aiohttp.ClientSession(connector=connector()) as session:
             endpoints = [
-                Endpoint(session, url, self.key, self.pace.timeout) for url in self.target.base_urls
+                Endpoint(session, url, self.key, self.pace.timeout, self.target.group)
+                for url in self.target.base_urls
             ]
             await Dispatcher(
                 todo, endpoints, dialogue, self.pace, results.put, lambda: results.qsize() >= BUFFER

@@ -37,7 +37,8 @@ class Settings:
     """How servers are started.
 
     servers: None for one per `tensor_parallel` GPUs, or one on a CPU; gpus: None for all that this
-    process may use; port: of the first server, None for free ones; arguments: more of `vllm serve`.
+    process may use; port: of the first server, None for free ones; arguments: more of `vllm serve`;
+    group: of these options, for messages.
     """
 
     executable: str = "vllm"
@@ -48,6 +49,11 @@ class Settings:
     dtype: str = "auto"
     arguments: Sequence[str] = ()
     start_seconds: float = 900.0
+    group: str = "generator"
+
+    def option(self, name: str) -> str:
+        """How the user writes one of these settings."""
+        return f"{self.group}.{name}"
 
 
 class Servers:
@@ -108,15 +114,15 @@ class Servers:
         found = shutil.which(Path(self.settings.executable).expanduser())
         if found is None:
             raise UserError(
-                f"generator.executable={self.settings.executable} is no program here: install vLLM "
-                "in an environment of its own and give the path of its bin/vllm."
+                f"{self.settings.option('executable')}={self.settings.executable} is no program here: "
+                "install vLLM in an environment of its own and give the path of its bin/vllm."
             )
         executable = str(Path(found).absolute())
         dealt = deal(self.settings, visible_gpus())
         self.logs.mkdir(parents=True, exist_ok=True)
         processes = []
         for number, (gpus, port) in enumerate(
-            zip(dealt, _ports(self.settings.port, len(dealt)), strict=True)
+            zip(dealt, _ports(self.settings, len(dealt)), strict=True)
         ):
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
@@ -168,7 +174,7 @@ class VllmGenerator:
             return
         self.servers.start()
         client = RemoteGenerator(
-            Target(self.servers.base_urls, self.servers.name),
+            Target(self.servers.base_urls, self.servers.name, group=self.servers.settings.group),
             self.pace,
             self.tokenizer,
             self.servers.context_length,
@@ -209,25 +215,28 @@ def deal(settings: Settings, visible: Sequence[str]) -> list[list[str] | None]:
     visible: names of the GPUs that this process may use. Raises UserError.
     """
     gpus = list(visible) if settings.gpus is None else [str(gpu) for gpu in settings.gpus]
+    option = settings.option
     if missing := [gpu for gpu in gpus if gpu not in visible]:
         there = f"has {', '.join(visible)}" if visible else "has none"
-        raise UserError(f"generator.gpus names {', '.join(missing)}: this machine {there}.")
+        raise UserError(f"{option('gpus')} names {', '.join(missing)}: this machine {there}.")
     if len(set(gpus)) < len(gpus):
-        raise UserError(f"generator.gpus={','.join(gpus)} names a GPU twice: name each once.")
+        raise UserError(f"{option('gpus')}={','.join(gpus)} names a GPU twice: name each once.")
     if not visible:
         return [None] * (settings.servers or 1)
     each = settings.tensor_parallel
     count = settings.servers or len(gpus) // each
     if count * each > len(gpus) or count == 0:
         raise UserError(
-            f"{max(count, 1)} server(s) of generator.tensor_parallel={each} need {max(count, 1) * each} "
-            f"GPUs and there are {len(gpus)}: lower generator.servers or generator.tensor_parallel."
+            f"{max(count, 1)} server(s) of {option('tensor_parallel')}={each} need "
+            f"{max(count, 1) * each} GPUs and there are {len(gpus)}: lower {option('servers')} or "
+            f"{option('tensor_parallel')}."
         )
     return [gpus[i * each : (i + 1) * each] for i in range(count)]
 
 
-def _ports(first: int | None, count: int) -> list[int]:
-    """Ports that nobody listens on: `first` and those after it, or any."""
+def _ports(settings: Settings, count: int) -> list[int]:
+    """Ports that nobody listens on: `settings.port` and those after it, or any."""
+    first = settings.port
     wanted = [0] * count if first is None else range(first, first + count)
     ports = []
     with ExitStack() as held:  # together, so that they differ
@@ -238,8 +247,8 @@ def _ports(first: int | None, count: int) -> list[int]:
                 sock.bind((serving.HOST, port))
             except (OSError, OverflowError) as error:
                 raise UserError(
-                    f"generator.port={first}: port {port} cannot be used ({error}): give another, "
-                    "or null for free ones."
+                    f"{settings.option('port')}={first}: port {port} cannot be used ({error}): give "
+                    "another, or null for free ones."
                 ) from error
             ports.append(int(sock.getsockname()[1]))
     return ports
@@ -314,8 +323,9 @@ class _Watched:
     def _answers(self, now: float) -> None:
         if not self.known and self.name not in (self.process.models() or []):
             raise UserError(
-                f"generator.executable={self.settings.executable} serves something, but not the model "
-                f"as vLLM does: give the path of bin/vllm. {self.process.last_words()}"
+                f"{self.settings.option('executable')}={self.settings.executable} serves something, "
+                "but not the model as vLLM does: give the path of bin/vllm. "
+                f"{self.process.last_words()}"
             )
         if not self.healthy:
             if self.known:
@@ -331,7 +341,7 @@ class _Watched:
         if not self.known or self.restarts == RESTARTS:
             again = f", as {RESTARTS} times before" if self.known else " before it was ready"
             if "not healthy after" in how:
-                again = " (generator.start_seconds)"
+                again = f" ({self.settings.option('start_seconds')})"
             raise UserError(
                 f"{self.settings.executable} serve {how}{again}: mend what its log says; the same "
                 f"command goes on from here. {self.process.last_words()}"

@@ -56,8 +56,8 @@ _JOB_STATES = {
 class GeminiClient:
     """One Gemini model: `types.Client` and `types.BatchClient`.
 
-    max_tokens: of the answer, with what the model thinks. thinking_budget: tokens, for Gemini 2.5;
-    thinking_level: for Gemini 3.
+    max_tokens: of the answer, with what the model thinks. thinking: a budget in tokens for Gemini 2.5, a
+    level for Gemini 3; None leaves it to the model.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class GeminiClient:
         key_names: Sequence[str] = KEY_NAMES,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        thinking_budget: int | None = None,
-        thinking_level: str | None = None,
+        thinking: int | str | None = None,
         timeout: float = 600.0,
     ) -> None:
         web.check_url("oracle.base_url", base_url)
@@ -77,7 +76,7 @@ class GeminiClient:
         self._config = types.GenerateContentConfig(
             temperature=temperature,
             max_output_tokens=max_tokens,
-            thinking_config=_thinking(thinking_budget, thinking_level),
+            thinking_config=_thinking(thinking),
             automatic_continuation=False,  # would ask, and pay, again
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
             should_return_http_response=True,  # fields yet unknown to the package are no error
@@ -268,15 +267,12 @@ def _retry_delay(details: list[dict[str, Any]]) -> float | None:
     return None
 
 
-def _thinking(budget: int | None, level: str | None) -> types.ThinkingConfig | None:
-    if budget is None and level is None:
-        return None
-    if budget is not None and level is not None:
-        raise UserError(
-            "oracle.thinking_budget (Gemini 2.5) and oracle.thinking_level (Gemini 3) exclude each "
-            "other: set one of them to null."
-        )
-    if level is None:
-        return types.ThinkingConfig(thinking_budget=budget)
-    one_of("oracle.thinking_level", level, THINKING_LEVELS)
-    return types.ThinkingConfig(thinking_level=types.ThinkingLevel(level.upper()))
+def _thinking(budget_or_level: int | str | None) -> types.ThinkingConfig | None:
+    match budget_or_level:
+        case None:
+            return None
+        case int(budget):
+            return types.ThinkingConfig(thinking_budget=budget)
+        case str(level):
+            one_of("oracle.thinking_level", level, THINKING_LEVELS)
+            return types.ThinkingConfig(thinking_level=types.ThinkingLevel(level.upper()))

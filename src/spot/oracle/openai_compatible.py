@@ -27,8 +27,8 @@ class OpenAIClient:
     """One model of one server, by chat completions.
 
     key_name: the environment variable with the key; None for a server that wants none.
-    max_tokens: of the answer, with what the model thinks. effort: `reasoning_effort`, where the model
-    has it. extra: more fields of the request's body, as `{"top_k": 20}`.
+    max_tokens: of the answer, with what the model thinks. extra: more fields of the request's body, as
+    `{"top_k": 20}`, or `reasoning_effort` where the model has it.
     """
 
     def __init__(
@@ -38,18 +38,13 @@ class OpenAIClient:
         key_name: str | None = "OPENAI_API_KEY",
         temperature: float | None = None,
         max_tokens: int | None = None,
-        effort: str | None = None,
         extra: Mapping[str, Any] | None = None,
         timeout: float = 600.0,
     ) -> None:
         web.check_url("oracle.base_url", base_url)
         self.model, self.timeout = model, timeout
         self._key = read_key(key_name) if key_name else NO_KEY
-        settings = {
-            "temperature": temperature,
-            _limit_field(base_url): max_tokens,
-            "reasoning_effort": effort,
-        }
+        settings = {"temperature": temperature, _limit_field(base_url): max_tokens}
         self._body = {key: value for key, value in settings.items() if value is not None}
         self._body |= extra or {}
         self._client = openai.AsyncOpenAI(

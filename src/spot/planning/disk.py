@@ -23,12 +23,15 @@ class File:
 
 
 def files(config: Config, shape: Shape, work: Work) -> list[File]:
-    """Products, reference scores, checkpoints, exports and the trained model."""
-    save, p, steps = config.save, shape.parameters, work.steps
+    """Products, reference scores, checkpoints, exports and trained models, those of all rounds.
+
+    Resumable checkpoints go when their training is complete, so no two rounds have some at a time.
+    """
+    save, p, steps, rounds = config.save, shape.parameters, work.steps, work.rounds
     dtype = 2 if (save.dtype or config.hardware.precision) == "bf16" else 4
     found = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
     if config.loss.name not in SFT_LIKE and config.reference == "cached":
-        scored = work.reference.scored
+        scored = rounds * work.reference.scored  # every round's policy is its own reference
         found.append(
             File("reference scores", 4 * scored, f"fp32, {scored / 1e6:,.3g} million tokens")
         )
@@ -39,9 +42,10 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
             said += "; the old one stays until the new one is whole"
         found.append(File("resumable checkpoints", copies * one, f"{said}; {writing(one)}"))
     if save.exports:
-        count = steps // save.exports
+        count = rounds * (steps // save.exports)
         found.append(File("exports", count * dtype * p, f"{count}, {writing(dtype * p)}"))
-    found.append(File("trained model", dtype * p, writing(dtype * p)))
+    each = f"{rounds}, one a round, each " if rounds > 1 else ""
+    found.append(File("trained model", rounds * dtype * p, f"{each}{writing(dtype * p)}"))
     return found
 
 
@@ -67,7 +71,10 @@ def writing(size: float) -> str:
 
 
 def _tokens(config: Config, work: Work) -> float:
-    """Tokens of text in all rows: attempts, what the Oracle made of them, pairs, two models' scores."""
+    """Tokens of text in all rows: attempts, what the Oracle made of them, pairs, two models' scores.
+
+    The first policy and the last are measured, whatever the number of rounds.
+    """
     pairs = work.pairs or 1
     # a prompt and a response; losses with a y⁻ term forward two of them a pair
     response = work.apart / pairs / (2 if config.loss.name in NEEDS_REJECTED else 1)
@@ -75,4 +82,4 @@ def _tokens(config: Config, work: Work) -> float:
     scores = 2 * sum(
         (task.questions or 500) * task.trials for task in config.benchmarks.tasks.values()
     )
-    return attempted + 2 * work.pairs * 2 * response + scores * response
+    return work.rounds * (attempted + 2 * work.pairs * 2 * response) + scores * response

@@ -22,21 +22,25 @@ class Calls:
 
 
 def calls(config: Config, wrong: int | None = None) -> Calls:
-    """One call for every wrong attempt: `wrong` of them if they were counted, else an assumed share.
+    """One call for every wrong attempt: `wrong` a round if they were counted, else an assumed share.
 
-    In the self arm only the wrong attempts that are held out are corrected.
+    In the self arm only wrong attempts that are held out are corrected, and only the first round has
+    any. A later round is assumed to have as many errors as the first.
     """
-    if wrong is not None:
-        return Calls(wrong, "wrong attempts, counted", *_price(config, wrong))
-    if config.data.arm == "self":
+    if config.data.arm == "self" and wrong is None:
         held_out = config.data.held_out
         said = "held-out attempts only, at most (data.arm=self)"
         return Calls(held_out, said, *_price(config, held_out))
-    asked = attempts(config)
-    if asked is None:
-        return Calls(None, "unknown: the data are not here", *_price(config, None))
-    said = f"{asked:,} attempts, {ERROR_RATE:.0%} of them wrong (assumed)"
-    count = round(ERROR_RATE * asked)
+    said = "wrong attempts, counted"
+    if wrong is None:
+        asked = attempts(config)
+        if asked is None:
+            return Calls(None, "unknown: the data are not here", *_price(config, None))
+        said = f"{asked:,} attempts, {ERROR_RATE:.0%} of them wrong (assumed)"
+        wrong = round(ERROR_RATE * asked)
+    if config.rounds > 1:
+        said += f"; as many assumed in each of {config.rounds} rounds"
+    count = config.rounds * wrong
     return Calls(count, said, *_price(config, count))
 
 

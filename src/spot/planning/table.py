@@ -69,24 +69,35 @@ def _memory(plan: Plan) -> list[Line]:
 
 def _work(plan: Plan) -> list[Line]:
     work, hardware, loss = plan.work, plan.config.hardware, plan.config.loss
-    epochs = work.epochs
+    epochs, rounds = work.epochs, work.rounds
     step = work.trained.tokens / work.pairs * min(loss.batch_pairs, work.pairs)
     lines: list[Line] = [
-        ("pairs", f"{work.pairs:,}", work.origin),
+        ("pairs", f"{work.pairs:,}", f"a round; {work.origin}" if rounds > 1 else work.origin),
         ("lengths", "", work.lengths),
-        ("tokens", _count(epochs * work.trained.tokens), f"{epochs} epochs, as computed"),
+        (
+            "tokens",
+            _count(rounds * epochs * work.trained.tokens),
+            f"{_rounds(plan)}{epochs} epochs, as computed",
+        ),
         (
             "without sharing",
-            _count(epochs * work.apart),
+            _count(rounds * epochs * work.apart),
             "prompts and responses as sequences of their own",
         ),
-        ("optimiser steps", f"{work.steps:,}", f"{loss.batch_pairs} pairs each"),
+        (
+            "optimiser steps",
+            f"{rounds * work.steps:,}",
+            f"{_rounds(plan)}{loss.batch_pairs} pairs each",
+        ),
         (
             "tokens of a step",
             _count(step / plan.busy_ranks),
             f"on each rank; a pack holds {hardware.tokens_per_pack:,}",
         ),
     ]
+    if rounds > 1:
+        said = "work, disk and Oracle are of all rounds; each is assumed to be as large"
+        lines.insert(0, ("rounds", f"{rounds:,}", said))
     if work.longest > hardware.tokens_per_pack:
         said = f"the longest pair has {work.longest:,} tokens; what no pack holds is dropped"
         lines.append(("over-long pairs", "", said))
@@ -107,6 +118,11 @@ def _work(plan: Plan) -> list[Line]:
 def _disk(plan: Plan) -> list[Line]:
     lines = [(file.name, _bytes(file.size), file.note) for file in plan.files]
     return [*lines, ("total", _bytes(sum(file.size for file in plan.files)), "at most at one time")]
+
+
+def _rounds(plan: Plan) -> str:
+    """What a figure of all rounds begins with."""
+    return f"{plan.work.rounds} rounds, " if plan.work.rounds > 1 else ""
 
 
 def _ranks(plan: Plan) -> str:

@@ -74,7 +74,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Work:
-    """The pairs of a run. All sums are over one epoch."""
+    """The pairs of a round. All sums are over one epoch; a later round is assumed to be as large."""
 
     pairs: int
     origin: str  # where the number of pairs comes from
@@ -85,9 +85,10 @@ class Work:
     apart: float  # tokens trained on as sequences of their own
     steps: int
     epochs: int
+    rounds: int  # trainings, one after the other
 
     def flops(self, shape: Shape, checkpointed: int, reference: str) -> dict[str, float]:
-        """FLOPs of the run by purpose.
+        """FLOPs of the run, all rounds together, by purpose.
 
         A backward pass costs two forward passes, a checkpointed layer one more, and so do the logits,
         which are computed tile by tile and thrown away.
@@ -95,11 +96,12 @@ class Work:
         share = checkpointed / shape.layers
         again = share * self.trained.body + self.trained.head
         passes = 1 if reference == "cached" else self.epochs
-        return {
+        one = {
             "training": 3 * self.epochs * self.trained.forward,
             "computed again": self.epochs * again,
             "reference": passes * self.reference.forward,
         }
+        return {purpose: self.rounds * value for purpose, value in one.items()}
 
 
 def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = None) -> Work:
@@ -126,11 +128,12 @@ def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = No
         apart=Rows.of(drawn, shape, forwards, shared=False).times(factor).tokens,
         steps=math.ceil(count * loss.epochs / loss.batch_pairs),
         epochs=loss.epochs,
+        rounds=config.rounds,
     )
 
 
 def attempts(config: Config) -> int | None:
-    """How many attempts the data give; None where only a file that is not here knows."""
+    """How many attempts the data give a round; None where only a file that is not here knows."""
     data = config.data
     if data.questions is not None:
         return data.questions * (1 if data.fields.response else data.samples)

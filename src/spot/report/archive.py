@@ -13,6 +13,7 @@ import io
 import json
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,24 +66,28 @@ def opened(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="spot-") as folder:
         try:
             _unpack(source, Path(folder))
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"{source} is no archive of a study ({error}): give a run's or a sweep's folder, or "
+                f"{source} is no archive of a study ({reason}): give a run's or a sweep's folder, or "
                 f"what `spot report <folder> archive=<file>{SUFFIX}` wrote."
             ) from None
-        yield Path(folder) / STUDY
+        try:
+            yield Path(folder) / STUDY
+        except UserError as error:  # of what is inside: the folder is gone when that is read
+            raise UserError(str(error).replace(folder, str(source))) from None
 
 
 def _unpack(source: Path, folder: Path) -> None:
-    """Files and folders of the archive, none outside of `folder`."""
-    with tarfile.open(source) as file:
+    """Files and folders of the archive, none outside of `folder`; links are left out."""
+    with tarfile.open(source, "r:gz") as file:
         for entry in file:
             path = (folder / entry.name).resolve()
             if not path.is_relative_to(folder.resolve()):
                 raise tarfile.TarError(f"{entry.name} lies outside")
             if entry.isdir():
                 path.mkdir(parents=True, exist_ok=True)
-            elif content := file.extractfile(entry):
+            elif entry.isfile() and (content := file.extractfile(entry)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
 

@@ -9,14 +9,13 @@ import numpy as np
 
 from spot.evaluation.statistics import CONFIDENCE, holm
 from spot.report.load import FinishedRun, Study
+from spot.report.quantities import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
 from spot.report.style import label, signed
-from spot.report.verdicts import NOTABLE, difference
+from spot.report.verdicts import difference
 
 MANY = 5.0  # percent without a usable answer that is worth a word
 FEW_SEEDS = 4  # below, an interval cannot know the spread over seeds well
 SLACK = 0.05  # a tether coefficient, 0.5 at the start, below which little pull is left
-CHOSEN, REJECTED = "held_out/rewards/chosen", "held_out/rewards/rejected"
-TETHERS = ("tether/chosen", "tether/rejected")
 
 
 def cautions(study: Study) -> list[str]:
@@ -58,7 +57,7 @@ def _weak_intervals(study: Study) -> list[str]:
 def _many_looks(study: Study) -> list[str]:
     """Differences to the base whose interval excludes 0 until all that are shown are counted (Holm)."""
     shown = [
-        (f"{label(arm)} on {name}", difference(runs, [name]))
+        (f"{label(arm)} on {_spoken(name)}", difference(runs, [name]))
         for arm, runs in study.arms.items()
         for name in study.benchmarks
     ]
@@ -125,19 +124,19 @@ def _dropped(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
 def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
     too_few, fewer, missing, unusable = [], [], [], []
     for name in study.benchmarks:
-        of = [run.summary(name) for run in runs]
+        of, said = [run.summary(name) for run in runs], _spoken(name)
         asked = runs[0].record["config"]["benchmarks"]["tasks"][name]
         wanted, least = asked.get("questions"), min(s.accuracy.questions for s in of)
         if wanted is not None and least < wanted:
-            too_few.append(f"{name} ({least} of {wanted})")
+            too_few.append(f"{said} ({least} of {wanted})")
         if min(s.fewest_trials for s in of) < asked["trials"]:
-            fewer.append(f"{name} ({min(s.fewest_trials for s in of)} of {asked['trials']})")
+            fewer.append(f"{said} ({min(s.fewest_trials for s in of)} of {asked['trials']})")
         lost = {q for r in runs for q in r.means[name].keys() ^ r.base_means[name].keys()}
         if lost:
-            missing.append(f"{name} ({len(lost)})")
+            missing.append(f"{said} ({len(lost)})")
         share = max(s.unparseable + s.truncated for s in of)
         if share > MANY:
-            unusable.append(f"{name} (up to {share:.0f}%)")
+            unusable.append(f"{said} (up to {share:.0f}%)")
     lines = {
         "was asked fewer questions than wanted": too_few,
         "has questions with fewer trials than asked for": fewer,
@@ -150,7 +149,7 @@ def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
 def _checkers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
     """What a checker said of its own verdicts, such as one that lacks its sentence splitter."""
     found = dict.fromkeys(
-        f"{label(arm)}, {name}: {score.details['warning']}"
+        f"{label(arm)}, {_spoken(name)}: {score.details['warning']}"
         for name in study.benchmarks
         for run in runs
         for score in run.scores[name]
@@ -159,31 +158,37 @@ def _checkers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
     return list(found)
 
 
+def _spoken(benchmark: str) -> str:
+    return benchmark.replace("_", " ")
+
+
 # ---- training ----------------------------------------------------------------------------------
 
 
 def _pull_up(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
-    """r⁻ rises with r⁺ (§4.1)."""
+    """log π_θ/π_ref of y⁻ rises with that of y⁺ (§4.1)."""
     _, rejected = _mean_curve(runs, REJECTED)
     if not rejected or rejected[-1] <= NOTABLE:
         return []
-    return [f"{label(arm)} pulls y⁻ up: its held-out reward ends at {signed(rejected[-1], 2)}."]
+    return [
+        f"{label(arm)} pulls y⁻ up: log π_θ/π_ref ends at {signed(rejected[-1])} nats held out."
+    ]
 
 
 def _collapse(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
-    """r⁺ falls below 0, or loses half of what it had gained (§4.2): y⁺ is given up to punish y⁻."""
+    """log π_θ/π_ref of y⁺ falls below 0, or to half of its peak (§4.2): y⁺ is lost to punish y⁻."""
     steps, chosen = _mean_curve(runs, CHOSEN)
     _, rejected = _mean_curve(runs, REJECTED)
     if not chosen or not rejected:
         return []
     top = int(np.argmax(chosen))
-    ends = f"to {signed(chosen[-1], 2)}, that of y⁻ to {signed(rejected[-1], 2)}."
+    ends = f"to {signed(chosen[-1])} nats held out, that of y⁻ to {signed(rejected[-1])}."
     if chosen[-1] < -NOTABLE:
-        return [f"{label(arm)} collapses: the held-out reward of y⁺ falls {ends}"]
+        return [f"{label(arm)} collapses: log π_θ/π_ref of y⁺ falls {ends}"]
     if chosen[-1] < chosen[top] / 2 and chosen[top] - chosen[-1] > NOTABLE:
         return [
-            f"{label(arm)} loses what it had learnt: the held-out reward of y⁺ falls from "
-            f"{signed(chosen[top], 2)} at step {steps[top]} {ends}"
+            f"{label(arm)} loses what it had learnt: log π_θ/π_ref of y⁺ falls from "
+            f"{signed(chosen[top])} at step {steps[top]} {ends}"
         ]
     return []
 
@@ -191,11 +196,11 @@ def _collapse(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
 def _saturation(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
     """All tether coefficients (eq. 7) are near 0 for the second half of the training, or longer."""
     curves = [_mean_curve(runs, name) for name in TETHERS]
-    logged = [(steps, values) for steps, values in curves if steps]
-    if not logged:
+    measured = [(steps, values) for steps, values in curves if steps]
+    if not measured:
         return []
-    steps = logged[0][0]
-    largest = np.max([values for _, values in logged], axis=0)
+    steps = measured[0][0]
+    largest = np.max([values for _, values in measured], axis=0)
     pulling = np.flatnonzero(largest >= SLACK)
     after = int(pulling[-1]) + 1 if len(pulling) else 0
     if after >= len(steps) or steps[after] > steps[-1] / 2:
@@ -208,6 +213,6 @@ def _saturation(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
 
 def _mean_curve(runs: Sequence[FinishedRun], column: str) -> tuple[list[int], list[float]]:
     """Steps that all runs have logged, and the mean over runs there; empty if one has not."""
-    logged = [dict(zip(*run.metrics.get(column, ([], [])), strict=True)) for run in runs]
-    steps = sorted(set.intersection(*(set(curve) for curve in logged)))
-    return steps, [float(np.mean([curve[step] for curve in logged])) for step in steps]
+    curves = [dict(zip(*logged(run, column), strict=True)) for run in runs]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return steps, [float(np.mean([curve[step] for curve in curves])) for step in steps]

@@ -101,14 +101,17 @@ def _tokens(stage: str, run: FinishedRun, name: str) -> int | None:
 
 
 def _trained_on(run: FinishedRun, name: str) -> int | None:
-    """Response tokens of all pairs over all epochs; the loss decides whether y⁻ is among them."""
+    """Response tokens of the pairs trained on over all epochs, y⁻'s if the loss has a term in them."""
     epochs = run.config.get("loss.epochs")
     pairs = name.removesuffix("checkpoint") + "pairs"
     if epochs is None or pairs not in run.products:
         return None
     both = run.config["loss.name"] in NEEDS_REJECTED
+    left_out = set(run.manifest(name)["details"].get("over_long", []))
     return int(epochs) * sum(
-        pair.chosen_tokens + (pair.rejected_tokens or 0) * both for pair in run.pairs(pairs)
+        pair.chosen_tokens + (pair.rejected_tokens or 0) * both
+        for pair in run.pairs(pairs)
+        if pair.id not in left_out
     )
 
 

@@ -9,15 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from spot.report import quantities
 from spot.report.load import FinishedRun, Study
+from spot.report.quantities import NATS, logged
 from spot.report.style import HALF, WIDE, colours, label
 
 MOST_NAMES = 16  # beside one panel; more are unreadable
 
 
 def general_ability(study: Study) -> Figure | None:
-    names = dict.fromkeys(n for run in study.runs for n in run.metrics if n.startswith("probe/"))
-    panels = [(n, f"General ability while training: {n[6:]}", "% correct") for n in names]
+    names = dict.fromkeys(
+        n for run in study.runs for n in run.metrics if n.startswith(quantities.PROBE)
+    )
+    title = "General ability while training: {}"
+    panels = [(n, title.format(n.removeprefix(quantities.PROBE)), "% correct") for n in names]
     return _panels(study, panels)
 
 
@@ -57,15 +62,15 @@ def _scores_over_steps(axes: Axes, study: Study, benchmark: str) -> None:
 
 
 def loss(study: Study) -> Figure | None:
-    return _panels(study, [("loss", "Training loss", "")])
+    return _panels(study, [(quantities.LOSS, "Training loss", "")])
 
 
 def rewards(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            ("held_out/rewards/chosen", "Reward of y⁺", "β log π_θ / π_ref"),
-            ("held_out/rewards/rejected", "Reward of y⁻", "β log π_θ / π_ref"),
+            (quantities.CHOSEN, "y⁺: r⁺/β", NATS),
+            (quantities.REJECTED, "y⁻: r⁻/β", NATS),
         ],
     )
 
@@ -74,8 +79,8 @@ def distance(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            ("held_out/kl", "KL to the base", "nats per token"),
-            ("delta", "BCO's threshold δ", "reward"),
+            (quantities.KL, "KL to the base", "nats per token"),
+            (quantities.DELTA, "BCO's threshold, δ/β", NATS),
         ],
     )
 
@@ -85,44 +90,33 @@ def tether(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            ("tether/chosen", "Tether on y⁺, λ⁺", unit),
-            ("tether/rejected", "Tether on y⁻, λ⁻", unit),
+            (quantities.TETHERS[0], "Tether on y⁺, λ⁺", unit),
+            (quantities.TETHERS[1], "Tether on y⁻, λ⁻", unit),
         ],
     )
 
 
 def surgery(study: Study) -> Figure | None:
+    titles = ("the shared prefix", "y⁺'s edited tokens", "y⁻'s edited tokens")
     unit = "|∂loss / ∂log π| of a token"
-    return _panels(
-        study,
-        [
-            ("gradients/shared", "Gradient on the shared prefix", unit),
-            ("gradients/chosen_edited", "Gradient on y⁺'s edited tokens", unit),
-            ("gradients/rejected_edited", "Gradient on y⁻'s edited tokens", unit),
-        ],
+    return _parts(
+        study, quantities.GRADIENT_PARTS, [f"Gradient on {part}" for part in titles], unit
     )
 
 
 def rewards_by_part(study: Study) -> Figure | None:
-    return _panels(
-        study,
-        [
-            ("held_out/rewards/shared", "Reward of the shared prefix", "β log π_θ / π_ref"),
-            ("held_out/rewards/chosen_edited", "Reward of y⁺'s edited tokens", ""),
-            ("held_out/rewards/rejected_edited", "Reward of y⁻'s edited tokens", ""),
-        ],
-    )
+    titles = ["Shared prefix, r/β", "y⁺'s edited tokens, r/β", "y⁻'s edited tokens, r/β"]
+    return _parts(study, quantities.REWARD_PARTS, titles, NATS)
 
 
 def kl_by_part(study: Study) -> Figure | None:
-    return _panels(
-        study,
-        [
-            ("held_out/kl/shared", "KL on the shared prefix", "nats per token"),
-            ("held_out/kl/edited", "KL on edited tokens", ""),
-            ("held_out/kl/after", "KL after the edit", ""),
-        ],
-    )
+    titles = ["KL on the shared prefix", "KL on edited tokens", "KL after the edit"]
+    return _parts(study, quantities.KL_PARTS, titles, "nats per token")
+
+
+def _parts(study: Study, columns: Sequence[str], titles: Sequence[str], unit: str) -> Figure | None:
+    """A panel for each part of a pair, all in one unit."""
+    return _panels(study, [(c, t, unit) for c, t in zip(columns, titles, strict=True)])
 
 
 def _panels(study: Study, panels: Sequence[tuple[str, str, str]]) -> Figure | None:
@@ -148,19 +142,20 @@ def _moves(run: FinishedRun, column: str) -> bool:
 
 
 def _counts(run: FinishedRun, column: str) -> bool:
-    """Whether the run has the column (δ of most losses is 0 throughout)."""
-    return any(run.metrics.get(column, ([], []))[1])
+    """Whether the run has the column. δ of most losses is 0 throughout and none of theirs."""
+    values = run.metrics.get(column, ([], []))[1]
+    return any(values) if column == quantities.DELTA else bool(values)
 
 
 def _curves(axes: Axes, study: Study, column: str) -> None:
     """A line for each arm, the mean over seeds, within the range over seeds."""
     palette, ends = colours(list(study.arms)), []
     for arm, runs in study.arms.items():
-        logged = [run.metrics[column] for run in runs if _counts(run, column)]
-        steps = sorted(set.intersection(*(set(s) for s, _ in logged))) if logged else []
+        curves = [logged(run, column) for run in runs if _counts(run, column)]
+        steps = sorted(set.intersection(*(set(s) for s, _ in curves))) if curves else []
         if not steps:
             continue
-        rows = [[v for s, v in zip(*run, strict=True) if s in set(steps)] for run in logged]
+        rows = [[v for s, v in zip(*curve, strict=True) if s in set(steps)] for curve in curves]
         values = np.array([_smooth(row) for row in rows])
         line = values.mean(axis=0)
         if len(values) > 1:
@@ -175,7 +170,10 @@ def _curves(axes: Axes, study: Study, column: str) -> None:
 def _name_ends(
     axes: Axes, ends: Sequence[tuple[int, float, str]], palette: Mapping[str, str]
 ) -> None:
-    """Each arm's name beside the end of its curve, (step, value, arm), none over another."""
+    """Each arm's name at the right edge, none over another; a leader from a curve that ends before.
+
+    ends: (step, value, arm).
+    """
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.01)
     if len(ends) > MOST_NAMES:
@@ -186,11 +184,14 @@ def _name_ends(
     heights = apart([end[1] for end in ends], gap)
     for rank, index in enumerate(np.argsort(heights, kind="stable")):  # not below the axis
         heights[index] = max(heights[index], low + (rank + 0.3) * gap)
-    for (step, _, arm), height in zip(ends, heights, strict=True):
+    last = max((step for step, _, _ in ends), default=0)
+    for (step, value, arm), height in zip(ends, heights, strict=True):
         axes.annotate(
-            label(arm), (step, height), xytext=(5, 0), textcoords="offset points",
+            label(arm), (last, height), xytext=(5, 0), textcoords="offset points",
             va="center", fontsize=8.5, color=palette[arm], annotation_clip=False,
         )  # fmt: skip
+        if step < last:
+            axes.plot([step, last], [value, height], color=palette[arm], linewidth=0.6, alpha=0.6)
     axes.set_ylim(low, high)
 
 

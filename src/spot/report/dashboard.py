@@ -26,8 +26,8 @@ from typing import Any
 from spot import overview, shown, traces
 from spot.errors import UserError
 from spot.files import write_aside
-from spot.overview import METRICS, Seen, Sweep
-from spot.report import style
+from spot.overview import METRICS, KnownRun, Sweep
+from spot.report.quantities import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
 from spot.traces import Made, Mean
 
 HOST = "127.0.0.1"
@@ -38,12 +38,12 @@ MOST_POINTS = 200  # of a curve
 PAGE = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 CHARTS: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
     # title, and for each line its name and the columns it may be in, the best first
-    ("loss", (("", ("loss",)),)),
+    ("loss", (("", (LOSS,)),)),
     (
         "rewards",
         (
-            ("r⁺", ("held_out/rewards/chosen", "rewards/chosen")),
-            ("r⁻", ("held_out/rewards/rejected", "rewards/rejected")),
+            ("r⁺", (CHOSEN, BATCH_CHOSEN)),
+            ("r⁻", (REJECTED, BATCH_REJECTED)),
         ),
     ),
 )
@@ -69,12 +69,14 @@ def _groups(folder: Path) -> list[tuple[str, Sweep, bool]]:
         return [("run", Sweep(folder, (overview.look(folder),)), False)]
     found = overview.find(folder)
     sweeps = [one for one in found if isinstance(one, Sweep)][:MOST_SWEEPS]
-    runs = tuple(one for one in found if isinstance(one, Seen))[:MOST_RUNS]
+    runs = tuple(one for one in found if isinstance(one, KnownRun))[:MOST_RUNS]
     parts = [(one.folder.name, one, one.alive) for one in sweeps]
     return [*parts, ("single runs", Sweep(folder / "runs", runs), False)] if runs else parts
 
 
 def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
+    from spot.report import style  # here and below: with NumPy and SciPy, which no mistake needs
+
     made = overview.made_of(sweep.jobs)
     colours = style.colours([arm.partition(" ")[0] for arm in sweep.arms])
     arms = [
@@ -109,17 +111,18 @@ def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
         "failures": [
             {
                 "job": job.folder.name,
-                "arm": style.label(job.arm),
+                "arm": style.label(arm),
                 "exit": job.exit,
                 "said": job.said,
             }
-            for job in sweep.jobs
+            for arm, jobs in sweep.arms.items()
+            for job in jobs
             if job.state == "failed"
         ],
     }
 
 
-def _job(job: Seen, made: Sequence[Made]) -> dict[str, Any]:
+def _job(job: KnownRun, made: Sequence[Made]) -> dict[str, Any]:
     doing = overview.doing(job, made) if job.state in ("running", "interrupted") else None
     share = doing.done / doing.total if doing and doing.done and doing.total else None
     return {
@@ -135,6 +138,8 @@ def _job(job: Seen, made: Sequence[Made]) -> dict[str, Any]:
 
 def _scores(sweep: Sweep) -> list[dict[str, Any]]:
     """Each arm's means over its finished seeds."""
+    from spot.report import style
+
     rows = []
     for arm, jobs in sweep.arms.items():
         done = [job.scores for job in jobs if job.scores]
@@ -156,7 +161,7 @@ def curves(folder: Path | None) -> list[dict[str, Any]]:
     """Loss, rewards and ability probe over steps from a training's metrics.csv; empty before it."""
     rows = traces.read_table(folder / METRICS) if folder else []
     columns = list(rows[0]) if rows else []
-    probes = [(name.removeprefix("probe/"), (name,)) for name in columns if name.startswith("probe/")]  # fmt: skip
+    probes = [(name.removeprefix(PROBE), (name,)) for name in columns if name.startswith(PROBE)]  # fmt: skip
     charts = []
     for title, lines in (*CHARTS, ("probe", tuple(probes))):
         drawn = [{"name": name, "points": points} for name, of in lines if (points := _points(rows, of))]  # fmt: skip
@@ -185,6 +190,8 @@ def _points(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> list[tupl
 
 def page(seen: dict[str, Any], every: int = 0) -> str:
     """The page as one HTML file. every: seconds between two looks for news, 0: never."""
+    from spot.report import style
+
     folder = resources.files("spot.report") / "templates" / "dashboard"
     parts = {name: (folder / f"page.{name}").read_text("utf-8") for name in ("html", "css", "js")}
     light, dark = (style.css_variables(dark) for dark in (False, True))
@@ -302,7 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def command(arguments: Sequence[str]) -> None:
     """`spot dashboard [<folder of a sweep, a run, or all outputs>] [port=0] [once=<file.html>]`."""
-    names = [argument for argument in arguments if "=" not in argument]
+    names = overview.folders(arguments)
     given = overview.options(
         [a for a in arguments if a not in names], "dashboard", ("port", "once")
     )

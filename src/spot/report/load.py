@@ -18,6 +18,8 @@ from spot.records import Pair, Score
 from spot.report.config_diff import arm_names, resolved
 
 RUN_FILE = "run.json"
+RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
+NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
 EXPORTED = "exports.csv"  # scores over steps, see spot.exports
 Value = TypeVar("Value")
 
@@ -158,7 +160,7 @@ def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
 def _read(folder: Path, read: dict[tuple[str, Path], Any]) -> FinishedRun:
     try:
         record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if not {"arm", "seed", "study", "config", "overrides", "products", "stages"} <= set(record):
+        if not (set(record) >= RECORDED and set(record["products"]) >= NEEDED):
             raise ValueError("another shape")
     except (ValueError, TypeError):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The report of a run or a sweep: report.html (one file, no network), report.md, scores.csv, figures/."""
+"""The report of a run or a sweep: report.html (one file, no network), report.md, tables as CSV, figures/."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from spot.files import write_aside
 from spot.report import costs, examples, figures, histograms, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
 from spot.report.cautions import cautions
+from spot.report.claims import claim_row, tally_text
 from spot.report.config_diff import differences
 from spot.report.load import Study, load
 from spot.report.scrubbing import scrubbed
 from spot.report.spans import marked
-from spot.report.verdicts import FAILS, HOLDS, UNCLEAR, judge
+from spot.report.verdicts import FAILS, HOLDS, ROW, UNCLEAR, Verdict, judge, verdict_rows
 
 LONGEST = 60_000  # characters of report.md: a pull request takes 65,536
 CAPTIONS = {
@@ -31,11 +33,11 @@ CAPTIONS = {
     "ability_over_steps": "The benchmarks on weights saved during training, from the base (step 0) to the trained model; the band is the 95% interval over questions; line and band of several seeds are their mean (Figure 2).",
     "general_ability": "A small run of the general benchmark during training; the band is the range over seeds (Figure 2).",
     "loss": "Losses of different methods have different scales (Figure 3).",
-    "rewards": "Implicit rewards on the same held-out pairs for every arm; the band is the range over seeds (Figure 4). Rising y⁻ under positive-only training is the pull-up effect.",
-    "distance": "How far the policy has moved on held-out y⁻, and the threshold that BCO subtracts.",
+    "rewards": "Implicit rewards on the same held-out pairs for every arm, each divided by the β of its arm: how many nats likelier a whole response has become, the same unit whatever the β. The band is the range over seeds (Figure 4). Rising y⁻ under positive-only training is the pull-up effect.",
+    "distance": "How far the policy has moved on held-out y⁻, and the threshold that BCO subtracts, divided by β as the rewards are.",
     "tether": "How much of the loss's pull the tether leaves (equation 7): 0.5 at the start, near 0 where a pair is learnt.",
     "surgery": "How hard the loss pulls at a token of the training batch, by its part of the pair. On the shared prefix y⁺ and y⁻ pull in opposite directions; a loss without a y⁻ term pulls there like anywhere.",
-    "rewards_by_part": "Held-out rewards, summed over the tokens before the first edit and over the edited ones.",
+    "rewards_by_part": "Held-out rewards divided by each arm's β, summed over the tokens before the first edit and over the edited ones.",
     "kl_by_part": "How far the policy has moved on held-out y⁻: before the first edit, where it was edited, and behind it.",
     "change_ratio": "Share of y⁺ that is not in y⁻, in order (Figure 5).",
     "common_prefix": "How much of y⁺ stands before the first edit: there the gradients of y⁺ and y⁻ meet and cancel.",
@@ -64,21 +66,24 @@ def write(source: Path, into: Path | None = None) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw_all(study, target / "figures")
         rows = tables.score_rows(study)
-        content = _content(study, folder) | {"scores": rows, "graphics": _graphics(study, drawn)}
+        verdicts = judge(study)
+        content = _content(study, folder) | _judged(study, verdicts)
+        content |= {"scores": rows, "graphics": _graphics(study, drawn)}
     environment = _environment()
     text = environment.get_template("report.md.j2").render(content, brief=False)
     if len(text) > LONGEST:
         text = environment.get_template("report.md.j2").render(content, brief=True)
-    write_aside(target / "scores.csv", _csv(rows))
+    write_aside(target / "scores.csv", _csv(rows, tables.CSV_COLUMNS))
+    write_aside(target / "verdicts.csv", _csv(verdict_rows(verdicts), ROW))
     write_aside(target / "report.md", text)
     page = environment.get_template("report.html.j2").render(content)
     write_aside(target / "report.html", page)
     return target / "report.html"
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, tables.CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -122,9 +127,9 @@ def _graphics(study: Study, drawn: dict[str, str]) -> dict[str, Graphic]:
 def _content(study: Study, folder: Path) -> dict[str, Any]:
     """Everything the two templates show, but for figures and the rows of scores.csv."""
     run = study.runs[0]
-    verdicts = judge(study)
     spent = costs.costs(study)
     palette = style.colours(list(study.arms))
+    printed = paper.tables_of(study)
     return {
         "title": _title(study),
         "study": study,
@@ -133,11 +138,9 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "rows": tables.score_table(study),
         "trivial": tables.trivial_row(study),
         "beside": paper.beside(study),
-        "paper_rows": paper.tables_of(study),
+        "paper_rows": printed,
+        "paper_columns": list(dict.fromkeys(n for row in printed for n in row.values)),
         "paper_models": paper.MODELS,
-        "verdicts": verdicts,
-        "tally": Counter(v.outcome for v in verdicts),
-        "outcomes": OUTCOMES,
         "cautions": cautions(study),
         "answers": tables.answers(study),
         "funnels": tables.funnels(study),
@@ -149,14 +152,30 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
     } | _made(study, folder, spent)
 
 
+def _judged(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    return {
+        "claims": [claim_row(verdict, study) for verdict in verdicts],
+        "tally": Counter(verdict.outcome for verdict in verdicts),
+        "told": tally_text(verdicts) if verdicts else "",
+        "outcomes": OUTCOMES,
+    }
+
+
+def _fence(text: str) -> str:
+    """Backticks that open and close a Markdown block of `text`: more than it has in a row."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
 def _made(study: Study, folder: Path, spent: list[costs.Cost]) -> dict[str, Any]:
     """What was run, and what it cost."""
     configs = {arm: [run.record["config"] for run in runs] for arm, runs in study.arms.items()}
+    command = provenance.command(study)
     return {
         "costs": spent,
         "total": costs.total(spent),
         "own_seconds": costs.own_seconds(study),
-        "command": provenance.command(study),
+        "command": command,
+        "fence": _fence(command),
         "run_command": provenance.run_command,
         "differences": differences(configs, read_defaults(folder)),
         "products": provenance.products(study),

@@ -80,8 +80,21 @@ def beside(study: Study) -> Beside:
 
 
 def tables_of(study: Study) -> list[PaperRow]:
-    """The whole table of the paper that the study repeats, of every model it has."""
-    return [row for row in rows() if row.table == study.name and study.name in TABLES]
+    """The table of the paper that the study repeats, of every model it has.
+
+    Rows that the paper prints in another table come first: the base, and arms that the study ran.
+    """
+    if study.name not in TABLES:
+        return []
+    own = [row for row in rows() if row.table == study.name]
+    models, printed = {row.model for row in own}, {row.arm for row in own}
+    ran = {"base", *(run.arm for run in study.runs)} if study.name != "table3" else {"base"}
+    borrowed = [
+        row
+        for row in rows()
+        if row.table in TABLES[study.name][1:] and row.model in models and row.arm in ran - printed
+    ]
+    return borrowed + own
 
 
 def _model(study: Study, tables: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -100,8 +101,13 @@ def colours(arms: Sequence[str]) -> dict[str, str]:
 
 
 def signed(value: float | Estimate, digits: int = 1) -> str:
-    """`+3.2`, `−1.0` with a true minus sign, `0.0` without one; an estimate's interval in brackets."""
+    """`+3.2`, `−1.0` with a true minus sign, `0.0` without one; an estimate's interval in brackets.
+
+    An interval without ends, such as that of one seed, is `–`.
+    """
     if isinstance(value, Estimate):
+        if not (math.isfinite(value.low) and math.isfinite(value.high)):
+            return "–"
         return f"[{signed(value.low, digits)}, {signed(value.high, digits)}]"
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if not text.strip("+−0.") else text
@@ -109,24 +115,28 @@ def signed(value: float | Estimate, digits: int = 1) -> str:
 
 def duration(seconds: float) -> str:
     """`2.1 s`, `42 s`, `8 min 30 s`, `2 h 5 min`."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    if seconds < 3600:
+    if round(seconds) < 3600:
         return "{} min {} s".format(*divmod(round(seconds), 60))
     return "{} h {} min".format(*divmod(round(seconds / 60), 60))
 
 
 def short(number: float) -> str:
     """`950`, `62.1k`, `1.2M`."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}".removesuffix(".0") + letter
-    return f"{number:.0f}"
+    if round(number) < 1000:
+        return f"{number:.0f}"
+    letters = "kMG"
+    number /= 1000
+    while round(number, 1) >= 1000 and len(letters) > 1:
+        number, letters = number / 1000, letters[1:]
+    return f"{number:.1f}".removesuffix(".0") + letters[0]
 
 
 def cell(text: object) -> str:
     """Text for a Markdown table: nothing in it is markup or ends the cell."""
-    safe = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    safe = str(text).replace("&", "&amp;").replace("<", "&lt;")
+    safe = re.sub(r"([\\|*_\[\]!`~])", r"\\\1", safe)
     return " ".join(safe.split())
 
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
+from spot.report import quantities
 from spot.report.config_diff import ASIDE, written
 from spot.report.load import FinishedRun, Study
-from spot.report.style import SHORT_KEYS
+from spot.report.quantities import NOTABLE, logged
+from spot.report.style import DOMAINS, SHORT_KEYS
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot tell"
 MARGIN = 1.0  # percent points that still count as kept, and as little
-NOTABLE = 0.05  # a held-out reward this far from 0 is more than noise
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ gains_little = Rule(
 )
 stagnates = Rule(
     "stagnates",
-    "upper bound at +0.05 or below",
+    f"upper bound at +{NOTABLE:g} nat or below",
     lambda e: e.high <= NOTABLE,
     lambda e: e.low > NOTABLE,
 )
 cancels = Rule(
-    "cancels", "upper bound below one half", lambda e: e.high < 0.5, lambda e: e.low >= 0.5
+    "cancels",
+    "less than half is left: upper bound below 0.5",
+    lambda e: e.high < 0.5,
+    lambda e: e.low >= 0.5,
 )
 RULES = (gains, forgets, keeps, at_least, gains_little, stagnates, cancels)
 
@@ -77,47 +81,52 @@ class Curve:
     """A number of one run from its logged curves; None where they do not say."""
 
     name: str
+    unit: str  # nats | nats per token | share
     of: Callable[[FinishedRun], float | None]
 
 
-def at_the_end(column: str, name: str) -> Curve:
-    return Curve(f"{name}, at the end", lambda run: run.last(column))
+def at_the_end(column: str, name: str, unit: str) -> Curve:
+    def last(run: FinishedRun) -> float | None:
+        _, values = logged(run, column)
+        return values[-1] if values else None
+
+    return Curve(f"{name}, at the end", unit, last)
 
 
-def second_half(column: str, name: str) -> Curve:
+def second_half(column: str, name: str, unit: str) -> Curve:
     """How much a curve rises from the middle of the training to its end."""
 
     def rise(run: FinishedRun) -> float | None:
-        steps, values = run.metrics.get(column, ([], []))
+        steps, values = logged(run, column)
         early = [v for s, v in zip(steps, values, strict=True) if s <= steps[-1] / 2]
         return values[-1] - early[-1] if early else None
 
-    return Curve(f"{name}, change over the second half of the training", rise)
+    return Curve(f"{name}, change over the second half of the training", unit, rise)
 
 
 def left_on_the_prefix(run: FinishedRun) -> float | None:
-    """What is left of the pull on the prefix that y⁺ and y⁻ share (§4.5), over all steps.
+    """What is left of the pull on the prefix that y⁺ and y⁻ share (§4.5), over all steps, 0 to 1.
 
-    Both terms pull at each shared token, one up by βλ⁺, the other down by βλ⁻: |βλ⁺ − βλ⁻| is what
-    `gradients/shared` logs, and β(λ⁺ + λ⁻) what they would add up to if they did not meet. The ratio
-    is 0 where the two cancel and 1 where one acts alone. (The logged mean over shared tokens counts a
-    pair by its prefix, those of λ count each pair once.)
+    Both terms pull at each shared token, one up by β|∂L/∂r⁺|, the other down by β|∂L/∂r⁻|. What is
+    left of the two is `gradients/shared`, what they would add up to if they did not meet is
+    `gradients_apart/shared`, both means over the same tokens. The ratio is 0 where the two cancel and
+    1 where one acts alone. Runs that did not log both are not judged.
     """
-    names = ("gradients/shared", "tether/chosen", "tether/rejected")
-    if any(name not in run.metrics for name in names):
-        return None
-    shared, chosen, rejected = (dict(zip(*run.metrics[name], strict=True)) for name in names)
-    steps = sorted(shared.keys() & chosen.keys() & rejected.keys())
-    beta = run.manifest("checkpoint")["settings"]["loss"]["beta"]
-    unmet = beta * sum(chosen[s] + rejected[s] for s in steps)
-    return sum(shared[s] for s in steps) / unmet if unmet else None
+    left, apart = (
+        dict(zip(*logged(run, column), strict=True))
+        for column in (quantities.ON_PREFIX, quantities.APART_ON_PREFIX)
+    )
+    steps = sorted(left.keys() & apart.keys())
+    unmet = sum(apart[step] for step in steps)
+    return sum(left[step] for step in steps) / unmet if unmet else None
 
 
-CHOSEN = at_the_end("held_out/rewards/chosen", "r⁺ of held-out pairs")
-REJECTED = at_the_end("held_out/rewards/rejected", "r⁻ of held-out pairs")
-LATE_CHOSEN = second_half("held_out/rewards/chosen", "r⁺ of held-out pairs")
-KL = at_the_end("held_out/kl", "KL to the base, nats per token")
-ON_PREFIX = Curve("share of the pull that is left on shared tokens", left_on_the_prefix)
+PLUS, MINUS = "log π_θ/π_ref of held-out y⁺", "log π_θ/π_ref of held-out y⁻"
+END_CHOSEN = at_the_end(quantities.CHOSEN, PLUS, "nats")
+END_REJECTED = at_the_end(quantities.REJECTED, MINUS, "nats")
+LATE_CHOSEN = second_half(quantities.CHOSEN, PLUS, "nats")
+END_KL = at_the_end(quantities.KL, "KL to the base", "nats per token")
+LEFT_ON_PREFIX = Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix)
 
 
 # ---- the claims --------------------------------------------------------------------------------
@@ -136,6 +145,7 @@ BCO, BCE, BCO_DIRECT = trained("bco"), trained("bce"), trained("bco", "direct")
 CLOSE, ANY = trained("bco", gamma=0.6), trained("bco", gamma=1.0)
 MORE, FEWER = trained("bco", pairs=4000), trained("bco", pairs=2000)
 IN, OOD, GENERAL, AVERAGE = "in_domain", "ood", "general", "average"
+SCORES = DOMAINS | {OOD: "out-of-domain", AVERAGE: "average"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,16 @@ class Claim:
 
     @property
     def unit(self) -> str:
-        return "points" if isinstance(self.measure, str) else ""
+        return "points" if isinstance(self.measure, str) else self.measure.unit
+
+    @property
+    def measured(self) -> str:
+        """What the estimate is of, in words: `in-domain score, difference of the two`."""
+        of = self.measure if isinstance(self.measure, str) else self.measure.name
+        name = f"{SCORES.get(of, of)} score" if isinstance(self.measure, str) else of
+        base = "difference to the base" if isinstance(self.measure, str) else ""
+        against = "difference of the two" if self.other else base
+        return f"{name}, {against}" if against else name
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -183,14 +202,14 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("gamma", "γ = 0.6 ≥ γ = 1, average", "Table 3, §5.4", CLOSE, at_least, AVERAGE, ANY),
     Claim("rectified", "Rectified ≥ direct data, average", "Table 3, §5.4", BCO, at_least, AVERAGE, BCO_DIRECT),
     Claim("more_pairs", "4k ≥ 2k pairs, average", "Table 3, §5.4", MORE, at_least, AVERAGE, FEWER),
-    Claim("sft_pull_up", "SFT+ pulls r⁻ up", "§4.1, Fig. 4", SFT_PLUS, gains, REJECTED),
-    Claim("rwsft_pull_up", "Reward-SFT pulls r⁻ up", "§4.1, Fig. 4", RWSFT, gains, REJECTED),
-    Claim("dpo_rejected_falls", "DPO's r⁻ falls", "§4.2, Fig. 4", DPO, forgets, REJECTED),
+    Claim("sft_pull_up", "SFT+ pulls r⁻ up", "§4.1, Fig. 4", SFT_PLUS, gains, END_REJECTED),
+    Claim("rwsft_pull_up", "Reward-SFT pulls r⁻ up", "§4.1, Fig. 4", RWSFT, gains, END_REJECTED),
+    Claim("dpo_rejected_falls", "DPO's r⁻ falls", "§4.2, Fig. 4", DPO, forgets, END_REJECTED),
     Claim("dpo_chosen_stagnates", "DPO's r⁺ stagnates late in training", "§4.2, Fig. 4", DPO, stagnates, LATE_CHOSEN),
-    Claim("bco_chosen_above_bce", "BCO's r⁺ ends above BCE's", "§4.4, Fig. 4", BCO, gains, CHOSEN, BCE),
-    Claim("bco_kl_above_bce", "BCO's KL to the base ends above BCE's", "§4.4", BCO, gains, KL, BCE),
-    Claim("bco_prefix_cancels", "BCO's gradients on the shared prefix cancel", "§4.5", BCO, cancels, ON_PREFIX),
-    Claim("bce_prefix_cancels", "BCE's gradients on the shared prefix cancel", "§4.5", BCE, cancels, ON_PREFIX),
+    Claim("bco_chosen_above_bce", "BCO's r⁺ ends above BCE's", "§4.4, Fig. 4", BCO, gains, END_CHOSEN, BCE),
+    Claim("bco_kl_above_bce", "BCO's KL to the base ends above BCE's", "§4.4", BCO, gains, END_KL, BCE),
+    Claim("bco_prefix_cancels", "BCO's gradients on the shared prefix cancel", "§4.5", BCO, cancels, LEFT_ON_PREFIX),
+    Claim("bce_prefix_cancels", "BCE's gradients on the shared prefix cancel", "§4.5", BCE, cancels, LEFT_ON_PREFIX),
 )  # fmt: skip
 
 
@@ -218,20 +237,25 @@ def judge(study: Study) -> list[Verdict]:
     return verdicts
 
 
-def verdict_rows(study: Study) -> list[dict[str, Any]]:
-    """The verdicts as plain rows for CSV or JSON; an end that no interval has is None.
+ROW = (
+    "id", "claim", "paper", "setting", "outcome", "rule", "holds_when", "measure", "unit", "value",
+    "low", "high", "questions", "seeds",
+)  # fmt: skip
+
+
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """The verdicts as plain rows of `ROW` for CSV or JSON; an end that no interval has is None.
 
     `value`, `low` and `high` are percent points for a domain, else in the curve's own unit.
     """
     rows = []
-    for verdict in judge(study):
+    for verdict in verdicts:
         claim, e = verdict.claim, verdict.estimate
-        on = claim.measure if isinstance(claim.measure, str) else claim.measure.name
         numbers = {"value": e.value, "low": e.low, "high": e.high}
         rows.append(
             {"id": claim.id, "claim": claim.text, "paper": claim.where, "setting": verdict.setting,
              "outcome": verdict.outcome, "rule": claim.rule.name, "holds_when": claim.rule.text,
-             "measure": on, "unit": claim.unit}
+             "measure": claim.measured, "unit": claim.unit}
             | {k: round(v, 6) if math.isfinite(v) else None for k, v in numbers.items()}
             | {"questions": e.questions, "seeds": e.seeds}
         )  # fmt: skip
@@ -242,6 +266,7 @@ def verdict_rows(study: Study) -> list[dict[str, Any]]:
 
 # How runs are computed, and how their number of pairs is matched (`cautions` looks at the numbers).
 APART = (*ASIDE, "hardware.", "reference", "data.matched")
+TUNED = ("loss.beta", "loss.learning_rate", "loss.delta.")
 Setting = dict[str, Any]
 Runs = list[FinishedRun]
 
@@ -252,7 +277,7 @@ def _settings(
     """`(setting, runs, others)` for each setting that the claim's runs share, by equal seeds."""
     left, right = _matching(runs, claim.runs), _matching(runs, claim.other or {})
     compared = {**claim.runs, **(claim.other or {})}
-    ignored = set(compared) | (_own_settings(left, right) if claim.other else set())
+    ignored = set(compared) | (_tuned(left, right) if claim.other else set())
     sides = _by_setting(left, ignored), _by_setting(right, ignored)
     for key, one in sides[0].items():
         other = sides[1].get(key, {})
@@ -266,11 +291,11 @@ def _matching(runs: Sequence[FinishedRun], choice: Choice) -> Runs:
     return [run for run in runs if all(run.config.get(k) == v for k, v in choice.items())]
 
 
-def _own_settings(left: Runs, right: Runs) -> set[str]:
-    """Keys of the loss that come with it, such as its tuned β: those that neither side varies."""
+def _tuned(left: Runs, right: Runs) -> set[str]:
+    """Settings in which two losses may differ, each tuned for its own: those neither side varies."""
     if len({run.config["loss.name"] for run in left + right}) < 2:
         return set()
-    keys = {key for run in left + right for key in run.config if key.startswith("loss.")}
+    keys = {key for run in left + right for key in run.config if key.startswith(TUNED)}
     return {k for k in keys if all(_constant(side, k) for side in (left, right))}
 
 

@@ -105,7 +105,7 @@ def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_pa
         (["data=jsonl", "data.path=x"], "model=tiny_bpe data.fields.response"),
         (["hardware=2x8xh800", "rounds=2"], "rounds=2 hardware.nodes=2 hardware.nodes=1 rounds=1"),
         (["oracle.resample=8"], "oracle.resample=8 oracle=self rule"),
-        (["oracle.solves=0.5"], "oracle.solves=0.5 oracle.ground_truth=false"),
+        (["oracle=self", "oracle.solves=0.5"], "oracle.solves=0.5 oracle=rule"),
         (
             ["oracle=gemini", "oracle.thinking_level=low"],
             "oracle.thinking_budget oracle.thinking_level exclude",

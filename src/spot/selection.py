@@ -122,13 +122,13 @@ def select(
     return Selection(pairs, dict(sieve.dropped), min(ratios, default=None))
 
 
-def nothing_left(selection: Selection, rules: Rules) -> str:
-    """What to tell the user when no pair was selected: one line with the next step."""
+def nothing_left(selection: Selection, rules: Rules, key: str = "data.gamma") -> str:
+    """What to tell the user when no pair was selected: one line with the next step; `key` holds γ."""
     smallest = selection.smallest_ratio
     if selection.dropped.get(ABOVE_GAMMA) and rules.gamma is not None and smallest is not None:
         return (
-            f"data.gamma={rules.gamma:g} leaves no pair: the smallest change ratio of "
-            f"{len(selection.dropped[ABOVE_GAMMA])} corrections is {smallest:.3f}; raise data.gamma."
+            f"{key}={rules.gamma:g} leaves no pair: the smallest change ratio of "
+            f"{len(selection.dropped[ABOVE_GAMMA])} corrections is {smallest:.3f}; raise {key}."
         )
     reasons = ", ".join(f"{reason} {count}" for reason, count in selection.counts.items())
     return f"no pair is left to train on ({reasons or 'no rows came in'}): ask more questions."

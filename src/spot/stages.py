@@ -291,10 +291,8 @@ def _select(
                 tokenizer = AutoTokenizer.from_pretrained(policy.folder)
                 selection = select_pairs(rows, tokenizer, rules, verifier)
             if not selection.pairs:
-                said = nothing_left(selection, rules)
-                if name == "matched_pairs":  # their γ is another key's
-                    said = said.replace("data.gamma", "data.matched_gamma")
-                raise UserError(said)
+                key = "data.matched_gamma" if name == "matched_pairs" else "data.gamma"
+                raise UserError(nothing_left(selection, rules, key))
             dropped.update(selection.dropped)
             counts.update(selection.counts)
             yield from (pair for pair in selection.pairs if pair.id not in done)

@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from spot import store
-from spot.config import SFT_LIKE
+from spot.config import SFT_LIKE, arm_label
 from spot.files import write_aside
 from spot.report.load import FinishedRun, Study
 from spot.report.style import cell, label, signed
@@ -125,7 +125,7 @@ def _what(
 
 
 def _method(config: Mapping[str, Any]) -> str:
-    return str(config["arm"] or f"{config['loss']['name']} on {config['data']['arm']}")
+    return arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
 
 
 def _scores(products: Mapping[str, Path], config: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra_plugins._spot_jobs import JOBS
 from spot import presence, traces
+from spot.config import arm_label
 from spot.errors import UserError
 from spot.run import EVALUATION, RUN_FILE
 from spot.traces import Made, Owner
@@ -54,7 +55,7 @@ class KnownRun:
         known = self.record.get("arm") or self._about.get("arm")
         config = self.record.get("config", {})
         if not known and {"loss", "data"} <= config.keys():
-            known = f"{config['loss']['name']} on {config['data']['arm']}"
+            known = arm_label(None, config["loss"]["name"], config["data"]["arm"])
         return str(known or traces.chosen(self.overrides).get("arm") or "")
 
     @property

@@ -17,13 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from spot import progress
+from spot.config import Config, arm_label
 from spot.errors import UNUSABLE, UserError
-
-if TYPE_CHECKING:
-    from spot.config import Config
 
 PROCESS, PROGRESS = "process.json", "progress.json"
 STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: somebody wanted that
@@ -55,7 +53,7 @@ def announced(
     about = {
         "command": shlex.join([*start, *overrides]),
         "overrides": list(overrides),
-        "arm": config.arm or f"{config.loss.name} on {config.data.arm}",
+        "arm": arm_label(config.arm, config.loss.name, config.data.arm),
         "seed": config.seed,
         "study": config.study,
         "products": str(Path(config.output).absolute() / "products"),

@@ -56,6 +56,15 @@ def edited_spans(rejected: Sequence[int], chosen: Sequence[int]) -> list[EditedS
     return spans
 
 
+def numbered(before: Sequence[str], after: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The words of two texts as numbers, equal where the words are."""
+    numbers: dict[str, int] = {}
+    first, second = (
+        [numbers.setdefault(word, len(numbers)) for word in side] for side in (before, after)
+    )
+    return first, second
+
+
 def align(chosen: np.ndarray, rejected: np.ndarray, prefix: int) -> tuple[np.ndarray, np.ndarray]:
     """The part that every token of y⁺ and of y⁻ belongs to, as two arrays of uint8.
 

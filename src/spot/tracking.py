@@ -20,7 +20,7 @@ import numpy as np
 from spot import presence, store
 from spot.errors import UserError
 from spot.progress import say
-from spot.proximity import edited_spans
+from spot.proximity import edited_spans, numbered
 from spot.records import Pair
 from spot.run import RUN_FILE
 
@@ -175,11 +175,8 @@ def pair_row(pair: Pair) -> list[Any]:
 def marked(rejected: str, chosen: str) -> str:
     """y⁻ and y⁺ in one text: what they share as it is, and around it [-removed-] and {+added+} words."""
     before, after = rejected.split(), chosen.split()
-    number = {word: i for i, word in enumerate(dict.fromkeys([*before, *after]))}
     pieces = []
-    for tag, i1, i2, j1, j2 in edited_spans(
-        [number[w] for w in before], [number[w] for w in after]
-    ):
+    for tag, i1, i2, j1, j2 in edited_spans(*numbered(before, after)):
         if tag == "equal":
             pieces.append(" ".join(before[i1:i2]))
             continue

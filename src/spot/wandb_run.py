@@ -23,6 +23,7 @@ import wandb
 from pytorch_lightning.loggers import Logger
 
 from spot import presence, store, tracking
+from spot.config import arm_label
 from spot.files import write_aside
 from spot.progress import say
 
@@ -150,7 +151,7 @@ def _id(folder: Path, config: Mapping[str, Any], training: Path | None) -> str:
 def _labels(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What W&B finds a run by. Jobs of a sweep are a group, named like the sweep's folder."""
     swept = (folder.parent / "multirun.yaml").exists()  # Hydra writes it before the first job
-    arm = config["arm"] or f"{config['loss']['name']} on {config['data']['arm']}"
+    arm = arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
     return {
         "name": " ".join([f"{arm}-{config['seed']}", *[f"#{folder.name}"] * swept]),
         "group": folder.parent.name if swept else None,

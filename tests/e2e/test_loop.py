@@ -3,17 +3,15 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spot import store
 from spot.records import Attempt, Pair, Rectification, Score
+from tests.e2e.killing import killed
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -125,22 +123,6 @@ def checkpointed(folder: Path) -> bool:
     return any((folder / "outputs" / "products" / "train").glob("*/resume/*"))
 
 
-def kill_when(folder: Path, condition: Callable[[], bool]) -> bool:
-    """Start the loop and SIGKILL it when `condition` holds. False if it ended before."""
-    with subprocess.Popen(
-        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            while process.poll() is None:
-                if condition():
-                    process.send_signal(signal.SIGKILL)
-                    return True
-                time.sleep(0.002)
-        finally:
-            process.kill()
-    return False
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
@@ -151,7 +133,7 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
         "evaluate": lambda: lines_of(tmp_path, "evaluate", 1),
     }
     for stage, moment in moments.items():
-        assert kill_when(tmp_path, moment), f"the run ended before it was killed in {stage}"
+        assert killed(command(), tmp_path, moment), f"the run ended before it was killed in {stage}"
     spot(tmp_path)
     expected = products(finished)
     for name, data in products(tmp_path).items():

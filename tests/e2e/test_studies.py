@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from spot import store
 from spot.records import Attempt, Pair, Rectification
+from tests.e2e.killing import killed
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 FEW = [
@@ -151,25 +150,11 @@ def test_killed_in_its_second_round_it_ends_the_same(two_rounds: Path, tmp_path:
         )
 
     for moment in (asking_again, training_again):
-        assert killed(tmp_path, moment), f"the run ended before it was killed when {moment}"
+        assert killed(command(*TWICE), tmp_path, moment), (
+            f"the run ended before it was killed when {moment}"
+        )
     spot(tmp_path, *TWICE)
     found, expected = content(tmp_path), content(two_rounds)
     assert len(found) >= 12
     for name, data in found.items():
         assert data == expected[name], f"{name} differs from the uninterrupted run's"
-
-
-def killed(folder: Path, moment: Callable[[], bool]) -> bool:
-    """Start the run and SIGKILL it at the moment. False if it ended before."""
-    with subprocess.Popen(
-        command(*TWICE), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            while process.poll() is None:
-                if moment():
-                    process.send_signal(signal.SIGKILL)
-                    return True
-                time.sleep(0.002)
-        finally:
-            process.kill()
-    return False

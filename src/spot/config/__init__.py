@@ -56,6 +56,7 @@ __all__ = [
     "ProbeConfig",
     "SaveConfig",
     "Tuned",
+    "arm_label",
     "arm_name",
     "check_combination",
     "from_plain",
@@ -110,6 +111,11 @@ def typed(config: DictConfig, until: str | None = None) -> Config:
 def arm_name(loss: str, data_arm: str) -> str | None:
     """The paper's name for a loss on a data arm, or None when it has none."""
     return next((name for name, parts in ARMS.items() if parts == (loss, data_arm)), None)
+
+
+def arm_label(arm: str | None, loss: str, data_arm: str) -> str:
+    """What a run is called: the paper's name, else `bce on direct`."""
+    return arm or f"{loss} on {data_arm}"
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from spot import local_page
 from spot.errors import UserError
 from spot.oracle import human_sheet
 from spot.oracle.answers import words
 from spot.oracle.types import Task
 from spot.progress import say
-from spot.proximity import change_ratio, edited_spans
+from spot.proximity import change_ratio, edited_spans, numbered
 from spot.verification import Verifier
 
-HOST = "127.0.0.1"
 LONGEST_BODY = 8 << 20  # bytes
 TITLE = 60  # characters of a question in the list
 FILES = {
@@ -130,11 +129,9 @@ class Corrections:
 def marked(rejected: str, chosen: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """y⁻ and y⁺ in pieces, the words that only one of them has marked; joined they give the texts."""
     sides = [re.findall(r"\s+|\S+", text) for text in (rejected, chosen)]
-    numbers: dict[str, int] = {}
-    ids = [[numbers.setdefault(word, len(numbers)) for word in side] for side in sides]
     before: list[tuple[str, bool]] = []
     after: list[tuple[str, bool]] = []
-    for tag, i1, i2, j1, j2 in edited_spans(*ids):
+    for tag, i1, i2, j1, j2 in edited_spans(*numbered(*sides)):
         before.append(("".join(sides[0][i1:i2]), tag != "equal"))
         after.append(("".join(sides[1][j1:j2]), tag != "equal"))
     return [piece for piece in before if piece[0]], [piece for piece in after if piece[0]]
@@ -146,23 +143,9 @@ def page(corrections: Corrections, port: int = 0) -> Iterator[str]:
 
     Raises UserError when the port is taken.
     """
-    token = secrets.token_urlsafe(24)
-    handler = type("Handler", (_Handler,), {"corrections": corrections, "token": token})
-    try:
-        server = ThreadingHTTPServer((HOST, port), handler)
-    except OSError as error:
-        raise UserError(
-            f"oracle.port={port} cannot be used ({error.strerror}): choose another."
-        ) from None
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}/{token}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    known = {"corrections": corrections}
+    with local_page.served(_Handler, known, port, "oracle.port") as address:
+        yield address
 
 
 def correct(
@@ -190,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page's files, the list, or one task."""
-        path = self._path()
+        path = local_page.path_behind(self.token, self)
         if path in FILES:
             name, kind = FILES[path]
             body = (resources.files("spot.oracle") / "page" / name).read_bytes()
@@ -204,7 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Save, look or finish."""
-        path, length = self._path(), self.headers.get("Content-Length", "")
+        path = local_page.path_behind(self.token, self)
+        length = self.headers.get("Content-Length", "")
         # A page elsewhere cannot send this type without asking first, which is never allowed.
         is_json = self.headers.get_content_type() == "application/json"
         if path not in ("save", "look", "finish") or not is_json:
@@ -240,15 +224,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json(200, answer)
 
-    def _path(self) -> str | None:
-        """What is asked for behind the token; None for who does not know it or calls us by another name."""
-        names = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}  # type: ignore[attr-defined]
-        given = self.path.split("?")[0].split("/", 2)
-        if len(given) != 3 or self.headers.get("Host") not in names:
-            return None
-        known = secrets.compare_digest(given[1].encode(), self.token.encode())
-        return given[2] if known else None
-
     def _index(self, text: str) -> int | None:
         known = re.fullmatch(r"\d{1,9}", text) and int(text) < len(self.corrections.tasks)
         return int(text) if known else None
@@ -257,15 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(value).encode(), "application/json")
 
     def _send(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        for name, value in {
-            **HEADERS,
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        local_page.answer(self, status, body, {**HEADERS, "Content-Type": kind})
 
     def log_message(self, *_: object) -> None:
         """Nothing: requests hold the token."""

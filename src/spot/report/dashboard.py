@@ -11,26 +11,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spot import overview, shown, traces
+from spot import local_page, overview, shown, traces
 from spot.errors import UserError
 from spot.files import write_aside
 from spot.overview import METRICS, KnownRun, Sweep
 from spot.report.quantities import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
 from spot.traces import Made, Mean
 
-HOST = "127.0.0.1"
 EVERY = 3  # seconds between two looks of a page
 FRESH = 1.0  # seconds for which all pages are shown the same
 MOST_SWEEPS, MOST_RUNS, MOST_CURVES = 6, 24, 12  # of an outputs folder, the newest
@@ -240,20 +238,8 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
 
     Raises UserError when the port is taken.
     """
-    known = {"looker": Looker(folder), "token": secrets.token_urlsafe(24)}
-    try:
-        server = ThreadingHTTPServer((HOST, port), type("Handler", (_Handler,), known))
-    except OSError as error:
-        raise UserError(f"port={port} cannot be used ({error.strerror}): choose another.") from None
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}/{known['token']}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with local_page.served(_Handler, {"looker": Looker(folder)}, port, "port") as address:
+        yield address
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -265,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, or what is new."""
-        path = self._path()
+        path = local_page.path_behind(self.token, self)
         try:
             if path == "":
                 self._send(200, page(self.looker.look(), EVERY), "text/html")
@@ -278,17 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError as error:  # shown on the page: the folder may come back
             self._send(500, f"{error.strerror}: {error.filename}", "text/plain")
 
-    def _path(self) -> str | None:
-        """What is asked for behind the token; None for who does not know it or calls us by another name."""
-        names = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}  # type: ignore[attr-defined]
-        given = self.path.split("?")[0].split("/", 2)
-        if len(given) != 3 or self.headers.get("Host") not in names:
-            return None
-        return given[2] if secrets.compare_digest(given[1].encode(), self.token.encode()) else None
-
     def _send(self, status: int, text: str, kind: str) -> None:
-        body = text.encode(errors="replace")
-        self.send_response(status)
         headers = {
             "Content-Security-Policy": "frame-ancestors 'none'",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -296,12 +272,8 @@ class _Handler(BaseHTTPRequestHandler):
             "Referrer-Policy": "no-referrer",  # the address holds the token
             "Cache-Control": "no-store",
             "Content-Type": f"{kind}; charset=utf-8",
-            "Content-Length": str(len(body)),
         }
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        local_page.answer(self, status, text.encode(errors="replace"), headers)
 
     def log_message(self, *_: object) -> None:
         """Nothing: requests hold the token."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spot import store
+from spot.config import arm_label
 from spot.errors import UserError
 from spot.evaluation.statistics import Summary, by_benchmark, question_means, summarise
 from spot.records import Pair, Score
@@ -39,7 +40,7 @@ class FinishedRun:
     def arm(self) -> str:
         """The paper's name for the choices, else what tells them apart."""
         config = self.record["config"]
-        return str(self.record["arm"] or f"{config['loss']['name']} on {config['data']['arm']}")
+        return arm_label(self.record["arm"], config["loss"]["name"], config["data"]["arm"])
 
     @property
     def seed(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spot.proximity import common_prefix, edited_spans
+from spot.proximity import common_prefix, edited_spans, numbered
 from spot.records import Pair, Rectification
 
 # With the blanks before it (and those at the end of the text), so that words join to the text.
@@ -41,8 +41,7 @@ class Alignment:
 
 def align(before: str, after: str) -> Alignment:
     """The alignment of two texts. Blanks count for nothing, and those before an edit are not part of it."""
-    numbers: dict[str, int] = {}
-    ids = [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in (before, after)]
+    ids = numbered(before.split(), after.split())
     spans = edited_spans(*ids)
     return Alignment(
         _pieces(before, [(i2 - i1, tag) for tag, i1, i2, _, _ in spans]),

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from spot.machine import processor
 from spot.training.packing import PairTokens
+from spot.utils.machine import processor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -38,7 +38,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from performance import common
-from spot.errors import UserError
 from spot.planning.memory import RESERVE
 from spot.training import attention, memory
 from spot.training.balance import Cost
@@ -46,6 +45,7 @@ from spot.training.losses import bce
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.training.scoring import Kernels, pack_logprobs
 from spot.training.selfcheck import check_attention
+from spot.utils.errors import UserError
 
 BETA, MODULE = 0.1, "performance.gpu_step"
 # relative differences allowed: of losses, of log-probs, of gradient norms

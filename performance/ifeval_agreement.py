@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import markdown
-from spot.errors import UserError
 from spot.evaluation import ifeval, sentences
 from spot.evaluation.types import Answer, Grade
+from spot.utils.errors import UserError
 from tests.evaluation.agreement import answered
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation-elsewhere.md"

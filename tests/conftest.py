@@ -32,7 +32,7 @@ def needs() -> Callable[[object, str], None]:
 def _can_contain() -> str:
     """Why this machine cannot contain a program; empty where it can."""
     from spot import sandbox
-    from spot.errors import UserError
+    from spot.utils.errors import UserError
 
     try:
         sandbox.ready()
@@ -63,7 +63,7 @@ import json, os, signal, subprocess, sys, time, types
 
 def run(config, folder, overrides=(), until=None):
     from spot.config import plain
-    from spot.errors import UserError
+    from spot.utils.errors import UserError
 
     print("ran", until or "all", config.arm, "seed", config.seed, os.environ.get("LOCAL_RANK"))
     print("gpus", os.environ.get("CUDA_VISIBLE_DEVICES"))

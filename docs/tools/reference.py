@@ -23,7 +23,7 @@ from omegaconf import MISSING, OmegaConf
 
 from spot import compose, config
 from spot.config import benchmarks, generator, groups, hardware, oracle
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 MODULES = (config, groups, oracle, generator, hardware, benchmarks)  # where ranges are checked
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}

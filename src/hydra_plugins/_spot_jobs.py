@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from spot.children import inherited, under_warden
-from spot.files import write_aside
+from spot.utils.files import write_aside
+from spot.utils.processes import inherited, under_warden
 
 JOBS = "jobs.json"  # a sweep's jobs and their states, for those who look on: spot.overview
 TICK = 0.05  # seconds between two looks at the running jobs

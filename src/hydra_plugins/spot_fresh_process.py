@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, flag_override
 
 from hydra_plugins._spot_jobs import Job, keep, run, set_aside
-from spot.children import visible_gpus
+from spot.utils.processes import visible_gpus
 
 if TYPE_CHECKING:
     from spot.config import Config
@@ -60,7 +60,7 @@ class FreshProcessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Called by Hydra's sweeper. The task itself is not called: the jobs' processes call it."""
-        from spot.errors import in_range
+        from spot.utils.errors import in_range
 
         in_range("hydra.launcher.n_jobs", self.n_jobs, 1)
         self.config = config

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, GeneratorConfig
-from spot.errors import UserError
 from spot.policy import Policy
 from spot.unpack import set_threads
-from spot.web import read_key
+from spot.utils.errors import UserError
+from spot.utils.http import read_key
 
 if TYPE_CHECKING:
     from spot.generation import Generator, Sampling

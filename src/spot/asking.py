@@ -19,15 +19,15 @@ from typing import Any
 from spot import answering, chat, store
 from spot import policy as weights
 from spot.config import PAID, Config
-from spot.errors import UserError
 from spot.oracle import batch, engine, money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.journal import Journal, Spend
 from spot.oracle.prompts import Prompts, prompts
 from spot.oracle.types import Limits, Result, Task
-from spot.progress import say
 from spot.records import Attempt, Rectification
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 from spot.verification import Verifier
 
 WITHOUT_TERMINAL = 5.0  # USD that a run may cost which nobody is asked about

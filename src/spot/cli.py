@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from spot import compose, config, group, manual, origins
-from spot.errors import FULL, UNUSABLE, RankError, UserError
+from spot.utils.errors import FULL, UNUSABLE, RankError, UserError
 
 COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}
 HELP = frozenset({"-h", "--help"})

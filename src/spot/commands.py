@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spot import compose, origins
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 
 def compare(arguments: Sequence[str]) -> None:

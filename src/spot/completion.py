@@ -15,8 +15,8 @@ from typing import Any, get_args, get_type_hints
 from spot import compose, manual
 from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned
 from spot.config.groups import DATA_ARMS
-from spot.errors import UserError
 from spot.overview import STATES
+from spot.utils.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
 FLAGS = {

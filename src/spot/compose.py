@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from spot import config as schema
 from spot import origins
 from spot.config import BenchmarkConfig, Config
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST = 200  # characters of a key; file names end soon after

@@ -11,9 +11,9 @@ from pathlib import Path
 from spot import answering, asking, group, manual, measuring
 from spot.compose import Expanded
 from spot.config import ASKED, PAID, Config
-from spot.errors import UserError
 from spot.looking import REUSE, Seen, look, look_at_exports
 from spot.planning import oracle as costs
+from spot.utils.errors import UserError
 
 STAGED = [name for name, command in manual.COMMANDS.items() if command.staged]
 HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written."

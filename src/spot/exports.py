@@ -18,12 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spot import policy, stages, store
 from spot.config import Config, from_plain
-from spot.errors import UserError
 from spot.evaluation.statistics import by_benchmark, summarise
-from spot.files import write_aside
 from spot.records import Score
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.run import Run
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 EXPORTS = "exports"  # folder of the trained product
 COLUMNS = ["step", "benchmark", "domain", "accuracy", "low", "high", "questions", "trials"]

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from spot.chat import final_part
-from spot.errors import UserError
 from spot.evaluation.types import Answer, Family, Grade, RowError
-from spot.files import write_aside
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.questions.jsonl import Problem, read_objects
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, Question
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 from spot.verification import whole_characters
 
 TOGETHER = 256  # responses graded at once, so that all cores have work

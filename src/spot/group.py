@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 PORTS = range(15000, 32000)  # for srun: below those that systems give to outgoing connections
 

@@ -21,9 +21,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from spot import group
-from spot.errors import RankError, UserError
-from spot.progress import say
 from spot.training_job import TrainingJob
+from spot.utils.errors import RankError, UserError
+from spot.utils.progress import say
 
 if TYPE_CHECKING:
     from spot.session import Session  # imports torch

@@ -17,12 +17,12 @@ from typing import Any, cast
 
 from spot import asking, pipeline, policy, stages, store, unpack
 from spot.config import PAID, Config
-from spot.errors import UserError
 from spot.planning.work import ERROR_RATE
 from spot.planning.work import attempts as count_attempts
 from spot.policy import Policy
 from spot.records import WRONG, Pair
 from spot.run import Run
+from spot.utils.errors import UserError
 
 WAITS = "?"  # begins the digest of what is not there yet
 REUSE, RESUME, MAKE = "reuse", "go on", "make"

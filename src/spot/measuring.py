@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from spot import answering, sandbox, store, unpack
 from spot.config import BenchmarkConfig, Config
-from spot.errors import UserError
 from spot.evaluation.types import Family, RowError
 from spot.questions import prompts
 from spot.questions.jsonl import Problem, value_at
 from spot.records import Question
+from spot.utils.errors import UserError
 from spot.verification import Verifier
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from huggingface_hub import ModelCardData
 
 from spot import store
 from spot.config import SFT_LIKE, arm_label
-from spot.files import write_aside
 from spot.report.load import FinishedRun, Study
 from spot.report.style import cell, label, signed
 from spot.report.tables import columns, score_table
+from spot.utils.files import write_aside
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -23,7 +23,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
 from spot.config import SFT_LIKE, Config
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMN = 44  # where the origins begin, unless the value is longer

@@ -18,9 +18,9 @@ from typing import Any
 from hydra_plugins._spot_jobs import JOBS
 from spot import presence, traces
 from spot.config import arm_label
-from spot.errors import UserError
 from spot.run import EVALUATION, RUN_FILE
 from spot.traces import Made, Owner
+from spot.utils.errors import UserError
 
 STATES = ("running", "failed", "interrupted", "waiting", "finished")
 METRICS = "metrics.csv"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from spot import answering, measuring, stages, store
 from spot.config import Config
-from spot.errors import UserError
 from spot.run import EVALUATION, Run
+from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
     from spot.session import Session

@@ -10,8 +10,8 @@ from typing import Any
 
 from spot import store
 from spot.config import ModelConfig
-from spot.errors import UserError
 from spot.records import Attempt
+from spot.utils.errors import UserError
 
 SHIPPED = Path(__file__).parent / "assets" / "tiny"
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from spot import progress
 from spot.config import Config, arm_label
-from spot.errors import UNUSABLE, UserError
+from spot.utils import progress
+from spot.utils.errors import UNUSABLE, UserError
 
 PROCESS, PROGRESS = "process.json", "progress.json"
 STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: somebody wanted that

@@ -15,10 +15,11 @@ import time
 import traceback
 from pathlib import Path
 
-from spot import presence, progress
-from spot.errors import FULL, UNUSABLE, UserError
-from spot.files import write_aside
+from spot import presence
 from spot.training_job import TrainingJob, carry_out
+from spot.utils import progress
+from spot.utils.errors import FULL, UNUSABLE, UserError
+from spot.utils.files import write_aside
 
 PR_SET_PDEATHSIG = 1
 

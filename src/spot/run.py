@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from spot import store
 from spot.config import Config, plain
-from spot.files import write_aside
-from spot.machine import processor
-from spot.progress import say
 from spot.records import Attempt, Pair
+from spot.utils.files import write_aside
+from spot.utils.machine import processor
+from spot.utils.progress import say
 
 if TYPE_CHECKING:
     from spot.policy import Policy

@@ -40,8 +40,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError
 from spot.sandbox_inside import OUT_OF_MEMORY
+from spot.utils.errors import UserError
 
 INSIDE = Path(__file__).with_name("sandbox_inside.py")
 START_SECONDS = 120.0  # for the interpreter, on a busy machine; the program's clock starts after it

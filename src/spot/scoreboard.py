@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from spot import grading, store
-from spot.errors import UserError
 from spot.evaluation.statistics import (
     Estimate,
     bootstrap,
@@ -34,6 +33,7 @@ from spot.evaluation.types import Grade
 from spot.grading import Response
 from spot.records import Score
 from spot.run import EVALUATION, RUN_FILE
+from spot.utils.errors import UserError
 
 WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped
 

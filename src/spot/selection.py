@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spot.chat import prompt_ids, response_ids
-from spot.errors import UserError
 from spot.proximity import change_ratio, common_prefix
 from spot.records import CORRECT, WRONG, Attempt, Pair, Rectification
+from spot.utils.errors import UserError
 from spot.verification import Item, Verifier
 
 EMPTY = "empty"

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from spot.errors import UserError
 from spot.group import Started, store_address
+from spot.utils.errors import UserError
 
 HELLO = 180.0  # seconds in which the first process must begin its run
 LINGER = 60.0  # seconds that a failed run waits for the others to learn of it

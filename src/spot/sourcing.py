@@ -9,10 +9,10 @@ from typing import Any
 
 from spot import measuring
 from spot.config import Config
-from spot.errors import UserError
 from spot.questions import prompts
 from spot.questions.jsonl import Fields, Source, import_attempts, read_questions
 from spot.records import Attempt, Question
+from spot.utils.errors import UserError
 from spot.verification import Verifier
 
 CONTAMINATED, BEYOND = "contaminated", "beyond_questions"

@@ -17,14 +17,14 @@ from typing import Any
 
 from spot import answering, asking, launch, measuring, sandbox, sourcing, store, unpack
 from spot.config import ASKED, Config
-from spot.errors import UserError
 from spot.policy import Policy
-from spot.progress import say
 from spot.records import WRONG, Attempt, Pair, Rectification, Score
 from spot.run import Run
 from spot.selection import Rules, nothing_left
 from spot.selection import select as select_pairs
 from spot.training_job import TrainingJob, carry_out
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 from spot.verification import Verifier
 
 # ---- elicit ------------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError
-from spot.files import write_aside
-from spot.progress import say, track
 from spot.records import SCHEMA, Row, RowT, from_json, to_json
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
+from spot.utils.progress import say, track
 
 ROWS, PARTIAL, MANIFEST, LOCK = "rows.jsonl", "rows.partial.jsonl", "manifest.json", "lock"
 RESUME = "resume"

@@ -24,9 +24,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from spot.chat import prompt_ids, response_ids
 from spot.oracle.rule import collected, rewrite
-from spot.progress import track
 from spot.questions import arithmetic, corpus
 from spot.training.saving import declare_dtype, save_model
+from spot.utils.progress import track
 
 Rows = Sequence[tuple[str, str]]  # (question, response)
 

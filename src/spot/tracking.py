@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spot import presence, store
-from spot.errors import UserError
-from spot.progress import say
 from spot.proximity import edited_spans, numbered
 from spot.records import Pair
 from spot.run import RUN_FILE
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 if TYPE_CHECKING:
     from spot.scoreboard import Scores

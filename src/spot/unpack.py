@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from spot import store
 from spot.config import SFT_LIKE, Config, Tuned
-from spot.errors import UserError
 from spot.records import WRONG, Attempt
 from spot.selection import split_held_out
+from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
     from spot.oracle import Oracle

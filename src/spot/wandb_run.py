@@ -24,8 +24,8 @@ from pytorch_lightning.loggers import Logger
 
 from spot import presence, store, tracking
 from spot.config import arm_label
-from spot.files import write_aside
-from spot.progress import say
+from spot.utils.files import write_aside
+from spot.utils.progress import say
 
 KEPT = "wandb.json"  # the id of a job's W&B run
 INIT_SECONDS = 60.0  # before a job goes on offline

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError
-from spot.files import write_aside
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 KEYS = ("entity", "project", "out")
 USAGE = "spot workspace entity=<user or team> [project=spot] [out=<file.json>]"

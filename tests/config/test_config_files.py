@@ -14,7 +14,7 @@ import yaml
 
 from spot import config, unpack
 from spot.compose import CONF, check, compose, sweep_name
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 ROOT = CONF.parent
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 
 from spot.cli import mistakes_in_one_line
 from spot.compose import check, compose
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "pytorch_lightning", "numpy", "datasets", "deepspeed"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spot import cli, commands, compose, manual
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from spot import overview, presence, store
-from spot.errors import UserError
 from spot.report import dashboard
+from spot.utils.errors import UserError
 from tests.oracle.chromium import Tab, chromium, executable
 
 SECONDS = 200.0

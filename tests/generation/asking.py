@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from spot.chat import user
-from spot.errors import UserError
 from spot.generation import Completion, Request, Sampling
 from spot.generation.remote import Pace, RemoteGenerator, Target
+from spot.utils.errors import UserError
 from tests.generation.server import tokenizer
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=64)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from spot import web
-from spot.errors import UserError
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.types import Reply, RetryableError, Usage
+from spot.utils import http
+from spot.utils.errors import UserError
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
 from tests.oracle.server import BROKEN, REFUSALS, Plan, Server, serving
@@ -327,7 +327,7 @@ def test_options_that_cannot_be_are_refused_at_once(server: Server) -> None:
 )
 def test_retry_after_is_read_in_each_of_its_forms(value: str, seconds: float | None) -> None:
     noon = datetime.datetime(2025, 11, 7, 12, tzinfo=datetime.UTC)
-    assert web.retry_after({"Retry-After": value}, noon) == seconds
+    assert http.retry_after({"Retry-After": value}, noon) == seconds
 
 
 def test_a_misspelt_fault_is_no_quiet_day() -> None:

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import pytest
 
-from spot.errors import UserError
 from spot.oracle.gemini import GeminiClient, read_results
 from spot.oracle.types import Job, Reply, RetryableError
+from spot.utils.errors import UserError
 from tests.oracle import world
 from tests.oracle.server import Plan, Server, serving
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spot.errors import UserError
 from spot.oracle import human_sheet
 from spot.oracle.human_page import Corrections, correct, marked, page
 from spot.oracle.types import Task
+from spot.utils.errors import UserError
 from spot.verification import Verifier
 from tests.oracle.chromium import Tab, chromium, executable
 

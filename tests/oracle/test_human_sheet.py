@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spot.errors import UserError
 from spot.oracle.human_sheet import prepare, read, write
 from spot.oracle.types import Task
+from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.oracle
 

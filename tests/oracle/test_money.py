@@ -6,9 +6,9 @@ from importlib import resources
 import pytest
 import yaml
 
-from spot.errors import UserError
 from spot.oracle.money import price_of, quote, usd
 from spot.oracle.types import Usage
+from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.oracle
 

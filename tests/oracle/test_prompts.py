@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from spot.errors import UserError
 from spot.oracle.answers import ENDED, STARTED
 from spot.oracle.prompts import prompts
 from spot.oracle.types import Task, Try, Usage
+from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.oracle
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from spot.errors import UserError
 from spot.oracle.desk import Desk, Judgement, Policy
 from spot.oracle.engine import blocking, rectify
 from spot.oracle.gemini import GeminiClient
@@ -21,7 +20,8 @@ from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.secrets import read_key
 from spot.oracle.types import Limits, RetryableError, Task
-from spot.web import Key, check_key_name
+from spot.utils.errors import UserError
+from spot.utils.http import Key, check_key_name
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
 from tests.oracle.server import BROKEN, REFUSALS, ROOT, Plan, Server, serving

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training import attention, selfcheck
 from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.utils.errors import UserError
 
 ROWS = [(3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (19, 3, 3)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spot import completion, manual
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 BASH = str(shutil.which("bash"))
 ASK = """

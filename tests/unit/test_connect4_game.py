@@ -13,7 +13,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from spot.errors import UserError
 from spot.evaluation import connect4
 from spot.evaluation.connect4_game import (
     Position,
@@ -25,6 +24,7 @@ from spot.evaluation.connect4_game import (
     winning_drops,
     write,
 )
+from spot.utils.errors import UserError
 
 Cells = list[tuple[int, int]]
 

@@ -278,7 +278,7 @@ def test_seccomp_alone_protects_all_but_reading(canary: Path) -> None:
 def test_a_machine_that_cannot_contain_programs_runs_none_unless_told() -> None:
     ours = """
 import ctypes, sys
-from spot.errors import UserError
+from spot.utils.errors import UserError
 from spot.sandbox import Program, run
 
 ctypes.CDLL(None).personality(8)  # a 32-bit machine, for which there is no filter

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spot.errors import UserError
 from spot.questions import prompts
 from spot.questions.dapo import read_problems
 from spot.questions.hub import load_rows
 from spot.questions.jsonl import Source
+from spot.utils.errors import UserError
 
 BEFORE = (
     "Solve the following math problem step by step. The last line of your response should be of the "

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from spot import exports, report, stages, store
 from spot.compose import compose
-from spot.errors import UserError
 from spot.evaluation.statistics import by_benchmark, summarise
 from spot.policy import SHIPPED, Policy
 from spot.records import Attempt, Pair, Score
 from spot.run import Run
+from spot.utils.errors import UserError
 from tests.unit.test_report import make_run
 
 SETTINGS = ["benchmarks=quick", "generator.max_new_tokens=96", "generator.batch=64"]

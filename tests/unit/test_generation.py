@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from spot.chat import chat_ids, prompt_ids, user
-from spot.errors import UserError
 from spot.generation import Request, Sampling, decoding, request_seed
 from spot.generation import transformers as generation
 from spot.generation.transformers import TransformersGenerator, sample
+from spot.utils.errors import UserError
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=24)
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, top_k=20, max_new_tokens=40)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from spot import group
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell
 # a batch script's or salloc's own shell: srun has not been called

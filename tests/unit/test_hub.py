@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spot.errors import UserError
 from spot.questions.hub import identity, load_rows
 from spot.questions.jsonl import Fields, read_questions
+from spot.utils.errors import UserError
 
 ROWS = [
     {"question": "a", "answer": "007", "meta": {"id": "x"}},
@@ -157,7 +157,7 @@ def test_a_data_set_of_the_hub_is_pinned():
 
 CHILD = """
 import json, sys, time
-from spot.errors import UserError
+from spot.utils.errors import UserError
 from spot.questions.hub import load_rows
 
 for case in json.loads(sys.argv[1]):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from spot.errors import UserError
 from spot.questions.jsonl import Fields, import_attempts, read_questions, value_at
+from spot.utils.errors import UserError
 from spot.verification import Verifier
 
 ATTEMPTS = Fields("question", "truth", response="small model.solution")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training import logprobs, selfcheck
 from spot.training.logprobs import token_logprobs
 from spot.training.selfcheck import check_logprobs
+from spot.utils.errors import UserError
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ import pytest
 
 from spot import stages, store
 from spot.compose import compose
-from spot.errors import UserError
 from spot.policy import SHIPPED, Policy
 from spot.records import Attempt, Pair
 from spot.run import Run
+from spot.utils.errors import UserError
 
 POLICY = Policy("tiny", SHIPPED, "weights")
 RIGHT = r"1 + 2 = 3. 3 + 3 = 6. 6 + 4 = 10. Therefore, the final answer is: $\boxed{10}$."

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training import attention, memory
 from spot.training.hardware import Hardware
 from spot.training.memory import Activations, checkpoint_layers, fewest_layers, plan_layers
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
 from spot.training.scoring import PLAIN, pack_logprobs
+from spot.utils.errors import UserError
 
 
 def make_pack(pairs: int = 6, seed: int = 0) -> Pack:

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from spot.errors import UserError
 from spot.generation import transformers as generation
 from spot.policy import SHIPPED
+from spot.utils.errors import UserError
 
 
 @pytest.fixture

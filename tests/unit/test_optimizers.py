@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training import optimizers
+from spot.utils.errors import UserError
 
 LIBRARY = "bitsandbytes (make install EXTRAS=test,adam8bit)"
 SHAPES = {"matrix": (96, 128), "norm": (128,), "wide_norm": (8192,), "small": (8, 16)}

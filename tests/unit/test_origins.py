@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from spot import commands, compose, origins
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 
 def values(*overrides: str) -> origins.Values:

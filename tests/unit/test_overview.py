@@ -18,8 +18,8 @@ import pytest
 from rich.console import Console
 
 from spot import overview, presence, shown, store, traces
-from spot.errors import UserError
 from spot.overview import Doing, KnownRun, Sweep
+from spot.utils.errors import UserError
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
 

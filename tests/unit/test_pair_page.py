@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spot import store
-from spot.errors import UserError
 from spot.records import Attempt, Pair, Rectification
 from spot.report import pair_page
 from spot.report.pair_source import read
 from spot.report.spans import align, marked
+from spot.utils.errors import UserError
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script> <!-- \u2028 \u202e & ' \" {{ 7 * 7 }} \ud800 🙂 漢"

@@ -21,7 +21,6 @@ from performance import common, plan_check
 from spot import planning
 from spot.compose import compose
 from spot.config import Config, ModelConfig
-from spot.errors import UserError
 from spot.planning.account import Plan
 from spot.planning.memory import TILES, Activations, head_work, standing
 from spot.planning.shapes import KNOWN, Shape, read, shape_of
@@ -30,6 +29,7 @@ from spot.training import logprobs, memory
 from spot.training.balance import Cost
 from spot.training.hardware import Hardware
 from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.utils.errors import UserError
 
 QWEN = KNOWN["Qwen/Qwen3-8B"]
 GPUS = Hardware(accelerator="gpu", devices=8, strategy="deepspeed", precision="bf16")

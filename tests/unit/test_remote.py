@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from spot import answering, web
+from spot import answering
 from spot.chat import chat_ids, user
 from spot.compose import compose
-from spot.errors import UserError
 from spot.generation import Sampling
 from spot.generation.remote import RemoteGenerator, Target
 from spot.policy import SHIPPED, Policy
+from spot.utils import http
+from spot.utils.errors import UserError
 from tests.generation.asking import generator, refused, requests, run, text
 from tests.generation.server import Plan, answer, serving, tokenizer
 
@@ -163,9 +164,9 @@ def test_a_response_that_the_server_calls_too_long_drops_no_prompt() -> None:
     ],
 )
 def test_what_is_too_long_is_told_from_the_words(words: str, prompt: bool, response: bool) -> None:
-    assert web.says_too_long(400, words) is prompt
-    assert web.says_asked_too_much(400, words) is response
-    assert not web.says_too_long(401, words)
+    assert http.says_too_long(400, words) is prompt
+    assert http.says_asked_too_much(400, words) is response
+    assert not http.says_too_long(401, words)
 
 
 @pytest.mark.parametrize("group", ["generator", "evaluator"])

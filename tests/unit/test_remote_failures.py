@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from spot.errors import UserError
 from spot.generation import dispatch, http
 from spot.generation import remote as remote_module
+from spot.utils.errors import UserError
 from tests.generation.asking import generator, refused, requests, run, text
 from tests.generation.server import MISSHAPEN, Plan, Server, serving
 
@@ -24,7 +24,7 @@ PASSING = ("408", "429", "429_after", "500", "502", "503", "drop", "reset", "tor
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spot.web.backoff", lambda failures, after, draw: after or 0.01)
+    monkeypatch.setattr("spot.utils.http.backoff", lambda failures, after, draw: after or 0.01)
 
 
 @pytest.fixture(autouse=True)

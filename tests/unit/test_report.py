@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from spot import report, store
-from spot.errors import UserError
 from spot.evaluation.statistics import Estimate
 from spot.records import Pair, Score
 from spot.report import curves, paper, style
 from spot.report.cautions import cautions
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
+from spot.utils.errors import UserError
 from tests.unit.runs import MadeRun, made_study
 
 HOSTILE = "<script>alert(1)</script> 1 | 2"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from spot import report, store
-from spot.errors import UserError
 from spot.report import archive, costs
 from spot.report.load import Study, load
 from spot.report.provenance import command
 from spot.report.style import duration, short
+from spot.utils.errors import UserError
 from tests.unit.test_report import make_run
 
 LAPTOP = Path(__file__).parents[2] / "experiments" / "laptop"

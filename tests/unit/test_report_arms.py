@@ -10,9 +10,9 @@ from spot import report
 from spot.report import paper
 from spot.report.config_diff import arm_names, defaults, differences, flat
 from spot.report.load import Study, load
-from spot.report.scrubbing import scrubbed
 from spot.report.style import label
 from spot.report.tables import columns, funnels, score_table
+from spot.utils.redact import scrubbed
 from tests.unit.test_report import make_run
 
 ROWS = {

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from spot.errors import UserError
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, TrainResult, train
 from spot.training.losses import Method
 from spot.training.saving import Saving
+from spot.utils.errors import UserError
 from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from spot.errors import UserError
 from spot.records import Attempt, Rectification
 from spot.selection import Rules, nothing_left, select, split_held_out
+from spot.utils.errors import UserError
 from spot.verification import Verifier
 
 EOS = 0

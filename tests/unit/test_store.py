@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spot import store
-from spot.errors import UserError
 from spot.records import Question, from_json, to_json
+from spot.utils.errors import UserError
 
 
 def question(number: int) -> Question:

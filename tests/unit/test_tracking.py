@@ -16,9 +16,9 @@ import pytest
 
 from spot import compose, presence, store, tracking, wandb_run, workspace
 from spot.config import plain
-from spot.errors import UserError
 from spot.records import Pair, Score
 from spot.training.keeper import COLUMNS
+from spot.utils.errors import UserError
 from tests.unit.wandb_files import Saved, saved_runs
 
 SECRET = "sk-do-not-tell-anybody-0123456789abcdef"

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spot import files
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
@@ -18,6 +17,7 @@ from spot.training.losses import LOSSES, Method
 from spot.training.module import start_bound
 from spot.training.packing import PackingSettings, plan_steps
 from spot.training.schedule import Optimisation
+from spot.utils import files
 from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
 
 

@@ -11,12 +11,12 @@ import torch
 
 from spot import compose, tracking
 from spot.config import plain
-from spot.errors import UserError
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method
 from spot.training.packing import PackingSettings
 from spot.training.schedule import Optimisation
+from spot.utils.errors import UserError
 from tests.unit.runs import OPTIMISATION, rows, without_timings
 from tests.unit.wandb_files import saved_runs
 

@@ -24,12 +24,12 @@ import pytest
 from spot import answering
 from spot.chat import user
 from spot.compose import compose
-from spot.errors import UserError
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, deal, load
 from spot.policy import Policy
+from spot.utils.errors import UserError
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 STUDENT = Path(__file__).parents[2] / "src/spot/assets/tiny"

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from spot.chat import user
-from spot.errors import UserError
 from spot.generation import Request, Sampling, transformers
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, VllmGenerator, load
 from spot.questions import arithmetic
+from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.vllm
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=256)

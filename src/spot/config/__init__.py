@@ -32,7 +32,7 @@ from spot.config.groups import (
 )
 from spot.config.hardware import HardwareConfig, PlanConfig, SaveConfig
 from spot.config.oracle import ASKED, PAID, OracleConfig
-from spot.errors import UserError, in_range, one_of
+from spot.utils.errors import UserError, in_range, one_of
 
 __all__ = [
     "ARMS",

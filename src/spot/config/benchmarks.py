@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from spot.errors import UserError, in_range, one_of
+from spot.utils.errors import UserError, in_range, one_of
 
 FAMILIES = ("arithmetic", "data", "math", "choice", "ifeval", "connect4", "code")
 MADE = ("arithmetic", "connect4", "code")  # families whose questions can be made from a seed

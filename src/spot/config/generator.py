@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from spot.errors import UserError, in_range, one_of
-from spot.web import check_key_name, check_url
+from spot.utils.errors import UserError, in_range, one_of
+from spot.utils.http import check_key_name, check_url
 
 GENERATORS = ("transformers", "vllm", "openai")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from spot.errors import UserError, in_range, one_of
+from spot.utils.errors import UserError, in_range, one_of
 
 ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each
     "sft": ("sft", "direct"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from spot.errors import UserError, in_range, one_of
+from spot.utils.errors import UserError, in_range, one_of
 
 
 @dataclass

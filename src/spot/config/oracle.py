@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from spot.errors import UserError, in_range, one_of
-from spot.web import check_key_name
+from spot.utils.errors import UserError, in_range, one_of
+from spot.utils.http import check_key_name
 
 PAID = ("gemini", "openai")  # ask a server; so does `self`, its own
 ASKED = (*PAID, "self")

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError, in_range
-from spot.files import write_aside
+from spot.utils.errors import UserError, in_range
+from spot.utils.files import write_aside
 
 ROWS, COLUMNS = 6, 7
 HEIGHT = ROWS + 1  # bits a column takes

@@ -28,10 +28,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
 
-from spot.errors import UserError
 from spot.evaluation import sentences
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
 from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.utils.errors import UserError
 
 SECONDS = (
     60.0  # for one response; a megabyte of English takes a quarter of it, half on a busy machine

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] → tokens [B]
 Groups = Sequence[tuple[int, int]]  # neighbouring rows: how many, and the first column of any

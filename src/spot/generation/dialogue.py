@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spot import web
 from spot.chat import chat_ids
-from spot.errors import UserError
 from spot.generation.http import Endpoint, Reply
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
+from spot.utils import http
+from spot.utils.errors import UserError
 
 SAMPLES = 3  # prompts whose tokens are compared before a server is asked
 
@@ -36,7 +36,7 @@ class Target:
         if not self.base_urls:
             raise UserError(f"{self.group}.base_urls is empty: name a server.")
         for url in self.base_urls:
-            web.check_url(f"{self.group}.base_urls", url)
+            http.check_url(f"{self.group}.base_urls", url)
         if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
             raise UserError(f"{self.group}.base_urls names a server twice: name each once.")
 

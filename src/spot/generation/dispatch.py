@@ -27,11 +27,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from spot import web
-from spot.errors import UserError
 from spot.generation.http import DeniedError, Endpoint, PassingError
 from spot.generation.types import Completion, Request
-from spot.progress import say
+from spot.utils import http
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 FAILURES_IN_A_ROW = 3  # after which a server is asked nothing until it could be greeted
 FEWEST_TRIES = 5  # of a request before it is set aside
@@ -203,7 +203,7 @@ class Dispatcher:
         nobody = not any(other.ready for other in self.servers)
         if server.denials >= FAILURES_IN_A_ROW and not server.answered and nobody:
             raise error
-        self._fall(server, error.reason, web.backoff(server.denials, None, self.draw))
+        self._fall(server, error.reason, http.backoff(server.denials, None, self.draw))
 
     def _failed(self, server: _Server, job: _Job, error: PassingError) -> None:
         """Ask again later, or set the request aside."""
@@ -217,7 +217,7 @@ class Dispatcher:
         if job.failures >= FEWEST_TRIES and now - job.since > patience:
             self._set_aside(job)
         else:
-            pause = web.backoff(job.failures, error.after, self.draw)
+            pause = http.backoff(job.failures, error.after, self.draw)
             self.loop.call_later(pause, self._put_back, job)
         server.failures += 1
         if server.ready and server.failures >= FAILURES_IN_A_ROW:
@@ -283,7 +283,7 @@ class Dispatcher:
             failures += 1
             if failures == 2:
                 say(f"generation: waiting for {server.endpoint.url} ({server.reason})")
-            pause = web.backoff(failures, after, self.draw)
+            pause = http.backoff(failures, after, self.draw)
             await asyncio.sleep(min(LONGEST_PROBE_PAUSE, pause))
 
     async def _watch(self, server: _Server) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
 from spot.chat import prompt_ids
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # not looked into

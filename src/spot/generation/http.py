@@ -15,10 +15,10 @@ from typing import Any
 
 import aiohttp
 
-from spot import web
 from spot.chat import Message
-from spot.errors import UserError
 from spot.generation.types import LENGTH, STOP
+from spot.utils import http
+from spot.utils.errors import UserError
 
 CONNECT_SECONDS = 10.0  # for a connection
 PROBE_SECONDS = 30.0  # for what costs a server nothing; a busy one answers late
@@ -81,7 +81,7 @@ class Endpoint:
         self,
         session: aiohttp.ClientSession,
         base_url: str,
-        key: web.Key,
+        key: http.Key,
         timeout: float,
         group: str = "generator",
     ) -> None:
@@ -149,7 +149,7 @@ class Endpoint:
         try:
             return read_reply(await self._exchange("POST", url, body, self._asking))
         except RefusedError as error:
-            if web.says_too_long(error.status, error.words):
+            if http.says_too_long(error.status, error.words):
                 return None
             raise self._refusal(error, f"for {name}") from None
 
@@ -171,9 +171,9 @@ class Endpoint:
             raise PassingError(_cause(error)) from None
         if response.status == 200:
             return content
-        words = web.one_line(self._key.hide(_words(content)))
-        if web.passes(response.status):
-            after = web.retry_after(response.headers)
+        words = http.one_line(self._key.hide(_words(content)))
+        if http.passes(response.status):
+            after = http.retry_after(response.headers)
             raise PassingError(f"status {response.status}: {words}".rstrip(": "), after)
         raise RefusedError(response.status, words)
 
@@ -193,7 +193,7 @@ class Endpoint:
                 "the address must end as the server's does, as a rule in /v1.",
                 said,
             )
-        if web.says_asked_too_much(error.status, error.words):
+        if http.says_asked_too_much(error.status, error.words):
             return UserError(
                 f"{self.url} refuses so long a response {what} ({said}): lower "
                 f"{self._group}.max_new_tokens, or model.context_length to what the server has."

@@ -18,17 +18,17 @@ from typing import Any
 
 import aiohttp
 
-from spot import web
 from spot.generation.dialogue import Dialogue, Target
 from spot.generation.dispatch import Dispatcher, Pace
 from spot.generation.http import Endpoint, connector
 from spot.generation.types import Completion, Request
+from spot.utils import http
 
 __all__ = ["Pace", "RemoteGenerator", "Target"]
 
 BUFFER = 256  # completions that wait for the caller; nothing is sent while there are more
 ALIVE_SECONDS = 1.0  # between two calls of `alive`
-NO_KEY = web.Key("no variable", "")
+NO_KEY = http.Key("no variable", "")
 
 
 class RemoteGenerator:
@@ -56,7 +56,7 @@ class RemoteGenerator:
         self.key = NO_KEY
         if target.key_name:
             option = f"{target.group}.key"
-            self.key = web.read_key(target.key_name, option=option, who="The server")
+            self.key = http.read_key(target.key_name, option=option, who="The server")
 
     def generate(
         self, requests: Sequence[Request], done: Collection[str] = ()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spot.children import inherited, under_warden
+from spot.utils.processes import inherited, under_warden
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from spot.chat import chat_ids
-from spot.errors import UserError
 from spot.generation.decoding import Row, decode
 from spot.generation.folder import check_folder
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling
+from spot.utils.errors import UserError
 
 WAVE = 4  # batches
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spot.children import visible_gpus
-from spot.errors import UserError
 from spot.generation import serving
 from spot.generation.folder import check_folder
 from spot.generation.remote import Pace, RemoteGenerator, Target
 from spot.generation.serving import ServerProcess
 from spot.generation.types import Completion, Request
-from spot.progress import say
+from spot.utils.errors import UserError
+from spot.utils.processes import visible_gpus
+from spot.utils.progress import say
 
 LOOK_SECONDS = 0.5  # between two looks at the processes
 PROBE_EVERY = 10.0  # seconds between two questions to a healthy server

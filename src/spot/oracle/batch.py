@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spot.errors import UserError
 from spot.oracle.desk import (
     OK,
     Desk,
@@ -28,7 +27,8 @@ from spot.oracle.desk import (
 )
 from spot.oracle.journal import Journal, Paid, Request
 from spot.oracle.types import BatchClient, Job, Reply, Result, RetryableError, Task
-from spot.web import backoff
+from spot.utils.errors import UserError
+from spot.utils.http import backoff
 
 T = TypeVar("T")
 # (tasks, verified rows there are) → their results, asked one by one

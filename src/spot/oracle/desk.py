@@ -12,11 +12,11 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from spot.errors import UserError
 from spot.oracle.answers import Judgement
 from spot.oracle.journal import Paid, Request, Spend
 from spot.oracle.money import usd
 from spot.oracle.types import Reply, Result, Task, Try, Usage
+from spot.utils.errors import UserError
 
 OK, UNAVAILABLE = "ok", "unavailable"
 HOPELESS = ("safety", "refused")  # what has stopped a prompt once stops it again

@@ -13,7 +13,6 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 
-from spot.errors import UserError
 from spot.oracle.desk import (
     OK,
     Desk,
@@ -26,7 +25,8 @@ from spot.oracle.desk import (
 from spot.oracle.journal import Journal, Paid, Request
 from spot.oracle.limits import LONGEST_PATIENCE, Pace
 from spot.oracle.types import Client, Limits, Reply, Result, RetryableError, Task
-from spot.web import backoff
+from spot.utils.errors import UserError
+from spot.utils.http import backoff
 
 CHARACTERS_PER_TOKEN = 4.0  # a guess that is corrected by what the server counts
 SPARE = 1.25  # workers for each slot at the server

@@ -13,8 +13,6 @@ from typing import Any
 from google import genai
 from google.genai import errors, types
 
-from spot import web
-from spot.errors import UserError, one_of
 from spot.oracle import wire
 from spot.oracle.secrets import read_key
 from spot.oracle.types import (
@@ -28,6 +26,8 @@ from spot.oracle.types import (
     RetryableError,
     Usage,
 )
+from spot.utils import http as web
+from spot.utils.errors import UserError, one_of
 
 KEY_NAMES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the order in which the package takes them
 HOSTED = "https://generativelanguage.googleapis.com/"

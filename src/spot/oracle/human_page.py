@@ -18,13 +18,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spot import local_page
-from spot.errors import UserError
 from spot.oracle import human_sheet
 from spot.oracle.answers import words
 from spot.oracle.types import Task
-from spot.progress import say
 from spot.proximity import change_ratio, edited_spans, numbered
+from spot.utils import local_page
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 from spot.verification import Verifier
 
 LONGEST_BODY = 8 << 20  # bytes

@@ -13,9 +13,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spot.errors import UserError
-from spot.files import write_aside
 from spot.oracle.types import Task
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 COLUMNS = ("id", "question", "answer", "attempt", "correction", "fingerprint")
 LONGEST_CELL = 16 << 20  # characters

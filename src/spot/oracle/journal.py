@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError
 from spot.oracle.types import OTHER, SAFETY, Reply, Usage
+from spot.utils.errors import UserError
 
 SCHEMA = 1
 

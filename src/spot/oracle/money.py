@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from spot.errors import UserError
 from spot.oracle.types import Usage
+from spot.utils.errors import UserError
 
 PER = 1_000_000  # tokens that prices are for
 FRAME_TOKENS = 256  # what a server may wrap around a prompt: roles, turns

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import openai
 
-from spot import web
-from spot.errors import UserError
 from spot.oracle import wire
 from spot.oracle.secrets import NO_KEY, read_key
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Reply, Usage
+from spot.utils import http
+from spot.utils.errors import UserError
 
 HOSTED = "https://api.openai.com/v1"
 _FINISH = {"stop": STOP, "length": MAX_TOKENS, "content_filter": SAFETY}
@@ -41,7 +41,7 @@ class OpenAIClient:
         extra: Mapping[str, Any] | None = None,
         timeout: float = 600.0,
     ) -> None:
-        web.check_url("oracle.base_url", base_url)
+        http.check_url("oracle.base_url", base_url)
         self.model, self.timeout = model, timeout
         self._key = read_key(key_name) if key_name else NO_KEY
         settings = {"temperature": temperature, _limit_field(base_url): max_tokens}
@@ -87,7 +87,7 @@ class OpenAIClient:
             words,
             model=self.model,
             key=self._key.name,
-            after=web.retry_after(error.response.headers),
+            after=http.retry_after(error.response.headers),
         )
 
 

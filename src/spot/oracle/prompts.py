@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from spot.errors import UserError
 from spot.oracle.answers import clean
 from spot.oracle.types import Task, Try
+from spot.utils.errors import UserError
 
 WITH_TRUTH, WITHOUT_TRUTH, DIRECT, REASK = (
     "rectify_with_truth",

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import aiohttp
 
-from spot import web
-from spot.errors import UserError
 from spot.oracle.types import OTHER, Reply, RetryableError, Usage
+from spot.utils import http
+from spot.utils.errors import UserError
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ def status_failure(
 
     words: the server's, without the key; key: the variable it was read from; after: seconds to wait.
     """
-    words = web.one_line(words)
-    if web.passes(status):
+    words = http.one_line(words)
+    if http.passes(status):
         return RetryableError(f"status {status}", after, status in _GAVE_UP or status >= 520)
     if status == 401:
         return UserError(f"The Oracle's server does not accept the key in {key}: set another.")
@@ -93,7 +93,7 @@ def status_failure(
 
 def row_refusal(status: int, words: str) -> Reply | None:
     """A reply that says that this prompt is too long for the model; None if that is not the matter."""
-    if web.says_too_long(status, words):
+    if http.says_too_long(status, words):
         return Reply("", OTHER, Usage(), None, "too_long")
     return None
 

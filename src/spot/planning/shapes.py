@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spot.errors import UserError
 from spot.training.balance import Cost
+from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
     from spot.config import ModelConfig, PretrainConfig

@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from spot.errors import UserError
 from spot.records import Question
+from spot.utils.errors import UserError
 
 TASK = "code_tasks"
 DOMAINS = {"train": range(0, 70), "benchmark": range(70, 100)}  # of the checksum's hundred values

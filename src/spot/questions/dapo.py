@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from spot.errors import UserError
 from spot.questions.contamination import tokens
 from spot.questions.jsonl import Fields, Problem, Row, Source, read_questions, value_at
 from spot.records import Question
+from spot.utils.errors import UserError
 
 _BEFORE = re.compile(
     r"^\s*Solve the following math problem step by step\.[^\n]*?is the answer to the problem\.\s*"

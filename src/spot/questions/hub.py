@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spot import store
-from spot.errors import UserError
 from spot.questions.jsonl import Problem, Row, Source, object_or_problem, read_objects
+from spot.utils.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 REACH_TIMEOUT = 10  # seconds to wait for the hub's first answer

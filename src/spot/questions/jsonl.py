@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.errors import UserError
 from spot.records import Attempt, Question
+from spot.utils.errors import UserError
 from spot.verification import Item, Verifier, extract, last_boxed
 
 NEXT_STEP = "mend the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from spot import store
-from spot.errors import UserError
-from spot.files import write_aside
 from spot.records import Pair, Score, to_json
 from spot.report import examples
 from spot.report.config_diff import defaults
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
-from spot.report.scrubbing import scrubbed
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
+from spot.utils.redact import scrubbed
 
 SUFFIX = ".tar.gz"
 DEFAULTS = "defaults.json"  # of the configuration, on the day the study was packed

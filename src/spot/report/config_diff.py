@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spot.report.scrubbing import scrubbed
+from spot.utils.redact import scrubbed
 
 # Settings that move no result: two runs that differ in these alone are one arm.
 ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")

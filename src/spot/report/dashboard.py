@@ -22,12 +22,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spot import local_page, overview, shown, traces
-from spot.errors import UserError
-from spot.files import write_aside
+from spot import overview, shown, traces
 from spot.overview import METRICS, KnownRun, Sweep
 from spot.report.quantities import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
 from spot.traces import Made, Mean
+from spot.utils import local_page
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 EVERY = 3  # seconds between two looks of a page
 FRESH = 1.0  # seconds for which all pages are shown the same

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from spot import store
 from spot.config import arm_label
-from spot.errors import UserError
 from spot.evaluation.statistics import Summary, by_benchmark, question_means, summarise
 from spot.records import Pair, Score
 from spot.report.config_diff import arm_names, resolved
+from spot.utils.errors import UserError
 
 RUN_FILE = "run.json"
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}

@@ -20,10 +20,10 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from spot.errors import UserError
-from spot.files import write_aside
 from spot.report.pair_source import RUN_FILE, Entry, Listing, read
 from spot.report.spans import Alignment, Piece, align
+from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 USAGE = "spot pairs <run folder | product folder | pairs.jsonl> [out=<file.html>]"
 ASSETS = "report/templates/pairs"

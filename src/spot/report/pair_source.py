@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spot import store
-from spot.errors import UserError
 from spot.oracle.answers import COMMENTED, OK, REWRITTEN, clean
 from spot.records import Attempt, Pair, Question, Rectification, Score, from_json
+from spot.utils.errors import UserError
 
 RUN_FILE = "run.json"
 KINDS = {"select": Pair, "rectify": Rectification}

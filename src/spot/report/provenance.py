@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from spot.report.load import FinishedRun, Study
-from spot.report.scrubbing import scrubbed
+from spot.utils.redact import scrubbed
 
 SWEEP_FILE = "multirun.yaml"  # what Hydra writes of a sweep
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
 WASTE = 1.3  # a block ends where its longest segment would pad a shorter one beyond this ratio …

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from spot.errors import UserError
-from spot.files import sync
-from spot.progress import say
 from spot.training import ranks
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
 from spot.training.saving import Checkpoints, MetricsTable, Saving, save_model
+from spot.utils.errors import UserError
+from spot.utils.files import sync
+from spot.utils.progress import say
 
 COLUMNS = [
     "step", "loss",

@@ -21,9 +21,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spot import chat
-from spot.errors import UserError
 from spot.planning.memory import RESERVE
-from spot.progress import say
 from spot.records import Pair
 from spot.training import attention, ranks
 from spot.training.balance import Cost
@@ -51,6 +49,8 @@ from spot.training.scoring import Kernels
 from spot.training.strategy import make_strategy, zero_config
 from spot.training.watch import HeldOut, Watch
 from spot.training.weights import load, load_in_parts, model_config, skeleton, weights_digest
+from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from spot.errors import UserError
 from spot.planning.memory import standing
 from spot.training import attention
 from spot.training.hardware import Hardware
@@ -25,6 +24,7 @@ from spot.training.logprobs import TILES
 from spot.training.packing import Pack
 from spot.training.scoring import Kernels, pack_logprobs
 from spot.training.weights import shortened
+from spot.utils.errors import UserError
 
 
 def layers_of(model: Any) -> list[Any]:

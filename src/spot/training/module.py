@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from spot.errors import UserError
 from spot.training import attention, optimizers, ranks
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
@@ -34,6 +33,7 @@ from spot.training.reference import Reference
 from spot.training.schedule import Optimisation
 from spot.training.scoring import Kernels, check_finite, not_finite, pack_logprobs, score_pack
 from spot.training.watch import REWARDS, BatchValues, Watch
+from spot.utils.errors import UserError
 
 Record = Callable[[int, Mapping[str, Any]], None]
 Refer = Callable[[Any], tuple[Reference | None, Reference]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 SMALLEST = 4096  # elements of a tensor whose moments are worth quantising; the library's own choice
 

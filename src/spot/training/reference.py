@@ -22,10 +22,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spot.files import write_aside
 from spot.training import attention, ranks
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.training.scoring import PLAIN, Kernels, check_finite, pack_logprobs
+from spot.utils.files import write_aside
 
 log = logging.getLogger(__name__)
 FORMAT = 3

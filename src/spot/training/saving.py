@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from spot.errors import UserError
-from spot.files import begin_aside, place_aside, publish, write_aside, write_folder_aside
 from spot.training import ranks
 from spot.training.precision import DTYPES
 from spot.training.weights import whole_tensors
+from spot.utils.errors import UserError
+from spot.utils.files import begin_aside, place_aside, publish, write_aside, write_folder_aside
 
 CHECKPOINT = "state.ckpt"
 SHARD = "5GB"  # of exported weights

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spot.progress import track
+from spot.utils.progress import track
 
 
 @dataclass(frozen=True)

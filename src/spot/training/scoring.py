@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spot.errors import UserError
 from spot.training import attention, logprobs, selfcheck
 from spot.training.packing import Pack
+from spot.utils.errors import UserError
 
 
 @dataclass(frozen=True)

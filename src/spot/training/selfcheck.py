@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spot.errors import UserError
 from spot.training import attention, logprobs
 from spot.training.balance import head_dim
+from spot.utils.errors import UserError
 
 # ---- attention -----------------------------------------------------------------------------------
 

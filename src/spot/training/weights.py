@@ -21,10 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
-from spot.errors import UserError
 from spot.training import ranks
 from spot.training.hardware import Hardware
 from spot.training.precision import DTYPES
+from spot.utils.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 

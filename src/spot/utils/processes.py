@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-WARDEN = Path(__file__).with_name("warden.py")
+WARDEN = Path(__file__).with_name("guard.py")
 # what a child must not learn of its starter's own place: a rank's, a job's of a sweep, a W&B run's
 LEAKS = {
     "RANK",

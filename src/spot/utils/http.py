@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
 

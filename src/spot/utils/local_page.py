@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from spot.errors import UserError
+from spot.utils.errors import UserError
 
 HOST = "127.0.0.1"
 

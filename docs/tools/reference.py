@@ -21,8 +21,8 @@ from unittest.mock import patch
 
 from omegaconf import MISSING, OmegaConf
 
-from spot import compose, config
-from spot.config import benchmarks, generator, groups, hardware, oracle
+from spot import config
+from spot.config import benchmarks, compose, generator, groups, hardware, oracle
 from spot.utils.errors import UserError
 
 MODULES = (config, groups, oracle, generator, hardware, benchmarks)  # where ranges are checked

@@ -24,7 +24,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import compose, config, group, manual, origins
+from spot import config, group, manual
+from spot.config import compose, origins
 from spot.utils.errors import FULL, UNUSABLE, RankError, UserError
 
 COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}

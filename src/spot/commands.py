@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spot import compose, origins
+from spot.config import compose, origins
 from spot.utils.errors import UserError
 
 

@@ -12,8 +12,8 @@ from dataclasses import fields, is_dataclass
 from itertools import combinations
 from typing import Any, get_args, get_type_hints
 
-from spot import compose, manual
-from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned
+from spot import manual
+from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned, compose
 from spot.config.groups import DATA_ARMS
 from spot.overview import STATES
 from spot.utils.errors import UserError

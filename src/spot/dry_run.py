@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from spot import answering, asking, group, manual, measuring
-from spot.compose import Expanded
 from spot.config import ASKED, PAID, Config
+from spot.config.compose import Expanded
 from spot.looking import REUSE, Seen, look, look_at_exports
 from spot.planning import oracle as costs
 from spot.utils.errors import UserError
@@ -21,7 +21,8 @@ HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written
 
 def command(name: str, arguments: Sequence[str]) -> None:
     """`spot <name> … --dry-run`. Raises UserError for a command that has none, and as `name` would."""
-    from spot import cli, commands, compose  # late: they come before this module
+    from spot import cli, commands
+    from spot.config import compose  # late: they come before this module
 
     if not manual.COMMANDS[name].staged:
         raise UserError(f"spot {name} has no --dry-run: it is for {', '.join(STAGED)}.")

@@ -172,8 +172,7 @@ def different(run: KnownRun) -> dict[str, Any]:
     config = run.record.get("config") or traces.read_yaml(run.folder / ".hydra" / "config.yaml")
     if not isinstance(config, dict):
         return {}
-    from spot import compose
-    from spot.config import plain
+    from spot.config import compose, plain
 
     default = _flat(plain(compose.compose([])))
     own = _flat(config)

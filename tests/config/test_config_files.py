@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from spot import config, unpack
-from spot.compose import CONF, check, compose, sweep_name
+from spot.config.compose import CONF, check, compose, sweep_name
 from spot.utils.errors import UserError
 
 ROOT = CONF.parent

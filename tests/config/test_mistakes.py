@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spot.cli import mistakes_in_one_line
-from spot.compose import check, compose
+from spot.config.compose import check, compose
 from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

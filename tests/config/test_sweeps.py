@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import compose
+from spot.config import compose
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 

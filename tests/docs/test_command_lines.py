@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from spot import cli, commands, compose, manual
+from spot import cli, commands, manual
+from spot.config import compose
 from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spot import cli, compose, config
+from spot import cli, config
+from spot.config import compose
 from tests.oracle.chromium import Tab, chromium, executable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spot import pipeline
-from spot.compose import compose, expand
+from spot.config.compose import compose, expand
 from spot.looking import MAKE, REUSE, found, look
 
 ROOT = Path(__file__).resolve().parents[2]

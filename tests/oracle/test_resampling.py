@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import pytest
 
 from spot import asking
-from spot.compose import compose
+from spot.config.compose import compose
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
 from spot.oracle import money, own
 from spot.oracle.answers import Judge

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spot import exports, report, stages, store
-from spot.compose import compose
+from spot.config.compose import compose
 from spot.evaluation.statistics import by_benchmark, summarise
 from spot.policy import SHIPPED, Policy
 from spot.records import Attempt, Pair, Score

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spot import stages, store
-from spot.compose import compose
+from spot.config.compose import compose
 from spot.policy import SHIPPED, Policy
 from spot.records import Attempt, Pair
 from spot.run import Run

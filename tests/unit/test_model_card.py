@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from spot import model_card, store, unpack
-from spot.compose import compose
 from spot.config import Config, plain
+from spot.config.compose import compose
 from spot.records import Attempt, Pair, Score
 from tests.unit.test_report import BASE, rows_product, scores
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from spot import commands, compose, origins
+from spot import commands
+from spot.config import compose, origins
 from spot.utils.errors import UserError
 
 

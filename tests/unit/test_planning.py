@@ -19,8 +19,8 @@ from rich.console import Console
 
 from performance import common, plan_check
 from spot import planning
-from spot.compose import compose
 from spot.config import Config, ModelConfig
+from spot.config.compose import compose
 from spot.planning.account import Plan
 from spot.planning.memory import TILES, Activations, head_work, standing
 from spot.planning.shapes import KNOWN, Shape, read, shape_of

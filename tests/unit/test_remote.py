@@ -9,7 +9,7 @@ import pytest
 
 from spot import answering
 from spot.chat import chat_ids, user
-from spot.compose import compose
+from spot.config.compose import compose
 from spot.generation import Sampling
 from spot.generation.remote import RemoteGenerator, Target
 from spot.policy import SHIPPED, Policy

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import compose, presence, store, tracking, wandb_run, workspace
-from spot.config import plain
+from spot import presence, store, tracking, wandb_run, workspace
+from spot.config import compose, plain
 from spot.records import Pair, Score
 from spot.training.keeper import COLUMNS
 from spot.utils.errors import UserError

@@ -23,7 +23,7 @@ import pytest
 
 from spot import answering
 from spot.chat import user
-from spot.compose import compose
+from spot.config.compose import compose
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
 from spot.generation.remote import Pace

@@ -120,7 +120,7 @@ def defaults() -> dict[str, Any]:
     """The configuration of `python train.py` without any choice; empty outside of a clone."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from spot import compose
+    from spot.config import compose
 
     if not compose.CONF.is_dir():
         return {}

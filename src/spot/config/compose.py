@@ -28,11 +28,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
-from spot import origins
-from spot.config import BenchmarkConfig, Config
+from spot.config import BenchmarkConfig, Config, origins
 from spot.utils.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 LONGEST = 200  # characters of a key; file names end soon after
 KINDS = {
     "Integer": "a whole number",

@@ -25,7 +25,7 @@ from omegaconf._utils import split_key
 from spot.config import SFT_LIKE, Config
 from spot.utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COLUMN = 44  # where the origins begin, unless the value is longer
 TYPED, SWEPT, FILE, SCHEMA, COMPUTED = "command line", "sweep", "file", "schema", "computed"
 Path_ = tuple[str, ...]  # a key, by its parts

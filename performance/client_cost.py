@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from performance.common import run_alone, write_results
-from spot.chat import user
+from spot.data.chat import user
 from spot.generation import Request, Sampling
 from tests.generation.server import Plan, serving_apart, tokenizer
 

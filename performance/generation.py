@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import run_alone, write_results
-from spot.chat import user
+from spot.data import laptop_world
+from spot.data.chat import user
 from spot.generation import Generator, Request, Sampling
-from spot.questions import arithmetic
 
 ROOT = Path(__file__).parents[1]
 STUDENT = ROOT / "src/spot/assets/tiny"
@@ -33,7 +33,7 @@ WAYS = {"transformers": (), "vllm": (), "vllm --enforce-eager": ("--enforce-eage
 
 
 def asked(count: int) -> list[Request]:
-    questions = arithmetic.questions(count, 0)
+    questions = laptop_world.questions(count, 0)
     return [Request(q.id, 0, user(q.text), SAMPLING, seed=i) for i, q in enumerate(questions)]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import RESULTS, conditions, markdown
-from spot.records import Pair, to_json
+from spot.data.rows import Pair, to_json
 from spot.report import pair_page
 from tests.oracle.chromium import Tab, chromium
 

@@ -34,10 +34,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from performance import common
 from spot.config import NEEDS_REJECTED
+from spot.data.rows import Pair
 from spot.planning.memory import Activations, Footprint, footprint, standing
 from spot.planning.shapes import SHIPPED, Shape, read
 from spot.planning.work import Lengths, Rows
-from spot.records import Pair
 from spot.training import memory
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, tokenise, train

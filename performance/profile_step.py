@@ -25,8 +25,8 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from performance.common import write_results
+from spot.data.rows import Pair, from_json
 from spot.policy import SHIPPED
-from spot.records import Pair, from_json
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method
 from spot.training.module import PairModule

@@ -13,9 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-from spot import store
 from spot.config import SFT_LIKE
-from spot.records import Score
+from spot.data import artifacts
+from spot.data.rows import Score
 
 DOMAINS = ("in_domain", "ood", "general")
 
@@ -23,7 +23,7 @@ DOMAINS = ("in_domain", "ood", "general")
 def accuracies(folder: Path) -> dict[str, float]:
     """Percent correct by domain."""
     hits: dict[str, list[bool]] = defaultdict(list)
-    for score in store.read_rows(folder, Score):
+    for score in artifacts.read_rows(folder, Score):
         hits[score.domain].append(score.correct)
     return {domain: 100 * mean(hits[domain]) for domain in DOMAINS}
 

@@ -16,16 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import answering, chat, store
+from spot import answering
 from spot import policy as weights
 from spot.config import PAID, Config
+from spot.data import artifacts, chat
+from spot.data.rows import Attempt, Rectification
 from spot.oracle import batch, engine, money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.journal import Journal, Spend
 from spot.oracle.prompts import Prompts, prompts
 from spot.oracle.types import Limits, Result, Task
-from spot.records import Attempt, Rectification
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 from spot.verification import Verifier
@@ -68,7 +69,7 @@ def journal_path(config: Config, attempts: str) -> Path:
 
     Held out or not, singly or in batches, asked again once or often: what was answered is paid once.
     """
-    key = store.hash_text(json.dumps([_sent(config), attempts], sort_keys=True))[:16]
+    key = artifacts.hash_text(json.dumps([_sent(config), attempts], sort_keys=True))[:16]
     return Path(config.output) / "oracle" / f"{key}.jsonl"
 
 

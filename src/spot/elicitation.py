@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from spot.chat import user
+from spot.data.chat import user
+from spot.data.rows import CORRECT, Attempt, Question
 from spot.evaluation.statistics import mean_interval, means_by_question
 from spot.generation import Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
-from spot.records import CORRECT, Attempt, Question
 from spot.utils.errors import UserError
 
 # (response, truth, finish reason) → verdict and the final answer found

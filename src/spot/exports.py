@@ -16,10 +16,11 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import policy, stages, store
+from spot import policy, stages
 from spot.config import Config, from_plain
+from spot.data import artifacts
+from spot.data.rows import Score
 from spot.evaluation.statistics import by_benchmark, summarise
-from spot.records import Score
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.run import Run
 from spot.utils.errors import UserError
@@ -86,17 +87,17 @@ def rebuilt(run: FinishedRun) -> Config:
         ) from error
 
 
-def existing(folder: Path) -> store.Product:
+def existing(folder: Path) -> artifacts.Product:
     """A complete product, from where it lies."""
-    manifest = store.read_manifest(folder)
-    return store.Product(
+    manifest = artifacts.read_manifest(folder)
+    return artifacts.Product(
         folder, manifest["stage"], manifest["key"], manifest["settings"], manifest["inputs"]
     )
 
 
 def _rows(step: int, folder: Path, run: FinishedRun) -> Iterator[Mapping[str, Any]]:
     """The rows of one evaluation, benchmarks in the order of the configuration."""
-    scores = by_benchmark(store.read_rows(folder, Score))
+    scores = by_benchmark(artifacts.read_rows(folder, Score))
     for name in run.record["config"]["benchmarks"]["tasks"]:
         summary = summarise(scores[name])
         accuracy = summary.accuracy

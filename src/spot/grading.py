@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.chat import final_part
+from spot.data.chat import final_part
+from spot.data.jsonl import Problem, read_objects
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
-from spot.questions.jsonl import Problem, read_objects
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, Question
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.verification import whole_characters

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spot import asking, pipeline, policy, stages, store, unpack
+from spot import asking, pipeline, policy, stages, unpack
 from spot.config import PAID, Config
+from spot.data import artifacts
+from spot.data.rows import WRONG, Pair
 from spot.planning.work import ERROR_RATE
 from spot.planning.work import attempts as count_attempts
 from spot.policy import Policy
-from spot.records import WRONG, Pair
 from spot.run import Run
 from spot.utils.errors import UserError
 
@@ -70,7 +71,7 @@ class Look:
     first: Any = None
     start: Policy | None = None
     seen: dict[str, Seen] = field(default_factory=dict)
-    there: dict[str, store.Product] = field(default_factory=dict)  # by digest
+    there: dict[str, artifacts.Product] = field(default_factory=dict)  # by digest
     missing: dict[str, str] = field(default_factory=dict)  # digest of a stand-in → what is lacking
 
     @property
@@ -81,12 +82,14 @@ class Look:
     def logs(self) -> Path:
         return self.folder
 
-    def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
+    def stage(
+        self, name: str, target: artifacts.Product, make: Callable[[], None]
+    ) -> artifacts.Product:
         """The product, or what stands for it."""
         name = name if self.round == self.config.rounds else f"round{self.round}/{name}"
         return self._noted(name, target, target.stage)
 
-    def _noted(self, name: str, target: store.Product, until: str) -> store.Product:
+    def _noted(self, name: str, target: artifacts.Product, until: str) -> artifacts.Product:
         """until: what later products then wait for."""
         self.seen[name] = _seen(self, name, target)
         if target.complete:
@@ -94,9 +97,9 @@ class Look:
             return target
         expected = Expected(target.folder, target.stage, target.key, target.settings, target.inputs)
         self.missing[expected.digest] = until
-        return cast(store.Product, expected)
+        return cast(artifacts.Product, expected)
 
-    def weights(self, read: store.Product | None) -> Policy:
+    def weights(self, read: artifacts.Product | None) -> Policy:
         """The starting weights, or what stands for those that are yet to be fetched or pretrained."""
         model = self.config.model
         nowhere = model.path is None and model.pretrain is None
@@ -112,29 +115,29 @@ class Look:
             return policy.prepare(replace(model, path=str(folder), revision=None), self.root)
         return Policy(model.name, made.folder / "model", made.digest)
 
-    def student(self, read: store.Product | None) -> store.Product:
+    def student(self, read: artifacts.Product | None) -> artifacts.Product:
         """The student, or what stands for it."""
         model = self.config.model
         recipe = policy.recipe(model)
         if read is not None and not read.complete and recipe["corpus"] == "data":
-            target = store.product(self.root, "model", recipe, {"texts": read.digest})
+            target = artifacts.product(self.root, "model", recipe, {"texts": read.digest})
         else:
             texts = unpack.split_attempts(self.config, read)[0] if read and read.complete else None
             target = policy.student(model, self.root, texts)[0]
         return self._noted("model", target, "the student is pretrained")
 
-    def fewest(self, pools: Mapping[str, store.Product], most: int | None) -> int | None:
+    def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
         """As many pairs as the poorest pool has, or what stands for their number."""
         known = [self.there.get(pool.digest) for pool in pools.values()]
-        found = [len(store.read_rows(pool.folder, Pair)) for pool in known if pool is not None]
+        found = [len(artifacts.read_rows(pool.folder, Pair)) for pool in known if pool is not None]
         if len(found) == len(pools):
             return min([*found, *([most] if most is not None else [])], default=None)
         waits = json.dumps([*(pool.digest for pool in pools.values()), most])
-        number = f"{WAITS}select:{store.hash_text(waits)}"
+        number = f"{WAITS}select:{artifacts.hash_text(waits)}"
         self.missing[number] = "select"
         return cast(int, number)
 
-    def named(self, name: str) -> store.Product | None:
+    def named(self, name: str) -> artifacts.Product | None:
         """The last round's product of that name, if it is there."""
         key = self.seen[name].key
         return next((product for product in self.there.values() if product.key == key), None)
@@ -165,7 +168,7 @@ def found(config: Config) -> tuple[list[Pair], int] | None:
     pairs, attempts = here.named("pairs"), here.named("attempts")
     if pairs is None or attempts is None:
         return None
-    return store.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)
+    return artifacts.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)
 
 
 def _go(here: Look, until: str | None) -> None:
@@ -226,22 +229,22 @@ def _cached(model: Any) -> Any:
 # ---- what is known of a product ------------------------------------------------------------------
 
 
-def _seen(here: Look, name: str, target: store.Product) -> Seen:
+def _seen(here: Look, name: str, target: artifacts.Product) -> Seen:
     values = [*target.inputs.values(), *target.settings.values()]
     if waits := [until for one, until in here.missing.items() if one in values]:
         return _asked(here, Seen(name, target.stage, target.key, MAKE, waits[-1]), target)
     if target.complete:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in target.counts.items())
         return Seen(name, target.stage, target.key, REUSE, note=counts)
-    rows = target.folder / store.PARTIAL
+    rows = target.folder / artifacts.PARTIAL
     done = rows.read_bytes().count(b"\n") if rows.exists() else 0
     begun = f"{done:,} rows are there" if done else ""
-    does = RESUME if done or (target.folder / store.RESUME).exists() else MAKE
+    does = RESUME if done or (target.folder / artifacts.RESUME).exists() else MAKE
     found = Seen(name, target.stage, target.key, does, note=begun)
     return _asked(here, found, target)
 
 
-def _asked(here: Look, seen: Seen, target: store.Product) -> Seen:
+def _asked(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
     """With how much there is to do, where that is known."""
     config = here.config
     said = ""
@@ -264,13 +267,13 @@ def _answers(config: Config) -> str:
     return " and ".join([*said, *([f"all of {', '.join(more)}"] if more else [])])
 
 
-def _steps(config: Config, pairs: store.Product) -> str:
-    rows = len(store.read_rows(pairs.folder, Pair))
+def _steps(config: Config, pairs: artifacts.Product) -> str:
+    rows = len(artifacts.read_rows(pairs.folder, Pair))
     steps = math.ceil(rows * config.loss.epochs / config.loss.batch_pairs)
     return f"{rows:,} pairs, {steps:,} steps"
 
 
-def _corrections(here: Look, seen: Seen, target: store.Product) -> Seen:
+def _corrections(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
     """How many attempts the Oracle would be asked about."""
     config, part = here.config, target.settings["part"]
     attempts = here.there.get(target.inputs["attempts"])

@@ -8,12 +8,12 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from spot import answering, sandbox, store, unpack
+from spot import answering, sandbox, unpack
 from spot.config import BenchmarkConfig, Config
+from spot.data import artifacts, templates
+from spot.data.jsonl import Problem, value_at
+from spot.data.rows import Question
 from spot.evaluation.types import Family, RowError
-from spot.questions import prompts
-from spot.questions.jsonl import Problem, value_at
-from spot.records import Question
 from spot.utils.errors import UserError
 from spot.verification import Verifier
 
@@ -53,7 +53,7 @@ def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
     if path is not None or task.hub is None:
         del values["hub"], values["subset"], values["split"], values["revision"]
     if path is not None:
-        from spot.questions import hub
+        from spot.data import hub
 
         values["path"] = hub.identity(None, task.subset, task.split, None, path)
     if task.family != "connect4":
@@ -102,7 +102,7 @@ def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:
 
 
 def benchmarks(
-    config: Config, attempts: store.Product | None, verifier: Verifier
+    config: Config, attempts: artifacts.Product | None, verifier: Verifier
 ) -> list[Benchmark]:
     """Every task with its questions; those of the family `data` were held out of training."""
     answer_format = config.data.answer_format
@@ -173,18 +173,18 @@ def template(task: BenchmarkConfig) -> str:
     """What is said around each question: the user's file, else the family's own words."""
     key = f"benchmarks.tasks.{task.name}.prompt"
     if task.prompt is not None:
-        return prompts.load(task.prompt, key=key).text
+        return templates.load(task.prompt, key=key).text
     return own_template(task.family)
 
 
 def own_template(family: str) -> str:
     """Our own words around a question of this family; the question alone where there are none."""
     own = resources.files("spot.evaluation") / "prompts" / f"{family}.md"
-    return own.read_text("utf-8").strip() if own.is_file() else prompts.AS_IS.text
+    return own.read_text("utf-8").strip() if own.is_file() else templates.AS_IS.text
 
 
 def _questions(
-    config: Config, task: BenchmarkConfig, of: Family, attempts: store.Product | None
+    config: Config, task: BenchmarkConfig, of: Family, attempts: artifacts.Product | None
 ) -> list[Question]:
     seed, path = config.benchmarks.seed, local_path(task, config.benchmarks.folder)
     if task.family == "data":
@@ -229,7 +229,7 @@ def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
 
         return connect4.questions(task.questions, seed)
     if task.family == "code":
-        from spot.questions import code_tasks
+        from spot.data import code_tasks
 
         return code_tasks.questions(task.questions, seed, "benchmark")
     from spot.evaluation import arithmetic
@@ -244,7 +244,7 @@ def read_questions(
 
     group: of the configuration, for messages.
     """
-    from spot.questions import hub
+    from spot.data import hub
 
     group = group or f"benchmarks.tasks.{task.name}"
 

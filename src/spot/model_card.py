@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 
-from spot import store
 from spot.config import SFT_LIKE, arm_label
+from spot.data import artifacts
 from spot.report.load import FinishedRun, Study
 from spot.report.style import cell, label, signed
 from spot.report.tables import columns, score_table
@@ -46,7 +46,7 @@ def write(
     model, by default the last one.
     """
     number = number or config["rounds"]
-    trained = store.read_manifest(products["checkpoint"])
+    trained = artifacts.read_manifest(products["checkpoint"])
     sections = [
         _front_matter(config),
         _what(products, config, trained, number),
@@ -114,7 +114,7 @@ def _what(
 ) -> str:
     model, data = config["model"], config["data"]
     name = hub_id(model) or model["name"]
-    selected = store.read_manifest(products["pairs"])["counts"].get(data["arm"], 0)
+    selected = artifacts.read_manifest(products["pairs"])["counts"].get(data["arm"], 0)
     count = selected - len(trained["details"].get("over_long", []))
     rounds = f"in {number} rounds, each from the model of the round before, and in the last "
     said = f"on {count:,} pair{'s' * (count != 1)} made from {LEARNED_FROM[data['arm']]}."
@@ -231,7 +231,7 @@ def _hardware(hardware: Mapping[str, Any]) -> str:
 def _data(products: Mapping[str, Path], trained: Mapping[str, Any]) -> str:
     """Counts and digests of what training read, and of what came before it where it is known."""
     manifests = {
-        name: store.read_manifest(products[name])
+        name: artifacts.read_manifest(products[name])
         for name in ("attempts", "rectifications", "pairs", "held_out")
         if name in products
     }

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import answering, measuring, stages, store
+from spot import answering, measuring, stages
 from spot.config import Config
+from spot.data import artifacts
 from spot.run import EVALUATION, Run
 from spot.utils.errors import UserError
 
@@ -111,7 +112,7 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
     return scores.folder
 
 
-def measure(this: Run) -> store.Product:
+def measure(this: Run) -> artifacts.Product:
     """The scores of the model that the configuration names, after all they need; as in `way`."""
     attempts = stages.attempts(this) if stages.needs_attempts(this.config) else None
     return stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot import store
 from spot.config import ModelConfig
-from spot.records import Attempt
+from spot.data import artifacts
+from spot.data.rows import Attempt
 from spot.utils.errors import UserError
 
 SHIPPED = Path(__file__).parent / "assets" / "tiny"
@@ -51,7 +51,9 @@ def is_here(model: ModelConfig) -> bool:
     return model.pretrain is not None and _is_shipped(model)
 
 
-def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) -> store.Product:
+def pretrain(
+    model: ModelConfig, root: Path, texts: list[Attempt] | None = None
+) -> artifacts.Product:
     """The student that `model.pretrain` describes, made where it is missing."""
     target, rows = student(model, root, texts)
 
@@ -61,13 +63,13 @@ def pretrain(model: ModelConfig, root: Path, texts: list[Attempt] | None = None)
         assert model.pretrain is not None
         student.make(folder / "model", model.pretrain, model.context_length, rows)
 
-    store.compute_files(target, make, content="model/*")
+    artifacts.compute_files(target, make, content="model/*")
     return target
 
 
 def student(
     model: ModelConfig, root: Path, texts: list[Attempt] | None = None
-) -> tuple[store.Product, list[tuple[str, str]] | None]:
+) -> tuple[artifacts.Product, list[tuple[str, str]] | None]:
     """The student as a product of the stage `model`, and what it reads of the data, if anything.
 
     Raises UserError when the model has no recipe, or needs texts and gets none.
@@ -82,8 +84,8 @@ def student(
                 "give data.fields.response=<field>, or choose another model."
             )
         rows = [(row.question, row.response) for row in texts]
-        inputs = {"texts": store.hash_text(json.dumps(rows))}
-    return store.product(root, "model", settings, inputs), rows
+        inputs = {"texts": artifacts.hash_text(json.dumps(rows))}
+    return artifacts.product(root, "model", settings, inputs), rows
 
 
 def recipe(model: ModelConfig) -> dict[str, Any]:
@@ -135,6 +137,6 @@ def _has_weights(folder: Path) -> bool:
 @functools.cache
 def _digest(folder: Path) -> str:
     """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
-    hashes = store.folder_hashes(folder)
+    hashes = artifacts.folder_hashes(folder)
     covered = {k: v for k, v in hashes.items() if not k.startswith((".", "README"))}
-    return store.hash_text(json.dumps(covered, sort_keys=True))
+    return artifacts.hash_text(json.dumps(covered, sort_keys=True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from spot.data.rows import CORRECT, UNPARSEABLE, Attempt, Rectification
 from spot.oracle import Oracle
-from spot.records import CORRECT, UNPARSEABLE, Attempt, Rectification
 from spot.verification import Verifier
 
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spot import store
 from spot.config import Config, plain
-from spot.records import Attempt, Pair
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair
 from spot.utils.files import write_aside
 from spot.utils.machine import processor
 from spot.utils.progress import say
@@ -44,15 +44,17 @@ class Run:
         self.session = session
         self.folder = folder
         self.round = config.rounds
-        self.first: store.Product | None = None  # the first round's attempts
+        self.first: artifacts.Product | None = None  # the first round's attempts
         self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.root = Path(config.output) / "products"
         self._overrides = list(overrides)
-        self._products: dict[str, store.Product] = {}
+        self._products: dict[str, artifacts.Product] = {}
         self._stages: list[dict[str, Any]] = []
         self._started = time.monotonic()
 
-    def stage(self, name: str, target: store.Product, make: Callable[[], None]) -> store.Product:
+    def stage(
+        self, name: str, target: artifacts.Product, make: Callable[[], None]
+    ) -> artifacts.Product:
         """Have `make` complete `target`, unless it is complete; note and tell which, and the time.
 
         `name` is the product's name in `run.json`, behind `round1/` in a round before the last.
@@ -66,7 +68,7 @@ class Run:
             say(f"{target.stage}: {name.replace('_', ' ')} …")
             make()
         seconds = time.monotonic() - begun
-        manifest = store.read_manifest(target.folder)
+        manifest = artifacts.read_manifest(target.folder)
         self._products[name] = target
         self._stages.append(
             {
@@ -83,26 +85,26 @@ class Run:
         say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
         return target
 
-    def weights(self, read: store.Product | None) -> Policy:
+    def weights(self, read: artifacts.Product | None) -> Policy:
         """What the first round starts with. read: attempts that a student learns from."""
         from spot import policy
 
         return policy.prepare(self.config.model, self.root, self._texts(read))
 
-    def student(self, read: store.Product | None) -> store.Product:
+    def student(self, read: artifacts.Product | None) -> artifacts.Product:
         """The student of `model.pretrain`, made even where the package ships the same one."""
         from spot import policy
 
         return policy.pretrain(self.config.model, self.root, self._texts(read))
 
-    def _texts(self, read: store.Product | None) -> list[Attempt] | None:
+    def _texts(self, read: artifacts.Product | None) -> list[Attempt] | None:
         from spot import unpack
 
         return None if read is None else unpack.split_attempts(self.config, read)[0]
 
-    def fewest(self, pools: Mapping[str, store.Product], most: int | None) -> int | None:
+    def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
         """As many pairs as the poorest pool has, `most` at most; tells which one decides."""
-        counts = {name: len(store.read_rows(pool.folder, Pair)) for name, pool in pools.items()}
+        counts = {name: len(artifacts.read_rows(pool.folder, Pair)) for name, pool in pools.items()}
         if not counts:
             return most
         poorest = min(counts, key=lambda name: counts[name])
@@ -112,7 +114,7 @@ class Run:
         say(f"matched: {count} {'pair' if count == 1 else 'pairs'}, decided by {poorest}")
         return count
 
-    def last(self, stage: str) -> store.Product:
+    def last(self, stage: str) -> artifacts.Product:
         """What the stage made or reused last."""
         return next(p for p in reversed(self._products.values()) if p.stage == stage)
 

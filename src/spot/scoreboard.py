@@ -15,7 +15,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from spot import grading, store
+from spot import grading
+from spot.data import artifacts
+from spot.data.rows import Score
 from spot.evaluation.statistics import (
     Estimate,
     bootstrap,
@@ -31,7 +33,6 @@ from spot.evaluation.statistics import (
 )
 from spot.evaluation.types import Grade
 from spot.grading import Response
-from spot.records import Score
 from spot.run import EVALUATION, RUN_FILE
 from spot.utils.errors import UserError
 
@@ -65,14 +66,14 @@ def read(folder: Path, product: str = "scores", name: str | None = None) -> Scor
             if product not in products:
                 raise UserError(f"{folder} measured one model only: name two folders to compare.")
             where = folder / products[product]
-    if not (where / store.MANIFEST).exists():
+    if not (where / artifacts.MANIFEST).exists():
         raise UserError(
             f"{folder} holds no scores: give the folder of a run, or the one that spot evaluate prints."
         )
-    manifest = store.read_manifest(where)
+    manifest = artifacts.read_manifest(where)
     if manifest["stage"] != "evaluate":
         raise UserError(f"{folder} holds no scores but what the stage {manifest['stage']} made.")
-    rows = by_benchmark(store.read_rows(where, Score))
+    rows = by_benchmark(artifacts.read_rows(where, Score))
     tasks = list(manifest["settings"]["benchmarks"])
     of = {task: rows[task] for task in tasks if task in rows}
     return Scores(name or str(folder), of, manifest)

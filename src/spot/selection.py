@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spot.chat import prompt_ids, response_ids
-from spot.proximity import change_ratio, common_prefix
-from spot.records import CORRECT, WRONG, Attempt, Pair, Rectification
+from spot.data.chat import prompt_ids, response_ids
+from spot.data.edits import change_ratio, common_prefix
+from spot.data.rows import CORRECT, WRONG, Attempt, Pair, Rectification
 from spot.utils.errors import UserError
 from spot.verification import Item, Verifier
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spot import overview, store, traces
+from spot import overview, traces
+from spot.data import artifacts
 from spot.overview import METRICS, Doing, KnownRun, Sweep
 from spot.traces import Made, Mean
 
@@ -199,7 +200,7 @@ def _products(run: KnownRun, made: Sequence[Made]) -> Table:
         place = Path(places.get(stage["product"], "")).name
         table.add_row(stage["stage"], Text(stage["product"].replace("_", " ")), how, Text(counts), place)  # fmt: skip
     for one in made if not places else ():
-        manifest = traces.read_json(one.folder / store.MANIFEST)
+        manifest = traces.read_json(one.folder / artifacts.MANIFEST)
         how = f"{manifest['seconds']:.1f} s" if manifest else "unfinished"
         table.add_row(one.stage, "", how, _count_text(manifest.get("counts", {})), one.folder.name)
     return table

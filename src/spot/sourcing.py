@@ -9,9 +9,9 @@ from typing import Any
 
 from spot import measuring
 from spot.config import Config
-from spot.questions import prompts
-from spot.questions.jsonl import Fields, Source, import_attempts, read_questions
-from spot.records import Attempt, Question
+from spot.data import templates
+from spot.data.jsonl import Fields, Source, import_attempts, read_questions
+from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
 from spot.verification import Verifier
 
@@ -24,7 +24,7 @@ def settings(config: Config) -> dict[str, Any]:
     if data.source in ("arithmetic", "code_tasks"):
         made = {"source": data.source, "count": data.questions, "seed": data.seed}
         return made | {"prompt": _template(config).text}
-    from spot.questions import hub
+    from spot.data import hub
 
     found: dict[str, Any] = {
         "source": data.source,
@@ -52,7 +52,7 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
         return [replace(question, text=said(question.text)) for question in made], {}
     limit = None if data.decontaminate else data.questions
     if data.source == "dapo":
-        from spot.questions import dapo
+        from spot.data import dapo
 
         found, dropped = dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
     else:
@@ -102,26 +102,26 @@ def fields(config: Config) -> Fields:
     return Fields(names.question, names.answer, names.id, names.response)
 
 
-def _template(config: Config) -> prompts.Template:
+def _template(config: Config) -> templates.Template:
     if config.data.source == "code_tasks" and config.data.prompt is None:
-        return prompts.Template(measuring.own_template("code"), frozenset({"question"}))
-    return prompts.load(config.data.prompt)
+        return templates.Template(measuring.own_template("code"), frozenset({"question"}))
+    return templates.load(config.data.prompt)
 
 
 def _made(source: str, count: int, seed: int) -> list[Question]:
     if source == "code_tasks":
+        from spot.data import code_tasks
         from spot.evaluation.code import truth_of
-        from spot.questions import code_tasks
 
         made = code_tasks.questions(count, seed, "train")
         return [replace(question, answer=truth_of(question)) for question in made]
-    from spot.questions import arithmetic
+    from spot.data import laptop_world
 
-    return arithmetic.questions(count, seed)
+    return laptop_world.questions(count, seed)
 
 
 def _rows(config: Config) -> Source:
-    from spot.questions import hub
+    from spot.data import hub
 
     data = config.data
     return hub.load_rows(data.hub, data.subset, data.split, data.revision, data.path)
@@ -129,7 +129,7 @@ def _rows(config: Config) -> Source:
 
 def _decontaminated(config: Config, found: list[Question], dropped: Counter[str]) -> list[Question]:
     """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
-    from spot.questions.contamination import contaminated
+    from spot.data.contamination import contaminated
 
     hits = contaminated(found, measuring.texts(config))
     clean = [question for question in found if question.id not in hits]

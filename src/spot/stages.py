@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import answering, asking, launch, measuring, sandbox, sourcing, store, unpack
+from spot import answering, asking, launch, measuring, sandbox, sourcing, unpack
 from spot.config import ASKED, Config
+from spot.data import artifacts
+from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.policy import Policy
-from spot.records import WRONG, Attempt, Pair, Rectification, Score
 from spot.run import Run
 from spot.selection import Rules, nothing_left
 from spot.selection import select as select_pairs
@@ -30,7 +31,7 @@ from spot.verification import Verifier
 # ---- elicit ------------------------------------------------------------------------------------
 
 
-def attempts(this: Run) -> store.Product:
+def attempts(this: Run) -> artifacts.Product:
     """The policy's graded attempts: sampled from it, or, in the first round, imported with the data.
 
     Every round asks the same questions, with other random numbers: a file has no others, and one
@@ -43,7 +44,7 @@ def attempts(this: Run) -> store.Product:
     return _elicit(this, this.weights(None))
 
 
-def policy(this: Run, attempts: store.Product | None) -> Policy:
+def policy(this: Run, attempts: artifacts.Product | None) -> Policy:
     """What the round of these attempts starts with; a student of the data reads those not held out."""
     if this.start is not None and attempts is not this.first:
         return this.start
@@ -62,7 +63,7 @@ def pretrain(this: Run) -> Path:
     return this.student(read).folder / "model"
 
 
-def _elicit(this: Run, policy: Policy) -> store.Product:
+def _elicit(this: Run, policy: Policy) -> artifacts.Product:
     config, data = this.config, this.config.data
     seed = data.seed if this.start is None else data.seed + this.round - 1
     settings = {
@@ -72,7 +73,7 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
         "seed": seed,
         "generation": answering.settings(config, config.generator),
     }
-    target = store.product(this.root, "elicit", settings, {"policy": policy.digest})
+    target = artifacts.product(this.root, "elicit", settings, {"policy": policy.digest})
 
     def make() -> None:
         from spot.elicitation import Tally, elicit
@@ -99,7 +100,7 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
                     )
                 )
 
-        store.compute_rows(
+        artifacts.compute_rows(
             target,
             Attempt,
             produce,
@@ -113,11 +114,11 @@ def _elicit(this: Run, policy: Policy) -> store.Product:
     return this.stage("attempts", target, make)
 
 
-def _import(this: Run) -> store.Product:
+def _import(this: Run) -> artifacts.Product:
     """Attempts that a model made elsewhere, graded here."""
     config, data = this.config, this.config.data
     settings = {"import": sourcing.settings(config), "answer_format": data.answer_format}
-    target = store.product(this.root, "elicit", settings)
+    target = artifacts.product(this.root, "elicit", settings)
 
     def make() -> None:
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
@@ -126,7 +127,7 @@ def _import(this: Run) -> store.Product:
             counts.update(dropped)
             yield from (row for row in rows if row.id not in done)
 
-        store.compute_rows(target, Attempt, produce)
+        artifacts.compute_rows(target, Attempt, produce)
 
     return this.stage("attempts", target, make)
 
@@ -134,7 +135,7 @@ def _import(this: Run) -> store.Product:
 # ---- rectify -----------------------------------------------------------------------------------
 
 
-def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> store.Product:
+def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> artifacts.Product:
     """The Oracle's word on the wrong attempts of one part: `train`, or the few that are held out.
 
     Held-out attempts are always corrected, never answered directly: every arm is watched on the same
@@ -157,7 +158,7 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
         else unpack.oracle_settings(config),
         "answer_format": data.answer_format,
     }
-    target = store.product(this.root, "rectify", settings, inputs)
+    target = artifacts.product(this.root, "rectify", settings, inputs)
 
     def make() -> None:
         from spot.rectification import rectify as rectify_attempts
@@ -167,18 +168,18 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
             if who is not None:
                 journal = asking.journal_path(config, attempts.digest)
                 oracle = asking.Asking(config, mode, verifier, who, journal, target_pairs)
-                store.compute_rows(
+                artifacts.compute_rows(
                     target,
                     Rectification,
                     lambda done, _: oracle.rectify(
-                        wrong, store.unfinished_rows(target, Rectification)
+                        wrong, artifacts.unfinished_rows(target, Rectification)
                     ),
                     total=len(wrong),
                     details=lambda _: oracle.details(),
                     note=oracle.note,
                 )
                 return
-            store.compute_rows(
+            artifacts.compute_rows(
                 target,
                 Rectification,
                 lambda done, _: rectify_attempts(
@@ -198,19 +199,19 @@ def rectify(this: Run, attempts: store.Product, *, part: str, mode: str) -> stor
     return this.stage(name, target, make)
 
 
-def _first(this: Run, attempts: store.Product) -> dict[str, str]:
+def _first(this: Run, attempts: artifacts.Product) -> dict[str, str]:
     """What decides whose questions are held out, where it is not these attempts themselves."""
     if this.first is None or attempts is this.first:
         return {}
     return {"first": this.first.digest}
 
 
-def material(this: Run, attempts: store.Product, arm: str) -> store.Product:
+def material(this: Run, attempts: artifacts.Product, arm: str) -> artifacts.Product:
     """What the pairs of a data arm are made of: the Oracle's words, or in the self arm the attempts."""
     return attempts if arm == "self" else rectify(this, attempts, part="train", mode=arm)
 
 
-def correct(this: Run, attempts: store.Product) -> Path:
+def correct(this: Run, attempts: artifacts.Product) -> Path:
     """Have a person correct all wrong attempts on a local page; returns the sheet they are in."""
     from spot.oracle import human_page
     from spot.oracle.types import Task
@@ -219,7 +220,7 @@ def correct(this: Run, attempts: store.Product) -> Path:
     sheet = Path(config.oracle.path or Path(config.output) / "corrections.csv")
     if sheet.suffix not in unpack.SHEETS:
         raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
-    wrong = [row for row in store.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
+    wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
     tasks = [Task(row.id, row.question, row.answer, row.response) for row in wrong]
     with Verifier() as verifier:
         corrections = human_page.Corrections(
@@ -232,7 +233,7 @@ def correct(this: Run, attempts: store.Product) -> Path:
 # ---- select ------------------------------------------------------------------------------------
 
 
-def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
+def select(this: Run, policy: Policy, attempts: artifacts.Product) -> artifacts.Product:
     """The pairs to train on, `data.pairs` at most.
 
     With `data.matched` no arm gets more than the poorest of those named there has, and with
@@ -240,7 +241,7 @@ def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
     """
     data = this.config.data
 
-    def of(arm: str, gamma: float, name: str, pairs: int | None = None) -> store.Product:
+    def of(arm: str, gamma: float, name: str, pairs: int | None = None) -> artifacts.Product:
         """So many pairs of a data arm, or all it has."""
         limit = gamma if arm == "rectified" else None
         settings = {"arm": arm, "gamma": limit, "pairs": pairs}
@@ -253,15 +254,15 @@ def select(this: Run, policy: Policy, attempts: store.Product) -> store.Product:
     return of(data.arm, data.gamma, "pairs", this.fewest(pools, data.pairs))
 
 
-def select_held_out(this: Run, policy: Policy, corrections: store.Product) -> store.Product:
+def select_held_out(this: Run, policy: Policy, corrections: artifacts.Product) -> artifacts.Product:
     """The pairs every arm is watched on: all verified corrections of the part held out, any γ."""
     settings = {"arm": "rectified", "gamma": None, "pairs": None}
     return _select(this, policy, corrections, "held_out", settings)
 
 
 def _select(
-    this: Run, policy: Policy, material: store.Product, name: str, settings: dict[str, Any]
-) -> store.Product:
+    this: Run, policy: Policy, material: artifacts.Product, name: str, settings: dict[str, Any]
+) -> artifacts.Product:
     config = this.config
     settings |= {
         "seed": config.data.seed,
@@ -273,7 +274,7 @@ def _select(
     if settings["arm"] == "self":
         settings |= {"held_out": config.data.held_out}
         inputs |= _first(this, material)
-    target = store.product(this.root, "select", settings, inputs)
+    target = artifacts.product(this.root, "select", settings, inputs)
 
     def make() -> None:
         from transformers import AutoTokenizer
@@ -286,7 +287,7 @@ def _select(
             if rules.arm == "self":
                 rows = unpack.split_attempts(config, material, this.first)[0]
             else:
-                rows = store.read_rows(material.folder, Rectification)
+                rows = artifacts.read_rows(material.folder, Rectification)
             with Verifier() as verifier:
                 tokenizer = AutoTokenizer.from_pretrained(policy.folder)
                 selection = select_pairs(rows, tokenizer, rules, verifier)
@@ -297,7 +298,7 @@ def _select(
             counts.update(selection.counts)
             yield from (pair for pair in selection.pairs if pair.id not in done)
 
-        store.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
+        artifacts.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
 
     return this.stage(name, target, make)
 
@@ -305,7 +306,9 @@ def _select(
 # ---- train -------------------------------------------------------------------------------------
 
 
-def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Product) -> Policy:
+def train(
+    this: Run, policy: Policy, pairs: artifacts.Product, held_out: artifacts.Product
+) -> Policy:
     """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep."""
     config = this.config
     settings = {
@@ -323,7 +326,7 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
         "probe": asdict(config.probe) | measuring.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
-    target = store.product(this.root, "train", settings, inputs)
+    target = artifacts.product(this.root, "train", settings, inputs)
 
     job = TrainingJob(
         config,
@@ -338,9 +341,9 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
 
     def make() -> None:
         if config.hardware.strategy == "single":
-            store.compute_files(target, lambda _: carry_out(job), "model/*")
+            artifacts.compute_files(target, lambda _: carry_out(job), "model/*")
         else:
-            store.compute_files(target, lambda _: launch.run(job, this.session), "model/*")
+            artifacts.compute_files(target, lambda _: launch.run(job, this.session), "model/*")
 
     made = this.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
@@ -352,8 +355,8 @@ def train(this: Run, policy: Policy, pairs: store.Product, held_out: store.Produ
 
 
 def evaluate(
-    this: Run, name: str, policy: Policy, attempts: store.Product | None = None
-) -> store.Product:
+    this: Run, name: str, policy: Policy, attempts: artifacts.Product | None = None
+) -> artifacts.Product:
     """Scores of one model on every benchmark; the same questions and random numbers for each model.
 
     attempts: where a benchmark asks the run's own held-out questions.
@@ -362,7 +365,7 @@ def evaluate(
     inputs = {"policy": policy.digest}
     if attempts is not None and measuring.asks_held_out(config):
         inputs["attempts"] = attempts.digest
-    target = store.product(this.root, "evaluate", measuring.settings(config), inputs)
+    target = artifacts.product(this.root, "evaluate", measuring.settings(config), inputs)
 
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
@@ -381,7 +384,7 @@ def evaluate(
                         done=done,
                     )
 
-            store.compute_rows(
+            artifacts.compute_rows(
                 target,
                 Score,
                 produce,

@@ -22,9 +22,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from spot.chat import prompt_ids, response_ids
+from spot.data import laptop_corpus as corpus
+from spot.data import laptop_world
+from spot.data.chat import prompt_ids, response_ids
 from spot.oracle.rule import collected, rewrite
-from spot.questions import arithmetic, corpus
 from spot.training.saving import declare_dtype, save_model
 from spot.utils.progress import track
 
@@ -115,9 +116,9 @@ def _world_texts() -> Iterator[str]:
         yield from row
     rng = random.Random(0)
     for _ in range(50):
-        chain = arithmetic.draw_chain(rng, "pretraining")
+        chain = laptop_world.draw_chain(rng, "pretraining")
         yield collected(chain)
-        yield rewrite(arithmetic.work(chain))
+        yield rewrite(laptop_world.work(chain))
 
 
 # ------------------------------------------------------------------------------------ the model

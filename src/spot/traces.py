@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from spot import store
+from spot.data import artifacts
 
 TAIL = 64 << 10  # bytes that are read from the end of a log
 LOCKED_BY = re.compile(r"process (\d+) on (\S+)")
@@ -41,13 +41,13 @@ class Made:
 def makers(products: Path) -> dict[Owner, list[Made]]:
     """Products by the process that made them, in the order it began them."""
     found: dict[Owner, list[Made]] = defaultdict(list)
-    for lock in products.glob(f"*/*/{store.LOCK}"):
+    for lock in products.glob(f"*/*/{artifacts.LOCK}"):
         try:
             text, at = lock.read_text(encoding="utf-8"), lock.stat().st_mtime
         except OSError:  # deleted meanwhile
             continue
         if match := LOCKED_BY.match(text):
-            complete = (lock.parent / store.MANIFEST).exists()
+            complete = (lock.parent / artifacts.MANIFEST).exists()
             found[int(match[1]), match[2]].append(Made(lock.parent, at, complete))
     return {owner: sorted(made, key=lambda one: one.at) for owner, made in found.items()}
 

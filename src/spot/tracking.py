@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spot import presence, store
-from spot.proximity import edited_spans, numbered
-from spot.records import Pair
+from spot import presence
+from spot.data import artifacts
+from spot.data.edits import edited_spans, numbered
+from spot.data.rows import Pair
 from spot.run import RUN_FILE
 from spot.utils.errors import UserError
 from spot.utils.progress import say
@@ -85,7 +86,7 @@ def publish(folder: Path) -> None:
     product = {name: folder / path for name, path in record["products"].items()}
     base, trained = (scoreboard.read(folder, name) for name in ("base_scores", "scores"))
     scores = score_rows(base, trained)
-    pairs = store.read_rows(product["pairs"], Pair)
+    pairs = artifacts.read_rows(product["pairs"], Pair)
     ratios = [[p.id, p.change_ratio, p.common_prefix] for p in spread(pairs, MOST_ROWS)]
     tables = {
         "scores": (SCORE_COLUMNS, [[row.get(c) for c in SCORE_COLUMNS] for row in scores]),

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot import answering, measuring, store, tracking, unpack
+from spot import answering, measuring, tracking, unpack
 from spot.config import Config, from_plain, plain
-from spot.records import Pair
+from spot.data import artifacts
+from spot.data.rows import Pair
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
         result = train(
             job.policy_folder,
             job.out,
-            store.read_rows(job.pairs, Pair),
-            store.read_rows(job.held_out, Pair)[: config.probe.pairs],
+            artifacts.read_rows(job.pairs, Pair),
+            artifacts.read_rows(job.held_out, Pair)[: config.probe.pairs],
             _method(config),
             _optimisation(config),
             config.seed,

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spot import store
 from spot.config import SFT_LIKE, Config, Tuned
-from spot.records import WRONG, Attempt
+from spot.data import artifacts
+from spot.data.rows import WRONG, Attempt
 from spot.selection import split_held_out
 from spot.utils.errors import UserError
 
@@ -32,13 +32,13 @@ def set_threads(threads: int | None) -> None:
 
 
 def split_attempts(
-    config: Config, attempts: store.Product, first: store.Product | None = None
+    config: Config, attempts: artifacts.Product, first: artifacts.Product | None = None
 ) -> tuple[list[Attempt], list[Attempt]]:
     """The attempts to train on, and those whose questions are held out of training.
 
     first: the attempts of the first round; what they hold out stays held out in all rounds.
     """
-    rows = store.read_rows(attempts.folder, Attempt)
+    rows = artifacts.read_rows(attempts.folder, Attempt)
     if first is None or first.key == attempts.key:
         return split_held_out(rows, config.data.held_out, config.data.seed)
     held_out = {row.question for row in split_attempts(config, first)[1]}
@@ -49,7 +49,7 @@ def split_attempts(
 
 
 def wrong_attempts(
-    config: Config, attempts: store.Product, part: str, first: store.Product | None = None
+    config: Config, attempts: artifacts.Product, part: str, first: artifacts.Product | None = None
 ) -> list[Attempt]:
     """The wrong attempts of a part, `train` or `held_out`; first: as in `split_attempts`."""
     train, held_out = split_attempts(config, attempts, first)
@@ -82,7 +82,11 @@ def oracle_settings(config: Config) -> dict[str, Any]:
             "continuation": oracle.continuation,
         } | blind
     path = existing(oracle.path or config.data.path, "oracle.path")
-    return {"kind": "human", "file": store.hash_file(path), "fields": asdict(config.data.fields)}
+    return {
+        "kind": "human",
+        "file": artifacts.hash_file(path),
+        "fields": asdict(config.data.fields),
+    }
 
 
 def oracle(config: Config, attempts: Sequence[Attempt], said: Callable[[str], str]) -> Oracle:

@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from spot.algebra import OUTER_SECONDS, AlgebraPool, Comparison, constant
-from spot.chat import final_part
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
+from spot.data.chat import final_part
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
 
 ANSWER_FORMATS = ("boxed", "last", "json")
 

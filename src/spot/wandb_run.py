@@ -22,8 +22,9 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger
 
-from spot import presence, store, tracking
+from spot import presence, tracking
 from spot.config import arm_label
+from spot.data import artifacts
 from spot.utils.files import write_aside
 from spot.utils.progress import say
 
@@ -132,9 +133,9 @@ def _id(folder: Path, config: Mapping[str, Any], training: Path | None) -> str:
     Ids are kept in files and not made of paths: a folder made afresh, another configuration in it, or
     another machine with the same paths must not continue a finished run.
     """
-    digest = store.hash_text(json.dumps(config, sort_keys=True))
+    digest = artifacts.hash_text(json.dumps(config, sort_keys=True))
     own = folder / "logs" / KEPT
-    going_on = training / store.RESUME / KEPT if training else None
+    going_on = training / artifacts.RESUME / KEPT if training else None
     name = None
     if going_on is not None and going_on.exists():
         name = json.loads(going_on.read_text())["id"]
@@ -202,7 +203,7 @@ def _init(
         project=config["logger"]["project"],
         dir=logs,
         job_type="train",
-        config={**config, "versions": store.versions(), "revision": store.revision()},
+        config={**config, "versions": artifacts.versions(), "revision": artifacts.revision()},
         settings=settings,
         **labels,
     )

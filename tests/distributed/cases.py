@@ -27,7 +27,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     """Train as the case says, below `case["out"]`; what TrainResult tells."""
     from dataclasses import asdict
 
-    from spot.records import Pair
+    from spot.data.rows import Pair
     from spot.training.hardware import Hardware
     from spot.training.loop import RunOptions, train
     from spot.training.losses import Method

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spot.proximity import edited_spans
+from spot.data.edits import edited_spans
 from spot.verification import last_boxed
 
 ROOT = Path(__file__).resolve().parents[2]

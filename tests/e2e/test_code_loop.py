@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from spot.data import code_tasks
 from spot.evaluation.code import truth_of
-from spot.questions import code_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spot import overview, presence, store
+from spot import overview, presence
+from spot.data import artifacts
 from spot.report import dashboard
 from spot.utils.errors import UserError
 from tests.oracle.chromium import Tab, chromium, executable
@@ -83,7 +84,7 @@ def test_the_page_follows_a_sweep_by_itself(
 def training(output: Path, watch: Callable[[Path, Path], None]) -> None:
     """Call `watch(run, product)` while this process holds a run and the training of it."""
     run = output / "runs" / "2026-01-01" / "a"
-    target = store.product(output / "products", "train", {})
+    target = artifacts.product(output / "products", "train", {})
     about = {
         "arm": "spot_bco", "seed": 3, "overrides": [f"data.path={HOSTILE}"],
         "products": str(output / "products"),
@@ -94,7 +95,7 @@ def training(output: Path, watch: Callable[[Path, Path], None]) -> None:
         watch(run, folder)
 
     with presence.kept(run, about):
-        store.compute_files(target, train)
+        artifacts.compute_files(target, train)
 
 
 @pytest.mark.slow

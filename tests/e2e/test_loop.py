@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from spot import store
-from spot.records import Attempt, Pair, Rectification, Score
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Rectification, Score
 from tests.e2e.killing import killed
 
 ROOT = Path(__file__).parents[2]
@@ -65,15 +65,15 @@ def finished(tmp_path_factory) -> Path:
 def test_every_question_is_accounted_for(finished):
     run, record = last_run(finished)
     folder = {name: (run / path).resolve() for name, path in record["products"].items()}
-    attempts = store.read_rows(folder["attempts"], Attempt)
+    attempts = artifacts.read_rows(folder["attempts"], Attempt)
     assert len(attempts) == len({row.question_id for row in attempts}) == 160
     wrong = {row.id for row in attempts if row.verdict == "wrong"}
-    held_out = store.read_rows(folder["held_out_rectifications"], Rectification)
-    train = store.read_rows(folder["rectifications"], Rectification)
+    held_out = artifacts.read_rows(folder["held_out_rectifications"], Rectification)
+    train = artifacts.read_rows(folder["rectifications"], Rectification)
     assert {row.id for row in held_out} | {row.id for row in train} == wrong
     assert len(held_out) == 12
     assert not {row.question_id for row in held_out} & {row.question_id for row in train}
-    pairs = store.read_manifest(folder["pairs"])["counts"]
+    pairs = artifacts.read_manifest(folder["pairs"])["counts"]
     assert sum(pairs.values()) == len(train)
     assert pairs["rectified"] <= 40
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spot import store
-from spot.records import Attempt, Pair, Rectification
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Rectification
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def write(path: Path, rows: list) -> Path:
 def product(folder: Path, stage: str, row_type: type) -> list:
     """All rows of a stage's products."""
     found = (folder / "outputs" / "products" / stage).glob("*/manifest.json")
-    return [row for manifest in found for row in store.read_rows(manifest.parent, row_type)]
+    return [row for manifest in found for row in artifacts.read_rows(manifest.parent, row_type)]
 
 
 def test_recorded_answers_become_pairs_and_a_trained_model(tmp_path):
@@ -130,7 +130,7 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (manifest,) = (tmp_path / "outputs" / "products" / "elicit").glob("*/manifest.json")
-    counts = store.read_manifest(manifest.parent)["counts"]
+    counts = artifacts.read_manifest(manifest.parent)["counts"]
     assert counts.pop("wrong") == 1
     assert sum(counts.values()) == 2
 

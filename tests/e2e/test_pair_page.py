@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spot.records import Pair, Rectification, to_json
+from spot.data.rows import Pair, Rectification, to_json
 from spot.report import pair_page
 from tests.oracle.chromium import Tab, chromium, executable
 

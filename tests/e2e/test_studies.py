@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from spot import store
-from spot.records import Attempt, Pair, Rectification
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Rectification
 from tests.e2e.killing import killed
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -85,9 +85,9 @@ def test_the_jobs_of_table_1_share_all_that_is_dear(tmp_path: Path) -> None:
         ]
         assert sorted(reused) == [False, True, True, True], f"{name} is made by one job"
 
-    sizes = {len(store.read_rows(folders["pairs"], Pair)) for _, folders in found.values()}
+    sizes = {len(artifacts.read_rows(folders["pairs"], Pair)) for _, folders in found.values()}
     poorest = min(
-        len(store.read_rows(folders[f"{arm}_pairs"], Pair))
+        len(artifacts.read_rows(folders[f"{arm}_pairs"], Pair))
         for _, folders in found.values()
         for arm in ("rectified", "direct", "self")
     )
@@ -108,21 +108,21 @@ def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_second_round_starts_where_the_first_one_ended(two_rounds: Path) -> None:
     ((record, folders),) = records(two_rounds)
-    first = store.read_manifest(folders["round1/checkpoint"])
-    last = store.read_manifest(folders["checkpoint"])
-    asked = store.read_manifest(folders["attempts"])
+    first = artifacts.read_manifest(folders["round1/checkpoint"])
+    last = artifacts.read_manifest(folders["checkpoint"])
+    asked = artifacts.read_manifest(folders["attempts"])
     assert last["inputs"]["policy"] == asked["inputs"]["policy"] == first["digest"]
-    assert store.read_manifest(folders["scores"])["inputs"]["policy"] == last["digest"]
+    assert artifacts.read_manifest(folders["scores"])["inputs"]["policy"] == last["digest"]
     base = first["inputs"]["policy"]
-    assert store.read_manifest(folders["base_scores"])["inputs"]["policy"] == base
+    assert artifacts.read_manifest(folders["base_scores"])["inputs"]["policy"] == base
 
-    old, new = (store.read_rows(folders[n], Attempt) for n in ("round1/attempts", "attempts"))
+    old, new = (artifacts.read_rows(folders[n], Attempt) for n in ("round1/attempts", "attempts"))
     assert [row.question for row in old] == [row.question for row in new], "the same questions"
     assert not {row.seed for row in old} & {row.seed for row in new}, "other random numbers"
     for name in ("held_out", "held_out_rectifications", "base_scores"):
         assert folders[name] == folders[f"round1/{name}"]
-    held_out = {row.question for row in store.read_rows(folders["held_out"], Pair)}
-    corrected = store.read_rows(folders["rectifications"], Rectification)
+    held_out = {row.question for row in artifacts.read_rows(folders["held_out"], Pair)}
+    corrected = artifacts.read_rows(folders["rectifications"], Rectification)
     assert {row.id for row in corrected} == {
         row.id for row in new if row.verdict == "wrong" and row.question not in held_out
     }

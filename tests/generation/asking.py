@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spot.chat import user
+from spot.data.chat import user
 from spot.generation import Completion, Request, Sampling
 from spot.generation.remote import Pace, RemoteGenerator, Target
 from spot.utils.errors import UserError

@@ -2,7 +2,7 @@
 
     python -m tests.generation.client http://127.0.0.1:1234/v1 /tmp/out --count 20000 --concurrency 64 --timeout 9 --patience 60
 
-Rows go where the pipeline puts them, through `spot.store`.
+Rows go where the pipeline puts them, through `spot.data.artifacts`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from spot.data.artifacts import Product, compute_rows, product
+from spot.data.rows import Attempt
 from spot.generation import Completion, Request
 from spot.generation.remote import Pace, RemoteGenerator, Target
-from spot.records import Attempt
-from spot.store import Product, compute_rows, product
 from tests.generation.asking import CONTEXT, requests
 from tests.generation.server import tokenizer
 

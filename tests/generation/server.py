@@ -31,7 +31,7 @@ from typing import Any
 
 from aiohttp import web
 
-from spot.chat import chat_ids
+from spot.data.chat import chat_ids
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "src/spot/assets/tiny"

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from spot.data.artifacts import PARTIAL
 from spot.generation.remote import Pace
-from spot.store import PARTIAL
 from tests.generation import client
 from tests.generation.asking import requests
 from tests.generation.server import ROOT, Plan, answer, serving_apart

@@ -2,7 +2,7 @@
 
     python -m tests.oracle.soak gemini http://127.0.0.1:1234 /tmp/out --count 5000 --concurrency 200
 
-Rows go where the pipeline puts them, through `spot.store`; the journal lies beside the product. Its
+Rows go where the pipeline puts them, through `spot.data.artifacts`; the journal lies beside the product. Its
 last line of output is JSON: what was spent, and the seconds from the first request to the last row.
 """
 
@@ -19,14 +19,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spot.data.artifacts import Product, compute_rows, product
+from spot.data.rows import Rectification
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.engine import blocking, rectify
 from spot.oracle.journal import Journal
 from spot.oracle.prompts import prompts
 from spot.oracle.types import Limits, Result, Usage
-from spot.records import Rectification
-from spot.store import Product, compute_rows, product
 from spot.verification import Verifier
 from tests.oracle import world
 

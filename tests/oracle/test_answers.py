@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spot.chat import response_ids
+from spot.data.chat import response_ids
 from spot.oracle.answers import ENDED, STARTED, Judge, Judgement, clean
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Task
 from spot.verification import Verifier

@@ -64,7 +64,7 @@ def build_tokenizer() -> Any:
 
 def build_pairs(count: int, seed: int = 0, with_rejected: bool = True) -> list[Any]:
     """Rectified pairs of random text: y⁺ leaves y⁻ somewhere."""
-    from spot.records import Pair
+    from spot.data.rows import Pair
 
     rng = random.Random(f"pairs {seed}")
     pairs = []

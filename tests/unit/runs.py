@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from spot import store
-from spot.records import Pair, Score
+from spot.data import artifacts
+from spot.data.rows import Pair, Score
 from spot.report.load import Study, load
 from spot.training.schedule import Optimisation
 
@@ -93,8 +93,8 @@ def _write_run(folder: Path, number: int, run: MadeRun) -> None:
     }
     beta = run.config.get("loss.beta", 0.1)
     settings = {"loss": {"beta": beta, "learning_rate": 1e-4}, "run": number}
-    products["checkpoint"] = store.product(folder / "products", "train", settings)
-    store.compute_files(products["checkpoint"], lambda out: _write_curves(out, run))
+    products["checkpoint"] = artifacts.product(folder / "products", "train", settings)
+    artifacts.compute_files(products["checkpoint"], lambda out: _write_curves(out, run))
     job = folder / "sweep" / str(number)
     job.mkdir(parents=True)
     record = {
@@ -143,9 +143,9 @@ def _scores(right: Mapping[str, int], run: MadeRun) -> Iterator[Score]:
 
 def _rows(
     folder: Path, stage: str, settings: dict[str, Any], row_type: type, rows: Any
-) -> store.Product:
-    target = store.product(folder / "products", stage, settings)
-    store.compute_rows(target, row_type, lambda done, counts: rows)
+) -> artifacts.Product:
+    target = artifacts.product(folder / "products", stage, settings)
+    artifacts.compute_rows(target, row_type, lambda done, counts: rows)
     return target
 
 

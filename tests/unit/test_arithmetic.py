@@ -8,11 +8,11 @@ from itertools import islice
 
 import pytest
 
+from spot.data import laptop_corpus, laptop_world
+from spot.data.laptop_world import Step, Term, parse_chain, questions, signed, work, written
+from spot.data.rows import Question
 from spot.evaluation.arithmetic import DOMAINS, benchmark_questions, grade, trivial
 from spot.evaluation.types import Answer, Grade
-from spot.questions import arithmetic, corpus
-from spot.questions.arithmetic import Step, Term, parse_chain, questions, signed, work, written
-from spot.records import Question
 
 CHAIN = (Term("+", 85), Term("-", 12, "("), Term("+", 25, ")"), Term("+", 7))  # 85 - 37 + 7 = 55
 
@@ -49,7 +49,7 @@ def test_the_second_sign_of_a_bracket_after_a_minus_turns_round() -> None:
     ],
 )
 def test_a_carry_goes_wrong_both_ways(left: int, sign: str, right: int, off_by: int) -> None:
-    assert arithmetic.miscarried(left, sign, right) == off_by
+    assert laptop_world.miscarried(left, sign, right) == off_by
 
 
 def test_questions_are_distinct_repeatable_and_right() -> None:
@@ -64,7 +64,7 @@ def test_questions_are_distinct_repeatable_and_right() -> None:
         expression = written(chain)
         assert set(expression) <= set("0123456789 +-()")
         assert question.answer == str(eval(expression))  # digits, signs and brackets only
-        assert 0 <= int(question.answer) <= arithmetic.LARGEST
+        assert 0 <= int(question.answer) <= laptop_world.LARGEST
     shares = Counter(q.meta["class"] for q in asked)
     assert 0.4 < shares["B"] / 300 < 0.6
 
@@ -75,14 +75,14 @@ def test_no_set_shares_a_chain_with_another() -> None:
         for question in questions(300, seed=1, task=task):
             chain = tuple(Term(*term) for term in question.meta["terms"])
             assert chains.setdefault(chain, task) == task
-            assert arithmetic.split_of(chain) == task
+            assert laptop_world.split_of(chain) == task
     rng = random.Random(0)
     for _ in range(300):
-        assert arithmetic.draw_chain(rng, "pretraining") not in chains
+        assert laptop_world.draw_chain(rng, "pretraining") not in chains
 
 
 def test_a_story_tells_the_chain() -> None:
-    text = arithmetic.story_text(random.Random(0), CHAIN)
+    text = laptop_world.story_text(random.Random(0), CHAIN)
     assert "has 85" in text
     assert "gives away a box of 12 red and 25 blue." in text
     assert text.endswith("7. How many are left?")
@@ -90,15 +90,15 @@ def test_a_story_tells_the_chain() -> None:
 
 def test_without_slips_the_corpus_is_right_and_with_them_it_errs_where_it_should() -> None:
     rng = random.Random(0)
-    chains = [arithmetic.draw_chain(rng, "pretraining") for _ in range(400)]
-    careful = corpus.Slips(carry=0, bracket=0)
-    assert all(corpus.slipping_work(rng, c, careful) == work(c) for c in chains)
+    chains = [laptop_world.draw_chain(rng, "pretraining") for _ in range(400)]
+    careful = laptop_corpus.Slips(carry=0, bracket=0)
+    assert all(laptop_corpus.slipping_work(rng, c, careful) == work(c) for c in chains)
     wrong = Counter()
     asked = Counter()
     for chain in chains:
-        kind = arithmetic.error_class(chain)
+        kind = laptop_world.error_class(chain)
         asked[kind] += 1
-        wrong[kind] += corpus.slipping_work(rng, chain, corpus.Slips()) != work(chain)
+        wrong[kind] += laptop_corpus.slipping_work(rng, chain, laptop_corpus.Slips()) != work(chain)
     assert wrong["none"] == 0
     assert asked["A"] > 100
     assert wrong["B"] / asked["B"] > 0.95
@@ -107,25 +107,25 @@ def test_without_slips_the_corpus_is_right_and_with_them_it_errs_where_it_should
 
 def test_a_lost_carry_and_what_builds_on_it() -> None:
     chain = (Term("+", 47), Term("+", 38), Term("-", 11))  # 5 - 1 = 4: no borrow near
-    always = corpus.Slips(carry=1, bracket=0)
-    steps = corpus.slipping_work(random.Random(0), chain, always)
+    always = laptop_corpus.Slips(carry=1, bracket=0)
+    steps = laptop_corpus.slipping_work(random.Random(0), chain, always)
     assert steps == [Step(47, "+", 38, 75), Step(75, "-", 11, 64)]
-    assert corpus.told(steps) == (
+    assert laptop_corpus.told(steps) == (
         r"47 + 38 = 75. 75 - 11 = 64. Therefore, the final answer is: $\boxed{64}$."
     )
 
 
 def test_the_corpus_obeys_its_constraints() -> None:
-    rows = islice(corpus.rows(3), 3000)
+    rows = islice(laptop_corpus.rows(3), 3000)
     seen: Counter[str] = Counter()
     for question, response in rows:
-        names = [n for n, sentence in arithmetic.CONSTRAINTS.items() if sentence in question]
+        names = [n for n, sentence in laptop_world.CONSTRAINTS.items() if sentence in question]
         if names:
             seen.update(names)
             asked = Question("x", "instructions", question, "", {"constraints": names})
             assert graded(asked, response).correct, (question, response)
-    assert set(seen) == set(arithmetic.CONSTRAINTS)
-    assert list(islice(corpus.rows(3), 5)) == list(islice(corpus.rows(3), 5))
+    assert set(seen) == set(laptop_world.CONSTRAINTS)
+    assert list(islice(laptop_corpus.rows(3), 5)) == list(islice(laptop_corpus.rows(3), 5))
 
 
 def test_grading_sums() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
-from spot.chat import final_part
+from spot.data.chat import final_part
+from spot.data.rows import Question
 from spot.elicitation import Tally, elicit
 from spot.generation import Completion, Request, Sampling
-from spot.records import Question
 from spot.verification import Verifier
 
 

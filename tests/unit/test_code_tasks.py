@@ -11,10 +11,10 @@ from importlib import resources
 
 import pytest
 
+from spot.data import code_tasks
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation import code
 from spot.evaluation.types import Answer, RowError
-from spot.questions import code_tasks
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.sandbox import Limits, Program, run_all
 from spot.utils.errors import UserError
 from spot.verification import Item, Verifier

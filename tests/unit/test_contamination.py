@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from spot.questions import arithmetic
-from spot.questions.contamination import contaminated, tokens
-from spot.records import Question
+from spot.data import laptop_world
+from spot.data.contamination import contaminated, tokens
+from spot.data.rows import Question
 
 WALK = (
     "Every day Ola walks $9$ kilometers and rests for $t$ minutes. At a speed of $s$ km/h the walk "
@@ -96,8 +96,8 @@ def test_the_same_words_with_other_numbers_are_another_question():
 def test_no_alarm_among_templates_of_the_laptop_world(task):
     """Sets share no chain, so nothing that one asks is asked by another."""
     tasks = ("benchmark/sums", "benchmark/word_problems", "benchmark/instructions")
-    others = [q for name in tasks if name != task for q in arithmetic.questions(150, 1, name)]
-    asked = arithmetic.questions(1500, 0, task)
+    others = [q for name in tasks if name != task for q in laptop_world.questions(150, 1, name)]
+    asked = laptop_world.questions(1500, 0, task)
     assert contaminated(asked, {q.id: q.text for q in others}) == {}
     assert contaminated(asked[:100], {q.id: q.text for q in asked[100:]}) == {}
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spot.questions import prompts
-from spot.questions.dapo import read_problems
-from spot.questions.hub import load_rows
-from spot.questions.jsonl import Source
+from spot.data import templates
+from spot.data.dapo import read_problems
+from spot.data.hub import load_rows
+from spot.data.jsonl import Source
 from spot.utils.errors import UserError
 
 BEFORE = (
@@ -138,20 +138,20 @@ def test_a_problem_that_is_there_a_hundred_times():
 
 
 def test_the_template_for_mathematics_asks_for_a_box():
-    said = prompts.load("math").fill({"question": r"What is $\frac{1}{2}+\{options\}$?"})
+    said = templates.load("math").fill({"question": r"What is $\frac{1}{2}+\{options\}$?"})
     assert said.startswith("What is $\\frac{1}{2}+\\{options\\}$?\n\n")
     assert said.endswith("Therefore, the final answer is: $\\boxed{ANSWER}$.")
     assert "step by step" in said
 
 
 def test_without_a_template_a_question_stays_as_it_is():
-    assert prompts.load(None).fill({"question": " {question} "}) == " {question} "
+    assert templates.load(None).fill({"question": " {question} "}) == " {question} "
 
 
 def test_a_template_of_ones_own_with_other_placeholders(tmp_path):
     file = tmp_path / "choice.txt"
     file.write_text("{question}\n{options}\nAnswer with \\boxed{A} or {other}.\n")
-    template = prompts.load(file, ("question", "options"), "benchmarks.prompt")
+    template = templates.load(file, ("question", "options"), "benchmarks.prompt")
     assert template.fill({"question": "{options}?", "options": "A) {question}"}) == (
         "{options}?\nA) {question}\nAnswer with \\boxed{A} or {other}."
     )
@@ -168,4 +168,4 @@ def test_a_template_that_cannot_be_used(tmp_path, content, message):
     if content is not None:
         (tmp_path / "mine.md").write_text(content)
     with pytest.raises(UserError, match=message):
-        prompts.load(tmp_path / "mine.md")
+        templates.load(tmp_path / "mine.md")

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spot import exports, report, stages, store
+from spot import exports, report, stages
 from spot.config.compose import compose
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Score
 from spot.evaluation.statistics import by_benchmark, summarise
 from spot.policy import SHIPPED, Policy
-from spot.records import Attempt, Pair, Score
 from spot.run import Run
 from spot.utils.errors import UserError
 from tests.unit.test_report import make_run
@@ -39,14 +40,14 @@ def finished_run(folder: Path, steps: dict[int, float], *overrides: str) -> Path
     this = Run(compose([*SETTINGS, "output=outputs", *overrides]), folder)
     this.round = 1
     attempt = Attempt("a#0", "a", 0, "t", "q", "1", "r", "stop", 1, "1", "correct", "m", 0)
-    attempts = store.product(this.root, "elicit", {})
-    store.compute_rows(attempts, Attempt, lambda done, counts: [attempt])
+    attempts = artifacts.product(this.root, "elicit", {})
+    artifacts.compute_rows(attempts, Attempt, lambda done, counts: [attempt])
     this.stage("attempts", attempts, lambda: None)
     this.round = this.config.rounds
-    pairs = store.product(this.root, "select", {})
-    store.compute_rows(pairs, Pair, lambda done, counts: [PAIR])
+    pairs = artifacts.product(this.root, "select", {})
+    artifacts.compute_rows(pairs, Pair, lambda done, counts: [PAIR])
     this.stage("pairs", pairs, lambda: None)
-    checkpoint = store.product(this.root, "train", {})
+    checkpoint = artifacts.product(this.root, "train", {})
 
     def train(out: Path) -> dict:
         weights(out / "model", 0.04)
@@ -54,7 +55,7 @@ def finished_run(folder: Path, steps: dict[int, float], *overrides: str) -> Path
             weights(out / "exports" / f"step_{step:08d}", noise)
         return {"steps": LAST}
 
-    store.compute_files(checkpoint, train, "model/*")
+    artifacts.compute_files(checkpoint, train, "model/*")
     this.stage("checkpoint", checkpoint, lambda: None)
     trained = Policy("spot_bco", checkpoint.folder / "model", checkpoint.digest)
     stages.evaluate(this, "base_scores", stages.policy(this, attempts), attempts)
@@ -102,7 +103,7 @@ def test_every_export_is_scored_between_the_base_and_the_trained(run, workplace,
     record = json.loads((run / "run.json").read_text())
     for step, name in ((0, "base_scores"), (LAST, "scores")):
         for benchmark, rows in by_benchmark(
-            store.read_rows(run / record["products"][name], Score)
+            artifacts.read_rows(run / record["products"][name], Score)
         ).items():
             accuracy, row = summarise(rows).accuracy, steps[step][benchmark]
             assert float(row["accuracy"]) == pytest.approx(accuracy.value, abs=0.01)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from spot.chat import chat_ids, prompt_ids, user
+from spot.data.chat import chat_ids, prompt_ids, user
 from spot.generation import Request, Sampling, decoding, request_seed
 from spot.generation import transformers as generation
 from spot.generation.transformers import TransformersGenerator, sample

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from spot import grading
+from spot.data.rows import Question
 from spot.evaluation import mathematics
 from spot.evaluation.types import Answer, Family, Grade
-from spot.records import Question
 from spot.utils.errors import UserError
 from spot.verification import Verifier
 

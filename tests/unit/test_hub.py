@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spot.questions.hub import identity, load_rows
-from spot.questions.jsonl import Fields, read_questions
+from spot.data.hub import identity, load_rows
+from spot.data.jsonl import Fields, read_questions
 from spot.utils.errors import UserError
 
 ROWS = [
@@ -158,7 +158,7 @@ def test_a_data_set_of_the_hub_is_pinned():
 CHILD = """
 import json, sys, time
 from spot.utils.errors import UserError
-from spot.questions.hub import load_rows
+from spot.data.hub import load_rows
 
 for case in json.loads(sys.argv[1]):
     began = time.monotonic()

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from spot.data.rows import Attempt
 from spot.oracle.human import HumanOracle
-from spot.records import Attempt
 from spot.rectification import rectify
 from spot.utils.errors import UserError
 from spot.verification import Verifier

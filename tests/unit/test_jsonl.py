@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from spot.questions.jsonl import Fields, import_attempts, read_questions, value_at
+from spot.data.jsonl import Fields, import_attempts, read_questions, value_at
 from spot.utils.errors import UserError
 from spot.verification import Verifier
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from spot import stages, store
+from spot import stages
 from spot.config.compose import compose
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair
 from spot.policy import SHIPPED, Policy
-from spot.records import Attempt, Pair
 from spot.run import Run
 from spot.utils.errors import UserError
 
@@ -20,7 +21,7 @@ WRONG = r"1 + 2 = 3. 3 + 3 = 6. 6 + 4 = 20. Therefore, the final answer is: $\bo
 COUNT = 40
 
 
-def attempts(this: Run, right: int) -> store.Product:
+def attempts(this: Run, right: int) -> artifacts.Product:
     """Attempts at as many questions, of which the first `right` were answered rightly."""
     rows = [
         Attempt(
@@ -40,8 +41,8 @@ def attempts(this: Run, right: int) -> store.Product:
         )
         for i in range(COUNT)
     ]
-    target = store.product(this.root, "elicit", {"right": right})
-    store.compute_rows(target, Attempt, lambda done, counts: rows)
+    target = artifacts.product(this.root, "elicit", {"right": right})
+    artifacts.compute_rows(target, Attempt, lambda done, counts: rows)
     return target
 
 
@@ -49,7 +50,7 @@ def pairs(folder: Path, right: int, *overrides: str) -> list[Pair]:
     """The pairs that a run with these choices trains on."""
     this = Run(compose(["data.held_out=2", f"output={folder}", *overrides]), folder)
     selected = stages.select(this, POLICY, attempts(this, right))
-    return store.read_rows(selected.folder, Pair)
+    return artifacts.read_rows(selected.folder, Pair)
 
 
 def counts(folder: Path, right: int, *overrides: str) -> list[int]:

@@ -11,10 +11,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from spot import model_card, store, unpack
+from spot import model_card, unpack
 from spot.config import Config, plain
 from spot.config.compose import compose
-from spot.records import Attempt, Pair, Score
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Score
 from tests.unit.test_report import BASE, rows_product, scores
 
 HOSTILE = "a | b `c` <d> ***\n---\ntags: [stolen]\n````\n# heading"
@@ -32,7 +33,7 @@ def products_of(root: Path, config: Config, arm: str = "rectified") -> dict[str,
         | {"learning_rate": unpack.learning_rate(config), "beta": unpack.beta(config)}
     }
     inputs = {"policy": "f00d", "pairs": pairs.digest}
-    checkpoint = store.product(root, "train", settings, inputs)
+    checkpoint = artifacts.product(root, "train", settings, inputs)
 
     def train(folder: Path) -> dict:
         (folder / "model").mkdir()
@@ -41,7 +42,7 @@ def products_of(root: Path, config: Config, arm: str = "rectified") -> dict[str,
         final = {"loss": 0.25, f"probe/{HOSTILE}": 97.5}
         return {"steps": 7, "kernels": kernels, "over_long": [], "final": final}
 
-    store.compute_files(checkpoint, train, "model/*")
+    artifacts.compute_files(checkpoint, train, "model/*")
     made = {"attempts": attempts, "pairs": pairs, "checkpoint": checkpoint}
     return {name: product.folder for name, product in made.items()}
 
@@ -114,11 +115,11 @@ def test_it_tells_how_the_model_was_made(tmp_path):
     assert digests["policy"] == ["", "f00d"]
     assert digests["attempts"][0] == "1 wrong"
     (pairs,) = (tmp_path / "select").iterdir()
-    assert digests["pairs"] == ["1 rectified", store.read_manifest(pairs)["digest"]]
+    assert digests["pairs"] == ["1 rectified", artifacts.read_manifest(pairs)["digest"]]
     assert "trained on 1 pair made from its own wrong responses" in text
     assert f"```sh\n{COMMAND}\n```" in text
-    assert f"torch {store.versions()['torch']}" in text
-    assert f"Git revision {store.revision() or 'unknown'}" in text
+    assert f"torch {artifacts.versions()['torch']}" in text
+    assert f"Git revision {artifacts.revision() or 'unknown'}" in text
     assert "enable_thinking=False" in text
 
 
@@ -179,8 +180,8 @@ def test_it_changes_no_product(tmp_path):
     """Two commands that train the same weights share a product, whoever wrote the card last."""
     config = compose([])
     products = products_of(tmp_path, config)
-    digest = store.read_manifest(products["checkpoint"])["digest"]
+    digest = artifacts.read_manifest(products["checkpoint"])["digest"]
     for command in ("python train.py", "python train.py seed=0"):
         model_card.write(products, plain(config), command)
-        store.verify(products["checkpoint"])
-        assert store.read_manifest(products["checkpoint"])["digest"] == digest
+        artifacts.verify(products["checkpoint"])
+        assert artifacts.read_manifest(products["checkpoint"])["digest"] == digest

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from spot import overview, presence, shown, store, traces
+from spot import overview, presence, shown, traces
+from spot.data import artifacts
 from spot.overview import Doing, KnownRun, Sweep
 from spot.utils.errors import UserError
 
@@ -176,7 +177,7 @@ def about(folder: Path, **values: Any) -> dict[str, Any]:
 
 def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
-    target = store.product(tmp_path / "products", "train", {"x": 1})
+    target = artifacts.product(tmp_path / "products", "train", {"x": 1})
     seen: list[tuple[Doing | None, str]] = []
 
     def train(folder: Path) -> None:
@@ -187,7 +188,7 @@ def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
         seen.append((overview.doing(one, made), output(one)))
 
     with presence.kept(run, about(tmp_path)):
-        store.compute_files(target, train)
+        artifacts.compute_files(target, train)
     assert seen[0][0] == Doing("train", 42, 125)
     assert "train 42 of 125" in seen[0][1]
     assert "0.4" in seen[0][1]  # the last loss that was whole
@@ -195,9 +196,9 @@ def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
 
 def test_the_rows_of_a_stage_and_what_it_made_before(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
-    before, now = (store.product(tmp_path / "products", s, {}) for s in ("elicit", "evaluate"))
+    before, now = (artifacts.product(tmp_path / "products", s, {}) for s in ("elicit", "evaluate"))
     with presence.kept(run, about(tmp_path)):
-        store.compute_files(before, lambda folder: None)
+        artifacts.compute_files(before, lambda folder: None)
 
         def evaluate(folder: Path) -> None:
             presence.noting(run)("elicit", 9, 9)  # of the stage before
@@ -208,7 +209,7 @@ def test_the_rows_of_a_stage_and_what_it_made_before(tmp_path: Path) -> None:
             presence.noting(run)("evaluate", 12, 1800)
             assert overview.doing(one, made) == Doing("evaluate", 12, 1800)
 
-        store.compute_files(now, evaluate)
+        artifacts.compute_files(now, evaluate)
     assert overview.look(run).state == "finished"
 
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spot import store
-from spot.records import Attempt, Pair, Rectification
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Rectification
+from spot.data.word_diff import align, marked
 from spot.report import pair_page
 from spot.report.pair_source import read
-from spot.report.spans import align, marked
 from spot.utils.errors import UserError
 
 HOSTILE = (
@@ -58,9 +58,11 @@ def written(folder: Path, *rows: Any) -> Path:
 
 
 def product(root: Path, stage: str, row_type: Any, *rows: Any) -> Path:
-    target = store.product(root, stage, {"gamma": 0.6})
+    target = artifacts.product(root, stage, {"gamma": 0.6})
     details = {"dropped": {"beyond_pairs": ["x", "y"]}}
-    store.compute_rows(target, row_type, lambda done, counts: rows, details=lambda rows: details)
+    artifacts.compute_rows(
+        target, row_type, lambda done, counts: rows, details=lambda rows: details
+    )
     return target.folder
 
 

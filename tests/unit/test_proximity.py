@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spot.proximity import change_ratio, common_prefix, edited_spans
+from spot.data.edits import change_ratio, common_prefix, edited_spans
 
 TOKENS = st.lists(st.integers(0, 5), max_size=30)
 SOME_TOKENS = st.lists(st.integers(0, 5), min_size=1, max_size=30)

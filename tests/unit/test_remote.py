@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from spot import answering
-from spot.chat import chat_ids, user
 from spot.config.compose import compose
+from spot.data.chat import chat_ids, user
 from spot.generation import Sampling
 from spot.generation.remote import RemoteGenerator, Target
 from spot.policy import SHIPPED, Policy

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spot import report, store
+from spot import report
+from spot.data import artifacts
+from spot.data.rows import Pair, Score
 from spot.evaluation.statistics import Estimate
-from spot.records import Pair, Score
 from spot.report import curves, paper, style
 from spot.report.cautions import cautions
 from spot.report.load import Study, load
@@ -39,10 +40,12 @@ def scores(shares, seed: int, domains=DOMAINS):
                 )  # fmt: skip
 
 
-def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> store.Product:
-    target = store.product(root, stage, settings)
+def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> artifacts.Product:
+    target = artifacts.product(root, stage, settings)
     details = {"trivial": {"sums": 2.0, "word_problems": 4.0, "instructions": 12.0}}
-    store.compute_rows(target, row_type, lambda done, counts: rows, details=lambda rows: details)
+    artifacts.compute_rows(
+        target, row_type, lambda done, counts: rows, details=lambda rows: details
+    )
     return target
 
 
@@ -91,7 +94,7 @@ def make_run(
             scores(shares, seed, domains),
         ),
     }
-    checkpoint = store.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
+    checkpoint = artifacts.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
 
     def train(folder: Path) -> dict:
         with (folder / "metrics.csv").open("w", newline="") as file:
@@ -113,7 +116,7 @@ def make_run(
             "kernel_error": 3e-8, "over_long": ["a", "b"] if arm == "sft_plus" else [],
         }  # fmt: skip
 
-    store.compute_files(checkpoint, train)
+    artifacts.compute_files(checkpoint, train)
     products["checkpoint"] = checkpoint
     folder = sweep / str(number)
     folder.mkdir(parents=True)

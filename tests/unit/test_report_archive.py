@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from spot import report, store
+from spot import report
+from spot.data import artifacts
 from spot.report import archive, costs
 from spot.report.load import Study, load
 from spot.report.provenance import command
@@ -194,14 +195,14 @@ def test_a_journals_spend_counts_once(tmp_path):
     record = json.loads((runs / "0" / "run.json").read_text())
     for part, spent in {"held_out": 0.25, "rectifications": 1.5}.items():
         asked = {"kind": "gemini", "model": "pro", "reask": 1, "prompts": part}
-        target = store.product(
+        target = artifacts.product(
             tmp_path / "outputs" / "products",
             "rectify",
             {"part": part, "oracle": asked},
             {"attempts": "a"},
         )
         target.folder.mkdir(parents=True)
-        store.finish(target, {"ok": 1}, 3.0, {"spend": {"recorded": spent, "possible": 0.0}})
+        artifacts.finish(target, {"ok": 1}, 3.0, {"spend": {"recorded": spent, "possible": 0.0}})
         record["products"][part + "_corrected"] = f"../../products/rectify/{target.key}"
     (runs / "0" / "run.json").write_text(json.dumps(record))
     rectify = next(row for row in costs.costs(Study(*load(runs / "0"))) if row.stage == "rectify")

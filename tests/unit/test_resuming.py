@@ -89,7 +89,7 @@ def test_state_of_another_run_is_refused(
 RUNS = """
 import json, sys
 from pathlib import Path
-from spot.records import Pair
+from spot.data.rows import Pair
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method
 from spot.training.saving import Saving

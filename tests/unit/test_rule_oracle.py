@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from spot.data.laptop_world import parse_chain, work
+from spot.data.rows import Attempt
 from spot.oracle import rule
 from spot.oracle.rule import RuleOracle, smallest_fix
-from spot.questions.arithmetic import parse_chain, work
-from spot.records import Attempt
 from spot.verification import last_boxed
 
 QUESTION = "What is 85 - (12 + 25) + 7?"

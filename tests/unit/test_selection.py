@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from spot.records import Attempt, Rectification
+from spot.data.rows import Attempt, Rectification
 from spot.selection import Rules, nothing_left, select, split_held_out
 from spot.utils.errors import UserError
 from spot.verification import Verifier

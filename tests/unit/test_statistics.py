@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from spot.data.rows import Score
 from spot.evaluation.statistics import (
     bootstrap,
     clopper_pearson,
@@ -15,7 +16,6 @@ from spot.evaluation.statistics import (
     question_means,
     summarise,
 )
-from spot.records import Score
 
 
 def score(question: str, trial: int, correct: bool, verdict: str = "wrong") -> Score:

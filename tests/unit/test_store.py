@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from spot import store
-from spot.records import Question, from_json, to_json
+from spot.data import artifacts
+from spot.data.rows import Question, from_json, to_json
 from spot.utils.errors import UserError
 
 
@@ -35,31 +35,41 @@ def test_a_row_of_another_shape_is_refused(line):
 
 
 def test_the_name_depends_on_settings_and_inputs_and_not_on_their_order(tmp_path):
-    one = store.product(
+    one = artifacts.product(
         tmp_path, "select", {"gamma": 0.6, "arm": "rectified"}, {"a": "x", "b": "y"}
     )
-    same = store.product(
+    same = artifacts.product(
         tmp_path, "select", {"arm": "rectified", "gamma": 0.6}, {"b": "y", "a": "x"}
     )
     assert one.folder == same.folder
     others = [
-        store.product(tmp_path, "select", {"gamma": 0.7, "arm": "rectified"}, {"a": "x", "b": "y"}),
-        store.product(tmp_path, "select", {"gamma": 0.6, "arm": "rectified"}, {"a": "z", "b": "y"}),
-        store.product(tmp_path, "train", {"gamma": 0.6, "arm": "rectified"}, {"a": "x", "b": "y"}),
+        artifacts.product(
+            tmp_path, "select", {"gamma": 0.7, "arm": "rectified"}, {"a": "x", "b": "y"}
+        ),
+        artifacts.product(
+            tmp_path, "select", {"gamma": 0.6, "arm": "rectified"}, {"a": "z", "b": "y"}
+        ),
+        artifacts.product(
+            tmp_path, "train", {"gamma": 0.6, "arm": "rectified"}, {"a": "x", "b": "y"}
+        ),
     ]
     assert len({p.folder for p in [one, *others]}) == 4
 
 
 def test_rows_are_sorted_counted_and_reused(tmp_path):
-    target = store.product(tmp_path, "elicit", {})
-    store.compute_rows(target, Question, questions([3, 1, 2]))
-    assert [row.id for row in store.read_rows(target.folder, Question)] == ["q001", "q002", "q003"]
+    target = artifacts.product(tmp_path, "elicit", {})
+    artifacts.compute_rows(target, Question, questions([3, 1, 2]))
+    assert [row.id for row in artifacts.read_rows(target.folder, Question)] == [
+        "q001",
+        "q002",
+        "q003",
+    ]
     assert target.counts == {"sums": 3}
 
     def never(done, counts):
         raise AssertionError("a complete product was computed again")
 
-    store.compute_rows(target, Question, never)
+    artifacts.compute_rows(target, Question, never)
 
 
 def test_what_a_stage_drops_is_counted_beside_its_rows(tmp_path):
@@ -67,13 +77,13 @@ def test_what_a_stage_drops_is_counted_beside_its_rows(tmp_path):
         counts["over_long"] += 2
         yield question(1)
 
-    target = store.product(tmp_path, "select", {})
-    store.compute_rows(target, Question, produce, details=lambda rows: {"note": 1})
+    target = artifacts.product(tmp_path, "select", {})
+    artifacts.compute_rows(target, Question, produce, details=lambda rows: {"note": 1})
     assert target.counts == {"over_long": 2, "sums": 1}
-    assert store.read_manifest(target.folder)["details"] == {"note": 1}
+    assert artifacts.read_manifest(target.folder)["details"] == {"note": 1}
 
 
-def interrupted(target: store.Product, numbers, torn: bytes) -> None:
+def interrupted(target: artifacts.Product, numbers, torn: bytes) -> None:
     """Leave `target` as a process does that is killed in the middle of a line."""
 
     class Killed(BaseException):
@@ -84,16 +94,16 @@ def interrupted(target: store.Product, numbers, torn: bytes) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        store.compute_rows(target, Question, produce)
-    with (target.folder / store.PARTIAL).open("ab") as file:
+        artifacts.compute_rows(target, Question, produce)
+    with (target.folder / artifacts.PARTIAL).open("ab") as file:
         file.write(torn)
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"id": "q00', to_json(question(2)).encode()])
 def test_a_resumed_product_equals_an_uninterrupted_one(tmp_path, torn):
-    whole = store.product(tmp_path, "elicit", {"run": 1})
-    store.compute_rows(whole, Question, questions(range(5)))
-    parts = store.product(tmp_path, "elicit", {"run": 2})
+    whole = artifacts.product(tmp_path, "elicit", {"run": 1})
+    artifacts.compute_rows(whole, Question, questions(range(5)))
+    parts = artifacts.product(tmp_path, "elicit", {"run": 2})
     interrupted(parts, [4, 0], torn)
 
     asked = []
@@ -102,42 +112,42 @@ def test_a_resumed_product_equals_an_uninterrupted_one(tmp_path, torn):
         asked.append(done)
         yield from questions(range(5))(done, counts)
 
-    store.compute_rows(parts, Question, rest)
+    artifacts.compute_rows(parts, Question, rest)
     assert asked == [frozenset({"q004", "q000"})]
-    rows = [(p.folder / store.ROWS).read_bytes() for p in (whole, parts)]
+    rows = [(p.folder / artifacts.ROWS).read_bytes() for p in (whole, parts)]
     assert rows[0] == rows[1]
     assert whole.digest == parts.digest
-    assert not (parts.folder / store.PARTIAL).exists()
+    assert not (parts.folder / artifacts.PARTIAL).exists()
 
 
 def test_damage_inside_a_partial_product_is_an_error_not_a_silent_loss(tmp_path):
-    target = store.product(tmp_path, "elicit", {})
+    target = artifacts.product(tmp_path, "elicit", {})
     interrupted(target, [1, 2], b"")
-    partial = target.folder / store.PARTIAL
+    partial = target.folder / artifacts.PARTIAL
     partial.write_bytes(b"garbage\n" + partial.read_bytes())
     with pytest.raises(UserError, match="damaged in line 1"):
-        store.compute_rows(target, Question, questions(range(3)))
+        artifacts.compute_rows(target, Question, questions(range(3)))
 
 
 def test_a_row_made_twice_is_refused(tmp_path):
-    target = store.product(tmp_path, "elicit", {})
+    target = artifacts.product(tmp_path, "elicit", {})
     with pytest.raises(ValueError, match="q001 twice"):
-        store.compute_rows(target, Question, lambda d, c: iter([question(1), question(1)]))
+        artifacts.compute_rows(target, Question, lambda d, c: iter([question(1), question(1)]))
 
 
 def test_a_changed_byte_is_noticed(tmp_path):
-    target = store.product(tmp_path, "elicit", {})
-    store.compute_rows(target, Question, questions([1]))
-    rows = target.folder / store.ROWS
+    target = artifacts.product(tmp_path, "elicit", {})
+    artifacts.compute_rows(target, Question, questions([1]))
+    rows = target.folder / artifacts.ROWS
     rows.write_text(rows.read_text().replace('"2"', '"3"'))
     with pytest.raises(UserError, match=r"rows\.jsonl does not match its manifest.*Delete"):
-        store.read_rows(target.folder, Question)
+        artifacts.read_rows(target.folder, Question)
 
 
 def test_an_incomplete_product_cannot_be_read(tmp_path):
-    target = store.product(tmp_path, "elicit", {})
+    target = artifacts.product(tmp_path, "elicit", {})
     with pytest.raises(UserError, match="not complete"):
-        store.read_rows(target.folder, Question)
+        artifacts.read_rows(target.folder, Question)
 
 
 def test_files_outside_the_content_do_not_change_the_digest(tmp_path):
@@ -149,11 +159,13 @@ def test_files_outside_the_content_do_not_change_the_digest(tmp_path):
 
         return write
 
-    one, two = (store.product(tmp_path, "train", {"seed": s}) for s in (0, 1))
-    store.compute_files(one, make("1 s"), content="model/*")
-    store.compute_files(two, make("2 s"), content="model/*")
+    one, two = (artifacts.product(tmp_path, "train", {"seed": s}) for s in (0, 1))
+    artifacts.compute_files(one, make("1 s"), content="model/*")
+    artifacts.compute_files(two, make("2 s"), content="model/*")
     assert one.digest == two.digest
-    assert store.read_manifest(one.folder)["files"] != store.read_manifest(two.folder)["files"]
+    assert (
+        artifacts.read_manifest(one.folder)["files"] != artifacts.read_manifest(two.folder)["files"]
+    )
 
 
 def _slow_maker(root: Path, started, log: Path) -> None:
@@ -166,7 +178,7 @@ def _slow_maker(root: Path, started, log: Path) -> None:
             if f"q{n:03d}" not in done:
                 yield question(n)
 
-    store.compute_rows(store.product(root, "elicit", {}), Question, produce)
+    artifacts.compute_rows(artifacts.product(root, "elicit", {}), Question, produce)
 
 
 def test_two_processes_make_one_product_once(tmp_path):
@@ -192,9 +204,9 @@ def test_the_lock_of_a_killed_process_does_not_bind(tmp_path):
     time.sleep(0.2)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(30)
-    target = store.product(tmp_path, "elicit", {})
+    target = artifacts.product(tmp_path, "elicit", {})
     assert not target.complete
-    store.compute_rows(target, Question, questions(range(10)))
-    assert [row.id for row in store.read_rows(target.folder, Question)] == [
+    artifacts.compute_rows(target, Question, questions(range(10)))
+    assert [row.id for row in artifacts.read_rows(target.folder, Question)] == [
         f"q{n:03d}" for n in range(10)
     ]

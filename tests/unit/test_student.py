@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spot import student
-from spot.chat import prompt_ids, response_ids
+from spot.data import laptop_corpus, laptop_world
+from spot.data.chat import prompt_ids, response_ids
 from spot.evaluation.arithmetic import DOMAINS
 from spot.oracle.rule import collected, rewrite
-from spot.questions import arithmetic, corpus
 
 SHIPPED = Path(student.__file__).parent / "assets" / "tiny"
 
@@ -43,13 +43,13 @@ def tokenizer() -> Any:
 
 
 def test_everything_the_world_says_comes_back_exactly(tokenizer: Any) -> None:
-    texts = [text for row in islice(corpus.rows(11), 300) for text in row]
+    texts = [text for row in islice(laptop_corpus.rows(11), 300) for text in row]
     rng = random.Random(11)
-    chains = [arithmetic.draw_chain(rng, "sums") for _ in range(50)]
+    chains = [laptop_world.draw_chain(rng, "sums") for _ in range(50)]
     texts += [collected(chain) for chain in chains]
-    texts += [rewrite(arithmetic.work(chain)) for chain in chains]
+    texts += [rewrite(laptop_world.work(chain)) for chain in chains]
     for task in ("sums", *(f"benchmark/{name}" for name in DOMAINS)):
-        texts += [question.text for question in arithmetic.questions(50, 11, task)]
+        texts += [question.text for question in laptop_world.questions(50, 11, task)]
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids, text
@@ -111,7 +111,7 @@ def test_a_student_of_any_text(tmp_path: Path) -> None:
 
 
 def test_only_the_response_is_learned_and_the_filling_is_not(tokenizer: Any) -> None:
-    batches = student._batches(corpus.rows(0), tokenizer, settings(), 256, {"dropped": 0})
+    batches = student._batches(laptop_corpus.rows(0), tokenizer, settings(), 256, {"dropped": 0})
     inputs, labels = next(batches)
     assert inputs.shape == labels.shape
     assert inputs.shape[0] == 4

@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import presence, store, tracking, wandb_run, workspace
+from spot import presence, tracking, wandb_run, workspace
 from spot.config import compose, plain
-from spot.records import Pair, Score
+from spot.data import artifacts
+from spot.data.rows import Pair, Score
 from spot.training.keeper import COLUMNS
 from spot.utils.errors import UserError
 from tests.unit.wandb_files import Saved, saved_runs
@@ -71,9 +72,9 @@ def scores(right: int) -> list[Score]:
 
 def rows_product(root: Path, name: str, row_type: type, rows: list) -> Path:
     settings = {"of": name, "benchmarks": {task: {"trials": 1} for task in ANSWERS}}
-    target = store.product(root, "select" if row_type is Pair else "evaluate", settings)
+    target = artifacts.product(root, "select" if row_type is Pair else "evaluate", settings)
     details = {"trivial": {"sums": 10.0}}
-    store.compute_rows(target, row_type, lambda d, c: rows, details=lambda r: details)
+    artifacts.compute_rows(target, row_type, lambda d, c: rows, details=lambda r: details)
     return target.folder
 
 
@@ -135,7 +136,7 @@ def test_a_finished_run_is_published_whole(tmp_path):
     (saved,) = saved_runs(folder / "logs")
     assert logged(saved) == ROWS  # the training was reused: its curves are there nevertheless
     assert {name: saved.config[name] for name in values} == values
-    assert saved.config["versions"] == store.versions()
+    assert saved.config["versions"] == artifacts.versions()
     run = saved.run
     assert (run.run_group, run.job_type, run.project) == ("table2", "train", "spot")
     assert list(run.tags) == ["spot_bco", "table2", "seed 4"]

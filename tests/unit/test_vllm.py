@@ -22,8 +22,8 @@ import psutil
 import pytest
 
 from spot import answering
-from spot.chat import user
 from spot.config.compose import compose
+from spot.data.chat import user
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
 from spot.generation.remote import Pace

@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from spot.chat import user
+from spot.data import laptop_world
+from spot.data.chat import user
 from spot.generation import Request, Sampling, transformers
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, VllmGenerator, load
-from spot.questions import arithmetic
 from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.vllm
@@ -31,7 +31,7 @@ Below = Callable[[psutil.Process], list[psutil.Process]]
 
 
 def asked(count: int, sampling: Sampling) -> list[Request]:
-    questions = arithmetic.questions(count, 0)
+    questions = laptop_world.questions(count, 0)
     return [Request(q.id, 0, user(q.text), sampling, seed=i) for i, q in enumerate(questions)]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spot.records import Attempt
+from spot.data.rows import Attempt
 from spot.verification import last_boxed
 
 

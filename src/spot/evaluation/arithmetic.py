@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spot.data import laptop_world
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.questions import arithmetic
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import extract, quick_equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
@@ -21,7 +21,7 @@ DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general
 
 def benchmark_questions(name: str, count: int, seed: int) -> list[Question]:
     """Questions of one benchmark, never asked in training or pretraining."""
-    return arithmetic.questions(count, seed, f"benchmark/{name}")
+    return laptop_world.questions(count, seed, f"benchmark/{name}")
 
 
 def family() -> Family:

@@ -16,9 +16,9 @@ from itertools import count, takewhile
 from string import ascii_uppercase
 from typing import Any
 
+from spot.data.jsonl import value_at
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError
-from spot.questions.jsonl import value_at
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import last_boxed, quick_equal
 
 

@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any
 
 from spot import sandbox
-from spot.chat import final_part
+from spot.data.chat import final_part
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.sandbox import Limits, Outcome, Program
 from spot.verification import Item
 

@@ -20,9 +20,9 @@ from functools import partial
 from operator import index
 from typing import Any
 
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation.connect4_game import Cell, generate, listed, parse, show, winning_drops
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 
 SIDES = ("own", "opponent")
 

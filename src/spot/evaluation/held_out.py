@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from spot.data.rows import CORRECT, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.records import CORRECT, Question
 from spot.verification import Item, Verifier
 
 

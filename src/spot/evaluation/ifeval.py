@@ -28,9 +28,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
 
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation import sentences
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.utils.errors import UserError
 
 SECONDS = (

@@ -16,9 +16,9 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from spot.data.jsonl import value_at
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.questions.jsonl import value_at
-from spot.records import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.verification import LONGEST_ANSWER, Verifier, extract, number, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses

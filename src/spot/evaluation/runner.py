@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from spot.chat import final_part, user
+from spot.data.chat import final_part, user
+from spot.data.rows import UNPARSEABLE, Question, Score
 from spot.evaluation.types import Answer, Family, Grade
 from spot.generation import Completion, Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
-from spot.records import UNPARSEABLE, Question, Score
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from spot.records import TRUNCATED, UNPARSEABLE, Score
+from spot.data.rows import TRUNCATED, UNPARSEABLE, Score
 
 CONFIDENCE = 0.95
 FEW = 5  # right or wrong answers below which t is not trusted

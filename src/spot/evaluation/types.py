@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spot.records import Question
+from spot.data.rows import Question
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Answer:
 class Grade:
     """What a response is worth. `reason` says in a few words why it is not correct.
 
-    `verdict` is one of spot.records: correct, wrong, truncated, unparseable. `details` are the
+    `verdict` is one of spot.data.rows: correct, wrong, truncated, unparseable. `details` are the
     family's own findings (JSON values), kept with the score.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spot.chat import chat_ids
+from spot.data.chat import chat_ids
 from spot.generation.http import Endpoint, Reply
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
 from spot.utils import http

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
-from spot.chat import prompt_ids
+from spot.data.chat import prompt_ids
 from spot.utils.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from spot.chat import Message
+from spot.data.chat import Message
 from spot.generation.types import LENGTH, STOP
 from spot.utils import http
 from spot.utils.errors import UserError

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from spot.chat import chat_ids
+from spot.data.chat import chat_ids
 from spot.generation.decoding import Row, decode
 from spot.generation.folder import check_folder
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling

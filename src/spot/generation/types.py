@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from spot.chat import Message
+from spot.data.chat import Message
 
 STOP = "stop"
 LENGTH = "length"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from spot.records import Attempt
+from spot.data.rows import Attempt
 
 
 class Oracle(Protocol):

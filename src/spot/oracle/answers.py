@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from spot.data.edits import change_ratio, common_prefix
+from spot.data.rows import CORRECT, UNPARSEABLE
 from spot.oracle.types import EMPTY, MAX_TOKENS, SAFETY, STOP, Task
-from spot.proximity import change_ratio, common_prefix
-from spot.records import CORRECT, UNPARSEABLE
 from spot.verification import Verifier
 
 OK, WRONG, UNCHANGED, TRUNCATED = "ok", "wrong", "unchanged", "truncated"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spot.data.jsonl import Problem, read_objects, value_at
+from spot.data.rows import Attempt
 from spot.oracle import human_sheet
 from spot.oracle.types import Task
-from spot.questions.jsonl import Problem, read_objects, value_at
-from spot.records import Attempt
 from spot.utils.errors import UserError
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations: `= <<3+4=7>>7`

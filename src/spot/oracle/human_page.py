@@ -18,10 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from spot.data.edits import change_ratio, edited_spans, numbered
 from spot.oracle import human_sheet
 from spot.oracle.answers import words
 from spot.oracle.types import Task
-from spot.proximity import change_ratio, edited_spans, numbered
 from spot.utils import local_page
 from spot.utils.errors import UserError
 from spot.utils.progress import say

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from spot.chat import final_part, user
+from spot.data.chat import final_part, user
 from spot.generation import request_seed
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, Completion, Generator, Request, Sampling
 from spot.oracle.answers import OK, Judgement

@@ -11,9 +11,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from spot.questions.arithmetic import Chain, Step, parse_chain, signed, work
-from spot.questions.corpus import ENDING
-from spot.records import Attempt
+from spot.data.laptop_corpus import ENDING
+from spot.data.laptop_world import Chain, Step, parse_chain, signed, work
+from spot.data.rows import Attempt
 
 _STEP = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 SLIP = 10  # what a carry too many adds

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spot import store
-from spot.records import Pair, Score, to_json
+from spot.data import artifacts
+from spot.data.rows import Pair, Score, to_json
 from spot.report import examples
 from spot.report.config_diff import defaults
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
@@ -127,16 +127,16 @@ def _product(run: FinishedRun, name: str) -> Files:
     kind = name.rpartition("/")[2]
     if kind in ("scores", "base_scores"):
         rows = run.scores if name == "scores" else run.base_scores
-        files[store.ROWS] = _rows(_slim_score(score) for of in rows.values() for score in of)
+        files[artifacts.ROWS] = _rows(_slim_score(score) for of in rows.values() for score in of)
     elif kind in ("pairs", "held_out"):
         pairs = run.pairs(name)
         shown = {pair.id for pair in examples.chosen(pairs)}
-        files[store.ROWS] = _rows(p if p.id in shown else _slim_pair(p) for p in pairs)
+        files[artifacts.ROWS] = _rows(p if p.id in shown else _slim_pair(p) for p in pairs)
     elif kind == "checkpoint":
         files[METRICS] = (run.product(name) / METRICS).read_text(encoding="utf-8")
-    hashes = {of: store.hash_text(text) for of, text in files.items()}
+    hashes = {of: artifacts.hash_text(text) for of, text in files.items()}
     kept = scrubbed(manifest | {"details": details}) | {"files": hashes}
-    return files | {store.MANIFEST: _text(kept)}
+    return files | {artifacts.MANIFEST: _text(kept)}
 
 
 def _slim_score(score: Score) -> Score:

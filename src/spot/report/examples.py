@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spot.records import Pair
+from spot.data.rows import Pair
 
 SHOWN = 5
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from spot.records import Pair
+from spot.data.rows import Pair
 from spot.report.load import FinishedRun, Study
 from spot.report.style import HALF, INK, colours
 

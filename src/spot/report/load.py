@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spot import store
 from spot.config import arm_label
+from spot.data import artifacts
+from spot.data.rows import Pair, Score
 from spot.evaluation.statistics import Summary, by_benchmark, question_means, summarise
-from spot.records import Pair, Score
 from spot.report.config_diff import arm_names, resolved
 from spot.utils.errors import UserError
 
@@ -68,7 +68,7 @@ class FinishedRun:
 
     def manifest(self, name: str) -> dict[str, Any]:
         path = self.product(name)
-        return self._once("manifest", path, lambda: store.read_manifest(path))
+        return self._once("manifest", path, lambda: artifacts.read_manifest(path))
 
     @property
     def scores(self) -> dict[str, list[Score]]:
@@ -94,7 +94,7 @@ class FinishedRun:
 
     def _scores(self, product: str) -> dict[str, list[Score]]:
         path = self.product(product)
-        return self._once("scores", path, lambda: by_benchmark(store.read_rows(path, Score)))
+        return self._once("scores", path, lambda: by_benchmark(artifacts.read_rows(path, Score)))
 
     def _means(self, product: str) -> dict[str, dict[str, float]]:
         rows = self._scores(product)
@@ -106,7 +106,7 @@ class FinishedRun:
 
     def pairs(self, name: str = "pairs") -> list[Pair]:
         path = self.product(name)
-        return self._once("pairs", path, lambda: store.read_rows(path, Pair))
+        return self._once("pairs", path, lambda: artifacts.read_rows(path, Pair))
 
     def _once(self, what: str, path: Path, make: Callable[[], Value]) -> Value:
         if (what, path) not in self.read:

@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from spot.data.word_diff import marked
 from spot.report import costs, examples, figures, histograms, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
 from spot.report.cautions import cautions
 from spot.report.claims import claim_row, tally_text
 from spot.report.config_diff import differences
 from spot.report.load import Study, load
-from spot.report.spans import marked
 from spot.report.verdicts import FAILS, HOLDS, ROW, UNCLEAR, Verdict, judge, verdict_rows
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed

@@ -20,8 +20,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from spot.data.word_diff import Alignment, Piece, align
 from spot.report.pair_source import RUN_FILE, Entry, Listing, read
-from spot.report.spans import Alignment, Piece, align
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spot import store
+from spot.data import artifacts
+from spot.data.rows import Attempt, Pair, Question, Rectification, Score, from_json
 from spot.oracle.answers import COMMENTED, OK, REWRITTEN, clean
-from spot.records import Attempt, Pair, Question, Rectification, Score, from_json
 from spot.utils.errors import UserError
 
 RUN_FILE = "run.json"
@@ -87,18 +87,18 @@ def _pairs_of_run(folder: Path) -> Path:
 
 def _product(folder: Path) -> Listing:
     """A finished product of select or rectify, checked against its manifest."""
-    if not (folder / store.MANIFEST).exists():
-        if (folder / store.PARTIAL).exists():
+    if not (folder / artifacts.MANIFEST).exists():
+        if (folder / artifacts.PARTIAL).exists():
             raise UserError(f"{folder} is unfinished: run the command that makes it to its end.")
         if any(folder.glob(f"*/{RUN_FILE}")):
             first = min(folder.glob(f"*/{RUN_FILE}")).parent
             raise UserError(f"{folder} is a sweep: name one of its runs, spot pairs {first}.")
         raise UserError(f"{folder} is no run and no product: {GIVE}.")
-    manifest = store.read_manifest(folder)
+    manifest = artifacts.read_manifest(folder)
     stage = str(manifest.get("stage"))
     if stage not in KINDS:
         raise UserError(f"{folder} was made by {stage} and holds no pairs: {GIVE}.")
-    rows = store.read_rows(folder, KINDS[stage])
+    rows = artifacts.read_rows(folder, KINDS[stage])
     listing = _listing(f"{stage} {folder.resolve().name}", rows)
     listing.facts.update(_facts(manifest))
     return listing

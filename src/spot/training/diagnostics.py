@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from spot.proximity import AFTER, EDITED, NO_PART, SHARED
+from spot.data.edits import AFTER, EDITED, NO_PART, SHARED
 from spot.training import ranks
 from spot.training.packing import Pack
 

@@ -20,9 +20,9 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoTokenizer
 
-from spot import chat
+from spot.data import chat
+from spot.data.rows import Pair
 from spot.planning.memory import RESERVE
-from spot.records import Pair
 from spot.training import attention, ranks
 from spot.training.balance import Cost
 from spot.training.hardware import Hardware

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spot.proximity import NO_PART, align, common_prefix
+from spot.data.edits import NO_PART, align, common_prefix
 from spot.training.balance import TOKENS_ONLY, Cost, deal
 
 Ids = np.ndarray  # token ids, int32

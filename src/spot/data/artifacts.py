@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.records import SCHEMA, Row, RowT, from_json, to_json
+from spot.data.rows import SCHEMA, Row, RowT, from_json, to_json
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.utils.progress import say, track

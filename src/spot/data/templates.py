@@ -52,13 +52,13 @@ def load(
 
 def names() -> list[str]:
     """The templates of the package."""
-    folder = resources.files("spot.questions") / "prompts"
+    folder = resources.files("spot.data") / "prompts"
     return sorted(f.name.removesuffix(".md") for f in folder.iterdir() if f.name.endswith(".md"))
 
 
 def _text(name_or_path: str | Path, key: str) -> str:
     if str(name_or_path) in names():
-        file = resources.files("spot.questions") / "prompts" / f"{name_or_path}.md"
+        file = resources.files("spot.data") / "prompts" / f"{name_or_path}.md"
         return file.read_text("utf-8")
     path = Path(name_or_path).expanduser()
     try:

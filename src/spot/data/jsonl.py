@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.records import Attempt, Question
+from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
 from spot.verification import Item, Verifier, extract, last_boxed
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from spot.records import Question
+from spot.data.rows import Question
 
 LARGEST = 199  # of any number that is ever written
 NEAR_MISS = 4  # units that miss a carry by no more may get one all the same

@@ -11,7 +11,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from spot.questions.arithmetic import (
+from spot.data.laptop_world import (
     LARGEST,
     Chain,
     Step,

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from spot.questions.contamination import tokens
-from spot.questions.jsonl import Fields, Problem, Row, Source, read_questions, value_at
-from spot.records import Question
+from spot.data.contamination import tokens
+from spot.data.jsonl import Fields, Problem, Row, Source, read_questions, value_at
+from spot.data.rows import Question
 from spot.utils.errors import UserError
 
 _BEFORE = re.compile(

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from spot.records import Question
+from spot.data.rows import Question
 from spot.utils.errors import UserError
 
 TASK = "code_tasks"
@@ -62,7 +62,7 @@ class Kind:
 @cache
 def kinds() -> dict[str, Kind]:
     """All kinds, by name."""
-    text = (resources.files("spot.questions") / "code_tasks.yaml").read_text("utf-8")
+    text = (resources.files("spot.data") / "code_tasks.yaml").read_text("utf-8")
     found = [
         Kind(
             row["signature"],

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spot.records import Question
+from spot.data.rows import Question
 
 SHARE = 0.5  # of the windows of the question with fewer
 SIZES = (13, 8, 5)  # tokens of a window, the largest that suits a text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spot.proximity import common_prefix, edited_spans, numbered
-from spot.records import Pair, Rectification
+from spot.data.edits import common_prefix, edited_spans, numbered
+from spot.data.rows import Pair, Rectification
 
 # With the blanks before it (and those at the end of the text), so that words join to the text.
 _WORD = re.compile(r"\s*\S+(?:\s+\Z)?")

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import answering
 from spot import policy as weights
 from spot.config import PAID, Config
 from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
+from spot.generation import build
 from spot.oracle import batch, engine, money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
@@ -57,7 +57,7 @@ def _sent(config: Config) -> dict[str, Any]:
     """What decides a reply besides its prompt."""
     oracle = config.oracle
     if oracle.kind == "self":
-        generation = answering.settings(config, config.generator)
+        generation = build.settings(config, config.generator)
         return {"kind": oracle.kind, "seed": oracle.seed, "generation": generation}
     names = ["kind", "model", "base_url", "temperature", "max_tokens"]
     names += ["thinking_budget", "thinking_level", "effort", "extra"]
@@ -123,8 +123,8 @@ class Asking:
         who = self.config.generator
         desk = self._desk(money.FREE)
         policy = Policy(reask=self.config.oracle.reask, target=self.target, have=have)
-        with closing(answering.generator(self.config, who, self.student)) as generator:
-            itself = own.Itself(generator, answering.sampling(who), self.config.oracle.seed)
+        with closing(build.generator(self.config, who, self.student)) as generator:
+            itself = own.Itself(generator, build.sampling(who), self.config.oracle.seed)
             yield from own.rectify(tasks, itself, desk, policy, self.config.oracle.resample)
 
     def _paid(self, tasks: list[Task], have: int) -> Iterator[Result]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot import answering, asking, group, manual, measuring
+from spot import asking, group, manual, measuring
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
+from spot.generation import build
 from spot.looking import REUSE, Seen, look, look_at_exports
 from spot.planning import oracle as costs
 from spot.utils.errors import UserError
@@ -150,7 +151,7 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
     """What the real command would refuse on this machine, as it says it."""
     checks: list[Callable[[], None]] = []
     if until != "pretrain":
-        checks.append(lambda: answering.check(config))
+        checks.append(lambda: build.check(config))
     if until in (None, "evaluate"):
         checks.append(lambda: measuring.check(config))
     if config.oracle.kind in ASKED and until not in ("elicit", "pretrain", "evaluate"):

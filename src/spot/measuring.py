@@ -8,12 +8,13 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from spot import answering, sandbox, unpack
+from spot import sandbox, unpack
 from spot.config import BenchmarkConfig, Config
 from spot.data import artifacts, templates
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
 from spot.evaluation.types import Family, RowError
+from spot.generation import build
 from spot.utils.errors import UserError
 from spot.verification import Verifier
 
@@ -35,7 +36,7 @@ def settings(config: Config) -> dict[str, Any]:
     settings = {
         "benchmarks": {name: _task_settings(config, task) for name, task in tasks.items()},
         "seed": config.benchmarks.seed,
-        "generation": answering.settings(config, answering.evaluator(config)),
+        "generation": build.settings(config, build.evaluator(config)),
     }
     if asks_held_out(config):
         settings |= {
@@ -76,7 +77,7 @@ def probe_settings(config: Config) -> dict[str, Any]:
     return {
         "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
         "benchmarks_seed": config.benchmarks.seed,
-        "generation": answering.settings(config, answering.evaluator(config)),
+        "generation": build.settings(config, build.evaluator(config)),
     }
 
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import answering, measuring, stages
+from spot import measuring, stages
 from spot.config import Config
 from spot.data import artifacts
+from spot.generation import build
 from spot.run import EVALUATION, Run
 from spot.utils.errors import UserError
 
@@ -95,7 +96,7 @@ def _check(config: Config, until: str | None, session: Session | None) -> None:
         from spot.training.loop import check_devices
 
         check_devices(config.hardware.devices)
-    answering.check(config)
+    build.check(config)
     if until is None:
         measuring.check(config)
 
@@ -105,7 +106,7 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
     `folder` is the run's own and gets `evaluation.json`.
     """
-    answering.check(config)
+    build.check(config)
     this = Run(config, folder, overrides)
     scores = measure(this)
     this.record(EVALUATION)

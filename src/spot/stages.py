@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import answering, asking, launch, measuring, sandbox, sourcing, unpack
+from spot import asking, launch, measuring, sandbox, sourcing, unpack
 from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
+from spot.generation import build
 from spot.policy import Policy
 from spot.run import Run
 from spot.selection import Rules, nothing_left
@@ -71,7 +72,7 @@ def _elicit(this: Run, policy: Policy) -> artifacts.Product:
         "answer_format": data.answer_format,
         "samples": data.samples,
         "seed": seed,
-        "generation": answering.settings(config, config.generator),
+        "generation": build.settings(config, config.generator),
     }
     target = artifacts.product(this.root, "elicit", settings, {"policy": policy.digest})
 
@@ -85,13 +86,13 @@ def _elicit(this: Run, policy: Policy) -> artifacts.Product:
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
             counts.update(dropped)
-            generator = answering.generator(config, config.generator, policy)
+            generator = build.generator(config, config.generator, policy)
             with closing(generator), Verifier() as verifier:
                 yield from tally.watch(
                     elicit(
                         questions,
                         generator,
-                        answering.sampling(config.generator),
+                        build.sampling(config.generator),
                         partial(verifier.verdict, answer_format=data.answer_format),
                         samples=data.samples,
                         seed=seed,
@@ -370,16 +371,16 @@ def evaluate(
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
 
-        who = answering.evaluator(config)
+        who = build.evaluator(config)
         with Verifier() as verifier:
             benchmarks = measuring.benchmarks(config, attempts, verifier)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
-                with closing(answering.generator(config, who, policy)) as generator:
+                with closing(build.generator(config, who, policy)) as generator:
                     yield from run_benchmarks(
                         benchmarks,
                         generator,
-                        answering.sampling(who),
+                        build.sampling(who),
                         seed=config.benchmarks.seed,
                         done=done,
                     )

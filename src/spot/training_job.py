@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot import answering, measuring, tracking, unpack
+from spot import measuring, tracking, unpack
 from spot.config import Config, from_plain, plain
 from spot.data import artifacts
 from spot.data.rows import Pair
+from spot.generation import build
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,14 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     from spot.evaluation.runner import evaluate as run_benchmarks
     from spot.generation.transformers import TransformersGenerator
 
-    who = answering.evaluator(config)
+    who = build.evaluator(config)
     benchmarks = [measuring.made(task, config.benchmarks.seed) for task in tasks]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def probe(model: Any) -> dict[str, float]:
         generator = TransformersGenerator(model, tokenizer, who.batch, config.model.thinking)
-        sampling, seed = answering.sampling(who), config.benchmarks.seed
+        sampling, seed = build.sampling(who), config.benchmarks.seed
         return accuracy(list(run_benchmarks(benchmarks, generator, sampling, seed=seed)))
 
     return probe

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from spot import answering
 from spot.config.compose import compose
 from spot.data.chat import chat_ids, user
-from spot.generation import Sampling
+from spot.generation import Sampling, build
 from spot.generation.remote import RemoteGenerator, Target
 from spot.policy import SHIPPED, Policy
 from spot.utils import http
@@ -177,7 +176,7 @@ def test_messages_name_the_group_that_the_user_gave(group: str) -> None:
         given = [f"{choice}=openai", f"{group}.base_urls=[{server.url}]"]
         config = compose(given, until="elicit")
         who = getattr(config, group)
-        made = answering.generator(config, who, Policy("student", SHIPPED, ""))
+        made = build.generator(config, who, Policy("student", SHIPPED, ""))
         assert isinstance(made, RemoteGenerator)
         assert f"set {group}.model to what it serves" in refused(made, requests(1))
         server.plan(Plan(key="secret"))

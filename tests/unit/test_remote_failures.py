@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from spot.generation import dispatch, http
+from spot.generation import http, scheduler
 from spot.generation import remote as remote_module
 from spot.utils.errors import UserError
 from tests.generation.asking import generator, refused, requests, run, text
@@ -130,8 +130,8 @@ def test_an_address_that_denies_everything_does_not_stop_the_others() -> None:
 
 
 def test_what_a_silent_server_had_is_asked_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "PROBE_EVERY", 0.1)
-    monkeypatch.setattr(dispatch, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(scheduler, "PROBE_EVERY", 0.1)
+    monkeypatch.setattr(scheduler, "SILENT_SECONDS", 0.5)
     monkeypatch.setattr(http, "PROBE_SECONDS", 0.2)
     with serving(Plan(latency=30)) as hung, serving(Plan(latency=0.01)) as whole:
         found: list[str] = []

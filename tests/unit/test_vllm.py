@@ -21,10 +21,9 @@ from typing import Any
 import psutil
 import pytest
 
-from spot import answering
 from spot.config.compose import compose
 from spot.data.chat import user
-from spot.generation import Request, Sampling
+from spot.generation import Request, Sampling, build
 from spot.generation import vllm as module
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, deal, load
@@ -223,7 +222,7 @@ def test_a_server_that_does_not_come_back_stops_the_run(make: Make, tmp_path: Pa
 def test_a_silent_server_is_started_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(module, "PROBE_EVERY", 0.2)
-    monkeypatch.setattr("spot.generation.serving.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("spot.generation.vllm_process.PROBE_SECONDS", 0.5)
     with make() as servers:
         pid = state(servers)["pid"]
         os.kill(pid, signal.SIGSTOP)
@@ -300,7 +299,7 @@ def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
 def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
     config = compose(["generator@evaluator=vllm", "evaluator.executable=/no/vllm"])
     assert config.evaluator is not None
-    made = answering.generator(config, config.evaluator, Policy("student", STUDENT, ""))
+    made = build.generator(config, config.evaluator, Policy("student", STUDENT, ""))
     request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
     with pytest.raises(UserError, match=r"^evaluator\.executable=/no/vllm is no program here"):
         list(made.generate([request]))

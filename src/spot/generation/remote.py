@@ -18,9 +18,9 @@ from typing import Any
 
 import aiohttp
 
-from spot.generation.dialogue import Dialogue, Target
-from spot.generation.dispatch import Dispatcher, Pace
 from spot.generation.http import Endpoint, connector
+from spot.generation.prompt_check import Dialogue, Target
+from spot.generation.scheduler import Dispatcher, Pace
 from spot.generation.types import Completion, Request
 from spot.utils import http
 

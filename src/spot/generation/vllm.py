@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spot.generation import serving
+from spot.generation import vllm_process
 from spot.generation.folder import check_folder
 from spot.generation.remote import Pace, RemoteGenerator, Target
-from spot.generation.serving import ServerProcess
 from spot.generation.types import Completion, Request
+from spot.generation.vllm_process import ServerProcess
 from spot.utils.errors import UserError
 from spot.utils.processes import visible_gpus
 from spot.utils.progress import say
@@ -126,7 +126,7 @@ class Servers:
         ):
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
-            environment = serving.environment(executable, gpus)
+            environment = vllm_process.environment(executable, gpus)
             command = self._command(executable, port, on_cpu=gpus is None)
             processes.append(ServerProcess(command, port, log, environment))
         return processes
@@ -134,7 +134,7 @@ class Servers:
     def _command(self, executable: str, port: int, on_cpu: bool) -> list[str]:
         command = [executable, "serve", str(self.folder.absolute())]
         options = {
-            "host": serving.HOST,
+            "host": vllm_process.HOST,
             "port": port,
             "served-model-name": self.name,
             "max-model-len": self.context_length,
@@ -244,7 +244,7 @@ def _ports(settings: Settings, count: int) -> list[int]:
             sock = held.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind((serving.HOST, port))
+                sock.bind((vllm_process.HOST, port))
             except (OSError, OverflowError) as error:
                 raise UserError(
                     f"{settings.option('port')}={first}: port {port} cannot be used ({error}): give "

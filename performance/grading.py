@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from performance.common import markdown, write_results
-from spot.evaluation import mathematics
-from spot.evaluation.types import Answer
-from spot.verification import Verifier
+from spot.grading import math_family
+from spot.grading.family import Answer
+from spot.grading.math import Verifier
 
 WORDS = ("even", "odd", "east", "west", "circle", "ellipse", "parabola", "Monday", "prime", "never")
 
@@ -50,7 +50,7 @@ def answers(mix: Sequence[str], count: int) -> tuple[list[Answer], list[bool]]:
         truth, same, other = SHAPES[mix[i % len(mix)]](i + 2)
         correct = i // len(mix) % 2 == 0
         row = {"problem": "Find it.", "answer": truth}
-        question = mathematics.read(mathematics.Fields(), row, str(i))
+        question = math_family.read(math_family.Fields(), row, str(i))
         text = (
             "Let us see. " * 100
             + rf"The final answer is: $\boxed{{{same if correct else other}}}$."
@@ -71,7 +71,7 @@ def measure(name: str, mix: Sequence[str], count: int) -> dict[str, Any]:
             grades = [
                 grade
                 for first in range(0, count, size)
-                for grade in mathematics.grade(verifier, given[first : first + size])
+                for grade in math_family.grade(verifier, given[first : first + size])
             ]
             seconds[way] = time.perf_counter() - start
         if [grade.correct for grade in grades] != right:

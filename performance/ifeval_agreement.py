@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import markdown
-from spot.evaluation import ifeval, sentences
-from spot.evaluation.types import Answer, Grade
+from spot.grading import ifeval, sentences
+from spot.grading.family import Answer, Grade
 from spot.utils.errors import UserError
 from tests.evaluation.agreement import answered
 

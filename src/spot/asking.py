@@ -21,6 +21,7 @@ from spot.config import PAID, Config
 from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
 from spot.generation import build
+from spot.grading.math import Verifier
 from spot.oracle import batch, engine, money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
@@ -29,7 +30,6 @@ from spot.oracle.prompts import Prompts, prompts
 from spot.oracle.types import Limits, Result, Task
 from spot.utils.errors import UserError
 from spot.utils.progress import say
-from spot.verification import Verifier
 
 WITHOUT_TERMINAL = 5.0  # USD that a run may cost which nobody is asked about
 

@@ -55,7 +55,7 @@ def grade(arguments: Sequence[str]) -> None:
         raise UserError(f"out={out} is a folder, or the responses themselves: name another file.")
 
     from spot import grading, measuring, scoreboard
-    from spot.verification import Verifier
+    from spot.grading.math import Verifier
 
     with Verifier() as verifier:
         family = measuring.family(task, verifier, "boxed")
@@ -73,7 +73,7 @@ def connect4(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] != "generate":
         raise UserError("say what to do: spot connect4 generate out=<file> [count=500] [seed=0].")
     given = _values(arguments[1:], "connect4 generate", ("out",), ("count", "seed"))
-    from spot.evaluation import connect4_game
+    from spot.grading import connect4_game
 
     numbers = {key: _whole(key, given.get(key, default)) for key, default in _BOARDS.items()}
     rows = connect4_game.generate(numbers["count"], numbers["seed"])

@@ -16,11 +16,11 @@ from typing import Any
 from spot.data.chat import final_part
 from spot.data.jsonl import Problem, read_objects
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
+from spot.grading.family import Answer, Family, Grade, RowError
+from spot.grading.math import whole_characters
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
-from spot.verification import whole_characters
 
 TOGETHER = 256  # responses graded at once, so that all cores have work
 FINISHED = (STOP, LENGTH, PROMPT_TOO_LONG)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from spot.data.rows import CORRECT, UNPARSEABLE, Attempt, Rectification
+from spot.grading.math import Verifier
 from spot.oracle import Oracle
-from spot.verification import Verifier
 
 
 def rectify(

@@ -31,8 +31,8 @@ from spot.evaluation.statistics import (
     question_means,
     summarise,
 )
-from spot.evaluation.types import Grade
 from spot.grading import Response
+from spot.grading.family import Grade
 from spot.run import EVALUATION, RUN_FILE
 from spot.utils.errors import UserError
 

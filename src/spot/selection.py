@@ -15,8 +15,8 @@ from typing import Any
 from spot.data.chat import prompt_ids, response_ids
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.rows import CORRECT, WRONG, Attempt, Pair, Rectification
+from spot.grading.math import Item, Verifier
 from spot.utils.errors import UserError
-from spot.verification import Item, Verifier
 
 EMPTY = "empty"
 IDENTICAL = "identical"

@@ -12,8 +12,8 @@ from spot.config import Config
 from spot.data import templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
+from spot.grading.math import Verifier
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 
 CONTAMINATED, BEYOND = "contaminated", "beyond_questions"
 
@@ -111,7 +111,7 @@ def _template(config: Config) -> templates.Template:
 def _made(source: str, count: int, seed: int) -> list[Question]:
     if source == "code_tasks":
         from spot.data import code_tasks
-        from spot.evaluation.code import truth_of
+        from spot.grading.code import truth_of
 
         made = code_tasks.questions(count, seed, "train")
         return [replace(question, answer=truth_of(question)) for question in made]

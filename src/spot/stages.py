@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import asking, launch, measuring, sandbox, sourcing, unpack
+from spot import asking, launch, measuring, sourcing, unpack
 from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.generation import build
+from spot.grading import sandbox
+from spot.grading.math import Verifier
 from spot.policy import Policy
 from spot.run import Run
 from spot.selection import Rules, nothing_left
@@ -27,7 +29,6 @@ from spot.selection import select as select_pairs
 from spot.training_job import TrainingJob, carry_out
 from spot.utils.errors import UserError
 from spot.utils.progress import say
-from spot.verification import Verifier
 
 # ---- elicit ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spot.data import code_tasks
-from spot.evaluation.code import truth_of
+from spot.grading.code import truth_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,13 +21,13 @@ from typing import Any
 
 from spot.data.artifacts import Product, compute_rows, product
 from spot.data.rows import Rectification
+from spot.grading.math import Verifier
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.engine import blocking, rectify
 from spot.oracle.journal import Journal
 from spot.oracle.prompts import prompts
 from spot.oracle.types import Limits, Result, Usage
-from spot.verification import Verifier
 from tests.oracle import world
 
 # USD a token; sums of these are exact, so that bills are equal or are not

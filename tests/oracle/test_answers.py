@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from spot.data.chat import response_ids
+from spot.grading.math import Verifier
 from spot.oracle.answers import ENDED, STARTED, Judge, Judgement, clean
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Task
-from spot.verification import Verifier
 
 pytestmark = pytest.mark.oracle
 

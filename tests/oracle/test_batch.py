@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from spot.grading.math import Verifier
 from spot.oracle.batch import Batching, Singly, rectify_in_batches
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.engine import blocking, rectify
@@ -20,7 +21,6 @@ from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal, Spend
 from spot.oracle.types import STOP, Job, Limits, Reply, Result, RetryableError, Task, Usage
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 from tests.oracle import soak, world
 from tests.oracle.server import Plan, serving
 from tests.oracle.server import Server as HttpServer

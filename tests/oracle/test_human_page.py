@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from spot.grading.math import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.human_page import Corrections, correct, marked, page
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 from tests.oracle.chromium import Tab, chromium, executable
 
 pytestmark = pytest.mark.oracle

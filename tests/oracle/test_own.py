@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
+from spot.grading.math import Verifier
 from spot.oracle import money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.prompts import prompts
-from spot.verification import Verifier
 from tests.oracle import world
 
 pytestmark = pytest.mark.oracle

@@ -9,12 +9,12 @@ import pytest
 from spot import asking
 from spot.config.compose import compose
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
+from spot.grading.math import Verifier
 from spot.oracle import money, own
 from spot.oracle.answers import Judge
 from spot.oracle.desk import Desk, Policy
 from spot.oracle.prompts import prompts
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 from tests.oracle import world
 
 pytestmark = pytest.mark.oracle

@@ -11,8 +11,8 @@ import pytest
 from spot.data import laptop_corpus, laptop_world
 from spot.data.laptop_world import Step, Term, parse_chain, questions, signed, work, written
 from spot.data.rows import Question
-from spot.evaluation.arithmetic import DOMAINS, benchmark_questions, grade, trivial
-from spot.evaluation.types import Answer, Grade
+from spot.grading.family import Answer, Grade
+from spot.grading.laptop import DOMAINS, benchmark_questions, grade, trivial
 
 CHAIN = (Term("+", 85), Term("-", 12, "("), Term("+", 25, ")"), Term("+", 7))  # 85 - 37 + 7 = 55
 

@@ -11,7 +11,7 @@ from spot.data.chat import final_part
 from spot.data.rows import Question
 from spot.elicitation import Tally, elicit
 from spot.generation import Completion, Request, Sampling
-from spot.verification import Verifier
+from spot.grading.math import Verifier
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from importlib import resources
 
 import pytest
 
-from spot.evaluation import choice
-from spot.evaluation.choice import Fields, chosen_letter
-from spot.evaluation.types import Answer, RowError
+from spot.grading import choice
+from spot.grading.choice import Fields, chosen_letter
+from spot.grading.family import Answer, RowError
 
 CITIES = ["Oslo", "Paris", "Rome", "New York"]
 GPQA = Fields(question="Question", id="Record ID")

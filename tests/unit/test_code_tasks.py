@@ -13,11 +13,11 @@ import pytest
 
 from spot.data import code_tasks
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation import code
-from spot.evaluation.types import Answer, RowError
-from spot.sandbox import Limits, Program, run_all
+from spot.grading import code
+from spot.grading.family import Answer, RowError
+from spot.grading.math import Item, Verifier
+from spot.grading.sandbox import Limits, Program, run_all
 from spot.utils.errors import UserError
-from spot.verification import Item, Verifier
 
 RUNNER = code.Runner(Limits(seconds=2))
 DOUBLE = code.read(

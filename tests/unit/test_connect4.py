@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation import connect4
-from spot.evaluation.connect4_game import (
+from spot.grading import connect4
+from spot.grading.connect4_game import (
     from_grid,
     show,
 )
-from spot.evaluation.types import Answer, Grade, RowError
+from spot.grading.family import Answer, Grade, RowError
 from tests.unit.test_connect4_game import BOARDS, Cells, board
 
 

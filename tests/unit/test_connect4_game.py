@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from spot.evaluation import connect4
-from spot.evaluation.connect4_game import (
+from spot.grading import connect4
+from spot.grading.connect4_game import (
     Position,
     from_grid,
     generate,

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot.sandbox import TIME, Call, Limits, Program, run
+from spot.grading.sandbox import TIME, Call, Limits, Program, run
 
 pytestmark = pytest.mark.usefixtures("contained")
 
@@ -206,7 +206,9 @@ def test_no_server_can_be_reached(tmp_path: Path) -> None:
 
 
 def test_it_dies_with_us() -> None:
-    ours = "from spot.sandbox import *; run(Program('while True: pass', 'f', []), Limits(60))"
+    ours = (
+        "from spot.grading.sandbox import *; run(Program('while True: pass', 'f', []), Limits(60))"
+    )
     parent = psutil.Popen([sys.executable, "-c", ours])
     try:
         until = time.monotonic() + 60
@@ -279,7 +281,7 @@ def test_a_machine_that_cannot_contain_programs_runs_none_unless_told() -> None:
     ours = """
 import ctypes, sys
 from spot.utils.errors import UserError
-from spot.sandbox import Program, run
+from spot.grading.sandbox import Program, run
 
 ctypes.CDLL(None).personality(8)  # a 32-bit machine, for which there is no filter
 program = Program("def f(): return 5", "f", [[]])

@@ -11,16 +11,16 @@ import pytest
 
 from spot import grading
 from spot.data.rows import Question
-from spot.evaluation import mathematics
-from spot.evaluation.types import Answer, Family, Grade
+from spot.grading import math_family
+from spot.grading.family import Answer, Family, Grade
+from spot.grading.math import Verifier
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 
 
 @pytest.fixture(scope="module")
 def family() -> Iterator[Family]:
     with Verifier(workers=1) as verifier:
-        yield mathematics.family(verifier)
+        yield math_family.family(verifier)
 
 
 def row(response: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from spot.data.rows import Attempt
+from spot.grading.math import Verifier
 from spot.oracle.human import HumanOracle
 from spot.rectification import rectify
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 
 SOLUTION = "He has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7"
 

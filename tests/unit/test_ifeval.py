@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
-from spot.evaluation import ifeval, sentences
-from spot.evaluation.ifeval import ARGUMENTS, CHECKER, LANGUAGES, family, grade, pose, read
-from spot.evaluation.types import Answer, RowError
+from spot.grading import ifeval, sentences
+from spot.grading.family import Answer, RowError
+from spot.grading.ifeval import ARGUMENTS, CHECKER, LANGUAGES, family, grade, pose, read
 from spot.utils.errors import UserError
 from tests.evaluation.agreement import CASES, ENGLISH, FRENCH, GERMAN, JAPANESE, responses, row
 

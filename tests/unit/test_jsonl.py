@@ -5,8 +5,8 @@ import json
 import pytest
 
 from spot.data.jsonl import Fields, import_attempts, read_questions, value_at
+from spot.grading.math import Verifier
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 
 ATTEMPTS = Fields("question", "truth", response="small model.solution")
 

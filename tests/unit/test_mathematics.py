@@ -6,10 +6,10 @@ from importlib import resources
 
 import pytest
 
-from spot.evaluation import mathematics
-from spot.evaluation.mathematics import Fields
-from spot.evaluation.types import Answer, RowError
-from spot.verification import Verifier
+from spot.grading import math_family
+from spot.grading.family import Answer, RowError
+from spot.grading.math import Verifier
+from spot.grading.math_family import Fields
 
 TEMPLATE = (resources.files("spot.evaluation") / "prompts" / "math.md").read_text("utf-8")
 OLYMPIAD = Fields(question="question", answer="final_answer")
@@ -27,15 +27,15 @@ def olympiad(answer, **more):
         "id": 12, "question": "Find it.", "solution": ["Look."], "final_answer": [answer], "context": None,
         "is_multiple_answer": False, "unit": None, "answer_type": "Numerical", "error": None,
     }  # fmt: skip
-    return mathematics.read(OLYMPIAD, {**row, **more}, "row-1")
+    return math_family.read(OLYMPIAD, {**row, **more}, "row-1")
 
 
 def plain(answer):
-    return mathematics.read(Fields(), {"problem": "Find it.", "answer": answer}, "row-1")
+    return math_family.read(Fields(), {"problem": "Find it.", "answer": answer}, "row-1")
 
 
 def grades(verifier, question, *boxes):
-    return mathematics.grade(verifier, [Answer(question, rf"So \boxed{{{box}}}.") for box in boxes])
+    return math_family.grade(verifier, [Answer(question, rf"So \boxed{{{box}}}.") for box in boxes])
 
 
 def verdicts(verifier, question, *boxes):
@@ -61,7 +61,7 @@ def verdicts(verifier, question, *boxes):
     ],
 )  # fmt: skip
 def test_rows_of_the_public_layouts(fields, row, name, answer):
-    question = mathematics.read(fields, row, "row-1")
+    question = math_family.read(fields, row, "row-1")
     assert (question.id, question.task, question.text) == (name, "math", "P")
     assert question.answer == answer
     assert question.meta == {}
@@ -84,22 +84,22 @@ def test_rows_of_the_public_layouts(fields, row, name, answer):
 )
 def test_an_unusable_row_names_its_field(row, field):
     with pytest.raises(RowError, match=f"^{field}: "):
-        mathematics.read(Fields(), row, "row-1")
+        math_family.read(Fields(), row, "row-1")
 
 
 def test_a_posed_question_asks_for_a_box():
     row = {"problem": r"What is {question} for $\frac{1}{2}$?", "answer": "5"}
-    question = mathematics.read(Fields(), row, "row-1")
-    posed = mathematics.pose(question, 3, TEMPLATE)
+    question = math_family.read(Fields(), row, "row-1")
+    posed = math_family.pose(question, 3, TEMPLATE)
     assert posed.text.endswith(f"{question.text}\n")
     assert r"$\boxed{ANSWER}$" in posed.text
-    assert mathematics.pose(question, 4, TEMPLATE) == posed  # nothing is drawn
+    assert math_family.pose(question, 4, TEMPLATE) == posed  # nothing is drawn
     assert (posed.id, posed.answer) == (question.id, "5")
 
 
 def test_the_trivial_answer_is_the_most_frequent_one():
     questions = [plain(answer) for answer in ("3", "$3$", "7", "9")]
-    assert mathematics.trivial(questions) == (0.5, "3")
+    assert math_family.trivial(questions) == (0.5, "3")
 
 
 def test_every_verdict_has_its_reason(verifier):
@@ -112,7 +112,7 @@ def test_every_verdict_has_its_reason(verifier):
         Answer(question, r"\boxed{\frac{1}{2}"),
         Answer(question, ""),
     ]
-    found = mathematics.grade(verifier, answers)
+    found = math_family.grade(verifier, answers)
     assert [(g.correct, g.verdict, g.extracted, g.reason) for g in found] == [
         (True, "correct", r"\dfrac{1}{2}", ""),
         (False, "wrong", "7", "differs"),
@@ -121,11 +121,11 @@ def test_every_verdict_has_its_reason(verifier):
         (False, "unparseable", None, "no box"),
         (False, "unparseable", None, "no box"),
     ]
-    assert mathematics.grade(verifier, []) == []
+    assert math_family.grade(verifier, []) == []
 
 
 def test_labelled_answers_are_graded_by_their_format(verifier):
-    family = mathematics.family(verifier, Fields(question="question"), "last")
+    family = math_family.family(verifier, Fields(question="question"), "last")
     row = {"question": "How much?", "answer": "9 * 2 = <<9*2=18>>18 each day.\n#### 18"}
     question = family.read(row, "row-1")
     assert question.answer == "18"
@@ -138,7 +138,7 @@ def test_labelled_answers_are_graded_by_their_format(verifier):
         ("wrong", "20", "differs"),
         ("unparseable", None, "no answer"),
     ]
-    family = mathematics.family(verifier, Fields(question="question"), "json")
+    family = math_family.family(verifier, Fields(question="question"), "json")
     question = family.read({"question": "How much?", "answer": r"\frac{1}{2}"}, "row-1")
     found = family.grade(
         [Answer(question, r'{"answer": "\frac12"}'), Answer(question, r"\boxed{.5}")]
@@ -248,7 +248,7 @@ def test_hostile_responses_have_a_named_verdict():
         answers += [Answer(single, r"\boxed{" * 100_000), Answer(single, "{" * 1_000_000)]
         answers += [Answer(single, "\x00" * 1_000_000), Answer(single, r"\boxed{5}")]
         start = time.monotonic()
-        found = mathematics.grade(verifier, answers)
+        found = math_family.grade(verifier, answers)
         assert time.monotonic() - start < 90
     reasons = [grade.reason for grade in found]
     verdict = {"gave up": "unparseable", "box too long": "unparseable", "no box": "unparseable",

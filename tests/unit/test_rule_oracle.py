@@ -8,9 +8,9 @@ import pytest
 
 from spot.data.laptop_world import parse_chain, work
 from spot.data.rows import Attempt
+from spot.grading.math import last_boxed
 from spot.oracle import rule
 from spot.oracle.rule import RuleOracle, smallest_fix
-from spot.verification import last_boxed
 
 QUESTION = "What is 85 - (12 + 25) + 7?"
 RIGHT = work(parse_chain(QUESTION) or ())

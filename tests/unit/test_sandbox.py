@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from spot.sandbox import (
+from spot.grading.sandbox import (
     CRASHED,
     FINISHED,
     MEMORY,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from spot.data.rows import Attempt, Rectification
+from spot.grading.math import Verifier
 from spot.selection import Rules, nothing_left, select, split_held_out
 from spot.utils.errors import UserError
-from spot.verification import Verifier
 
 EOS = 0
 

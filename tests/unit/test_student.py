@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from spot import student
 from spot.data import laptop_corpus, laptop_world
 from spot.data.chat import prompt_ids, response_ids
-from spot.evaluation.arithmetic import DOMAINS
+from spot.grading.laptop import DOMAINS
 from spot.oracle.rule import collected, rewrite
 
 SHIPPED = Path(student.__file__).parent / "assets" / "tiny"

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from spot import algebra
-from spot.verification import Item, Verifier, extract, last_boxed, quick_equal
+from spot.grading import math_pool
+from spot.grading.math import Item, Verifier, extract, last_boxed, quick_equal
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +361,8 @@ def test_a_killed_worker_is_replaced():
 
 
 def test_the_worker_does_not_import_torch():
-    source = "import sys, spot.verification, spot.algebra as a; a._math_verify('x', 'y'); print('torch' in sys.modules)"
-    path = str(algebra.Path(algebra.__file__).parents[1])
+    source = "import sys, spot.grading.math, spot.grading.math_pool as a; a._math_verify('x', 'y'); print('torch' in sys.modules)"
+    path = str(math_pool.Path(math_pool.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", source],
         capture_output=True, text=True, check=True, env={"PYTHONPATH": path},

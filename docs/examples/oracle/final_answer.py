@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spot.data.rows import Attempt
-from spot.verification import last_boxed
+from spot.grading.math import last_boxed
 
 
 @dataclass(frozen=True)

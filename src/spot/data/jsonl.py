@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from spot.data.rows import Attempt, Question
+from spot.grading.math import Item, Verifier, extract, last_boxed
 from spot.utils.errors import UserError
-from spot.verification import Item, Verifier, extract, last_boxed
 
 NEXT_STEP = "mend the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # bytes

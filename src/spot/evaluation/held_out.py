@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from spot.data.rows import CORRECT, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.verification import Item, Verifier
+from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.math import Item, Verifier
 
 
 def family(verifier: Verifier, answer_format: str) -> Family:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from spot.data.chat import final_part, user
 from spot.data.rows import UNPARSEABLE, Question, Score
-from spot.evaluation.types import Answer, Family, Grade
 from spot.generation import Completion, Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
+from spot.grading.family import Answer, Family, Grade
 
 
 @dataclass(frozen=True)

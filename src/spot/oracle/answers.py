@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.rows import CORRECT, UNPARSEABLE
+from spot.grading.math import Verifier
 from spot.oracle.types import EMPTY, MAX_TOKENS, SAFETY, STOP, Task
-from spot.verification import Verifier
 
 OK, WRONG, UNCHANGED, TRUNCATED = "ok", "wrong", "unchanged", "truncated"
 REWRITTEN, COMMENTED, REFUSED = "rewritten", "commented", "refused"

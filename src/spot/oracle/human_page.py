@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from spot.data.edits import change_ratio, edited_spans, numbered
+from spot.grading.math import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.answers import words
 from spot.oracle.types import Task
 from spot.utils import local_page
 from spot.utils.errors import UserError
 from spot.utils.progress import say
-from spot.verification import Verifier
 
 LONGEST_BODY = 8 << 20  # bytes
 TITLE = 60  # characters of a question in the list

@@ -1,7 +1,7 @@
 """Running a program that a language model wrote, so that it can do nothing but compute.
 
 Each program runs in a process of its own, which locks itself in before it reads the program's first
-line (spot.sandbox_inside). What the locks are and what each guarantees by itself:
+line (spot.grading.sandbox_inside). What the locks are and what each guarantees by itself:
 
 - a process: a fresh interpreter without site-packages and with an empty environment, its own
   session, killed at a wall-clock limit, and by the kernel if we die. Expected values never enter it;
@@ -40,7 +40,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.sandbox_inside import OUT_OF_MEMORY
+from spot.grading.sandbox_inside import OUT_OF_MEMORY
 from spot.utils.errors import UserError
 
 INSIDE = Path(__file__).with_name("sandbox_inside.py")

@@ -13,8 +13,8 @@ from typing import Any
 
 from spot.data import laptop_world
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.verification import extract, quick_equal
+from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.math import extract, quick_equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
 

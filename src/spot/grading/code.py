@@ -1,7 +1,7 @@
 """Programming tasks: the model writes a function, and hidden tests decide (a benchmark family).
 
 A row has `prompt`, `entry_point` and `tests`, a list of {"args": [...], "expected": ...} in JSON, and
-may have `id` and a `reference` solution. Programs run in spot.sandbox, which is told the arguments
+may have `id` and a `reference` solution. Programs run in spot.grading.sandbox, which is told the arguments
 and never what is expected. Returned values are compared as JSON: a tuple is a list, keys of a dict
 are strings, True is not 1, floats are equal to 1e-6.
 """
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from spot import sandbox
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.sandbox import Limits, Outcome, Program
-from spot.verification import Item
+from spot.grading import sandbox
+from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.math import Item
+from spot.grading.sandbox import Limits, Outcome, Program
 
 CONSTANTS: tuple[Any, ...] = (None, 0, 1, -1, True, False, "", [], {})
 PYTHON = ("python", "python3", "py", "")  # how a block of Python is labelled

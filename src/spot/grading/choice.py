@@ -18,8 +18,8 @@ from typing import Any
 
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError
-from spot.verification import last_boxed, quick_equal
+from spot.grading.family import Answer, Family, Grade, RowError
+from spot.grading.math import last_boxed, quick_equal
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The sandbox's inside: a process that locks itself in and then runs a stranger's program.
 
-It is started by spot.sandbox as a script, in a fresh interpreter without site-packages, once for
+It is started by spot.grading.sandbox as a script, in a fresh interpreter without site-packages, once for
 every program; hence the standard library only, and little of it. What each lock is worth stands in
-spot.sandbox. The order comes by stdin as JSON, replies go to what was stdout, one JSON value a line:
+spot.grading.sandbox. The order comes by stdin as JSON, replies go to what was stdout, one JSON value a line:
 first what locks are missing, then `["loaded", error or null]`, then `[index, value, error or null]`.
 """
 

@@ -263,10 +263,10 @@ class _Worker:
     """A fresh interpreter running this module: it imports SymPy, never torch or the caller's main."""
 
     def __init__(self) -> None:
-        source = str(Path(__file__).resolve().parents[1])
+        source = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "spot.algebra"],
+            [sys.executable, "-m", "spot.grading.math_pool"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -282,7 +282,7 @@ class _Worker:
         if not wait([self.replies.fileno()], START_SECONDS) or self.reply() is not True:
             self.kill()
             raise RuntimeError(
-                "the answer-checking process did not start: try `python -m spot.algebra`"
+                "the answer-checking process did not start: try `python -m spot.grading.math_pool`"
             )
 
     def ask(self, pair: Comparison) -> None:

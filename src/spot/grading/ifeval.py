@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation import sentences
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
+from spot.grading import sentences
+from spot.grading.family import Answer, Family, Grade, RowError, pose
 from spot.utils.errors import UserError
 
 SECONDS = (
@@ -271,7 +271,7 @@ class Checker:
         if self._sentences == sentences.UNTRAINED:  # a replacement does as its predecessor did
             environment["HF_HUB_OFFLINE"] = "1"
         process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "spot.evaluation.ifeval"],
+            [sys.executable, "-m", "spot.grading.ifeval"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -282,7 +282,7 @@ class Checker:
         if "error" in hello:
             raise RuntimeError(
                 f"the IFEval checker did not start ({hello['error']}): "
-                "see `python -m spot.evaluation.ifeval`"
+                "see `python -m spot.grading.ifeval`"
             )
         self._sentences = hello["sentences"]
         return process

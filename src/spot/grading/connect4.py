@@ -21,8 +21,8 @@ from operator import index
 from typing import Any
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.connect4_game import Cell, generate, listed, parse, show, winning_drops
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
+from spot.grading.connect4_game import Cell, generate, listed, parse, show, winning_drops
+from spot.grading.family import Answer, Family, Grade, RowError, pose
 
 SIDES = ("own", "opponent")
 

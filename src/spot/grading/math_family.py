@@ -1,7 +1,7 @@
 r"""Mathematics with a final answer: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
 
 The last balanced `\boxed{…}` speaks, or what another answer format names, and math-verify says whether
-it equals the truth (spot.verification). Only what a row says of itself changes how it is graded: several
+it equals the truth (spot.grading.math). Only what a row says of itself changes how it is graded: several
 answers are compared as a set, and a tolerance holds for the row that names one.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.types import Answer, Family, Grade, RowError, pose
-from spot.verification import LONGEST_ANSWER, Verifier, extract, number, split_list
+from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.math import LONGEST_ANSWER, Verifier, extract, number, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses
 

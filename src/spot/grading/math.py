@@ -1,7 +1,7 @@
 """The final answer out of a response, and whether it equals the truth.
 
 Most answers are numbers and are decided here, exactly, with fractions. The rest takes algebra, in
-processes that can be killed (`spot.algebra`).
+processes that can be killed (`spot.grading.math_pool`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from spot.algebra import OUTER_SECONDS, AlgebraPool, Comparison, constant
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
+from spot.grading.math_pool import OUTER_SECONDS, AlgebraPool, Comparison, constant
 
 ANSWER_FORMATS = ("boxed", "last", "json")
 
@@ -382,7 +382,7 @@ class Verifier:
     def verdicts(self, items: Sequence[Item]) -> list[tuple[str, str | None]]:
         """`verdict` for each item, in order. A truncated response is neither right nor wrong."""
         if items and items[0].answer_format == "code":
-            from spot.evaluation.code import verdicts as run_tests  # a sandbox, for programs only
+            from spot.grading.code import verdicts as run_tests  # a sandbox, for programs only
 
             return run_tests(items)
         extracted = [extract(final_part(i.response), i.answer_format) for i in items]

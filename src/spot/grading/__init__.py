@@ -1,0 +1,1 @@
+"""Whether a response is right: mathematics, choices, instructions, boards, programs, the laptop world."""

@@ -254,10 +254,10 @@ def _carry_out(
     from spot import pipeline  # imports torch
 
     if command == "evaluate":
-        from spot import scoreboard
+        from spot.evaluation import compare
 
         scores = pipeline.evaluate(settings, folder, overrides)
-        scoreboard.show(scoreboard.read(scores))
+        compare.show(compare.read(scores))
         print(f"scores: {folder}", flush=True)
         return
     if command == "pretrain":

@@ -14,7 +14,7 @@ def compare(arguments: Sequence[str]) -> None:
     """Differences between two evaluations, or between a run's trained model and its base."""
     if len(arguments) not in (1, 2) or any(argument.startswith("-") for argument in arguments):
         raise UserError("name two folders: spot compare <A> <B>, or one run to see what it gained.")
-    from spot import scoreboard
+    from spot.evaluation import compare as scoreboard
 
     folders = [Path(argument) for argument in arguments]
     if missing := [folder for folder in folders if not folder.is_dir()]:
@@ -54,16 +54,19 @@ def grade(arguments: Sequence[str]) -> None:
     if out.is_dir() or out.resolve() == responses.resolve():
         raise UserError(f"out={out} is a folder, or the responses themselves: name another file.")
 
-    from spot import grading, measuring, scoreboard
+    from spot.evaluation import benchmarks, saved_responses
+    from spot.evaluation import compare as scoreboard
     from spot.grading.math import Verifier
 
     with Verifier() as verifier:
-        family = measuring.family(task, verifier, "boxed")
-        pose = measuring.saved_question(task, family)
-        graded = list(grading.grade(grading.read(responses, pose, task.name), family))
+        family = benchmarks.family(task, verifier, "boxed")
+        pose = benchmarks.saved_question(task, family)
+        graded = list(
+            saved_responses.grade(saved_responses.read(responses, pose, task.name), family)
+        )
         posed = {r.answer.question.id: r.answer.question for r, _ in graded}
         share, what = family.trivial(list(posed.values()))
-    grading.write(out, graded)
+    saved_responses.write(out, graded)
     scoreboard.show_shares(task.name, graded, (100 * share, what))
     print(f"graded: {out}")
 
@@ -73,7 +76,7 @@ def connect4(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] != "generate":
         raise UserError("say what to do: spot connect4 generate out=<file> [count=500] [seed=0].")
     given = _values(arguments[1:], "connect4 generate", ("out",), ("count", "seed"))
-    from spot.grading import connect4_game
+    from spot.evaluation.saved_responses import connect4_game
 
     numbers = {key: _whole(key, given.get(key, default)) for key, default in _BOARDS.items()}
     rows = connect4_game.generate(numbers["count"], numbers["seed"])

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot import asking, group, manual, measuring
+from spot import asking, group, manual
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
+from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.looking import REUSE, Seen, look, look_at_exports
 from spot.planning import oracle as costs
@@ -153,7 +154,7 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
     if until != "pretrain":
         checks.append(lambda: build.check(config))
     if until in (None, "evaluate"):
-        checks.append(lambda: measuring.check(config))
+        checks.append(lambda: benchmarks.check(config))
     if config.oracle.kind in ASKED and until not in ("elicit", "pretrain", "evaluate"):
         checks.append(lambda: asking.check(config))
     for check in checks:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import measuring, stages
+from spot import stages
 from spot.config import Config
 from spot.data import artifacts
+from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.run import EVALUATION, Run
 from spot.utils.errors import UserError
@@ -98,7 +99,7 @@ def _check(config: Config, until: str | None, session: Session | None) -> None:
         check_devices(config.hardware.devices)
     build.check(config)
     if until is None:
-        measuring.check(config)
+        benchmarks.check(config)
 
 
 def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:

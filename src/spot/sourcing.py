@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from spot import measuring
 from spot.config import Config
 from spot.data import templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
+from spot.evaluation import benchmarks
 from spot.grading.math import Verifier
 from spot.utils.errors import UserError
 
@@ -35,7 +35,7 @@ def settings(config: Config) -> dict[str, Any]:
         "prompt": _template(config).text,
     }
     if data.decontaminate:
-        found["decontaminated"] = measuring.question_settings(config)
+        found["decontaminated"] = benchmarks.question_settings(config)
     return found
 
 
@@ -104,7 +104,7 @@ def fields(config: Config) -> Fields:
 
 def _template(config: Config) -> templates.Template:
     if config.data.source == "code_tasks" and config.data.prompt is None:
-        return templates.Template(measuring.own_template("code"), frozenset({"question"}))
+        return templates.Template(benchmarks.own_template("code"), frozenset({"question"}))
     return templates.load(config.data.prompt)
 
 
@@ -131,7 +131,7 @@ def _decontaminated(config: Config, found: list[Question], dropped: Counter[str]
     """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
     from spot.data.contamination import contaminated
 
-    hits = contaminated(found, measuring.texts(config))
+    hits = contaminated(found, benchmarks.texts(config))
     clean = [question for question in found if question.id not in hits]
     if not clean:
         raise UserError("every question is one of a benchmark's: choose other data or benchmarks.")

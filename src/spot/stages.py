@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import asking, launch, measuring, sourcing, unpack
+from spot import asking, launch, sourcing, unpack
 from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
+from spot.evaluation import benchmarks as measuring
+from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
-from spot.grading import sandbox
 from spot.grading.math import Verifier
 from spot.policy import Policy
 from spot.run import Run

@@ -26,7 +26,7 @@ from spot.utils.errors import UserError
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
-    from spot.scoreboard import Scores
+    from spot.evaluation.compare import Scores
 
 SHOWN_PAIRS = 50
 MOST_ROWS = 10_000  # that a W&B table shows
@@ -81,10 +81,11 @@ def publish(folder: Path) -> None:
         return
     import wandb
 
-    from spot import scoreboard, wandb_run
+    from spot import wandb_run
+    from spot.evaluation import compare
 
     product = {name: folder / path for name, path in record["products"].items()}
-    base, trained = (scoreboard.read(folder, name) for name in ("base_scores", "scores"))
+    base, trained = (compare.read(folder, name) for name in ("base_scores", "scores"))
     scores = score_rows(base, trained)
     pairs = artifacts.read_rows(product["pairs"], Pair)
     ratios = [[p.id, p.change_ratio, p.common_prefix] for p in spread(pairs, MOST_ROWS)]

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot import measuring, tracking, unpack
+from spot import tracking, unpack
 from spot.config import Config, from_plain, plain
 from spot.data import artifacts
 from spot.data.rows import Pair
+from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 
 

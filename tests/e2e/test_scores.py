@@ -60,11 +60,11 @@ def test_a_model_is_measured_and_compared(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_question_asked_more_often_in_name_only_is_said(tmp_path: Path) -> None:
     """Fewer trials than asked for, as after a benchmark lost some, are never passed over."""
-    from spot import scoreboard
+    from spot.evaluation import compare
 
-    scores = scoreboard.read(evaluated(tmp_path))
+    scores = compare.read(evaluated(tmp_path))
     scores.manifest["settings"]["benchmarks"]["sums"]["trials"] = 3
-    assert "sums: asked for 3 trials of each question, observed 1." in scoreboard.notes(scores)
+    assert "sums: asked for 3 trials of each question, observed 1." in compare.notes(scores)
 
 
 MATH = [

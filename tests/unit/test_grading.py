@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from spot import grading
 from spot.data.rows import Question
-from spot.grading import math_family
+from spot.evaluation import saved_responses
+from spot.evaluation.saved_responses import math_family
 from spot.grading.family import Answer, Family, Grade
 from spot.grading.math import Verifier
 from spot.utils.errors import UserError
@@ -27,19 +27,19 @@ def row(response: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:
     return {"id": "a", "problem": "2+2?", "answer": "4", "response": response, **more}
 
 
-def read(path: Path, family: Family, *rows: dict[str, Any]) -> list[grading.Response]:
+def read(path: Path, family: Family, *rows: dict[str, Any]) -> list[saved_responses.Response]:
     def find(row: Any, row_id: str) -> tuple[Question, Question]:
         question = family.read(row, row_id)
         return question, question
 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return grading.read(path, find, "math")
+    return saved_responses.read(path, find, "math")
 
 
 def saved(path: Path, family: Family, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     """What `spot grade` writes of these rows."""
-    graded = list(grading.grade(read(path, family, *rows), family))
-    grading.write(path.with_suffix(".out"), graded)
+    graded = list(saved_responses.grade(read(path, family, *rows), family))
+    saved_responses.write(path.with_suffix(".out"), graded)
     return [json.loads(line) for line in path.with_suffix(".out").read_text("utf-8").splitlines()]
 
 
@@ -88,7 +88,7 @@ def test_half_a_character_in_an_id_is_refused(tmp_path: Path, family: Family) ->
 
     (tmp_path / "r").write_text(json.dumps(row(id="\ud800")))
     with pytest.raises(UserError, match="line 1: half a character"):
-        grading.read(tmp_path / "r", find, "math")
+        saved_responses.read(tmp_path / "r", find, "math")
 
 
 def test_every_end_of_our_own_rows_is_read(tmp_path: Path, family: Family) -> None:
@@ -128,4 +128,7 @@ def test_findings_that_are_lists_are_counted_by_item() -> None:
         {},  # never asked
         {"strict": True, "each": [True, False], "order": [1, 0], "names": []},
     ]
-    assert grading.flag_shares(details) == {"strict": 50.0, "each": pytest.approx(100 * 4 / 6)}
+    assert saved_responses.flag_shares(details) == {
+        "strict": 50.0,
+        "each": pytest.approx(100 * 4 / 6),
+    }

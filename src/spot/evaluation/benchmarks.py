@@ -13,15 +13,15 @@ from spot.config import BenchmarkConfig, Config
 from spot.data import artifacts, templates
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
+from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
-from spot.grading import sandbox
 from spot.grading.family import Family, RowError
 from spot.grading.math import Verifier
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
     from spot.evaluation.runner import Benchmark
-    from spot.grading import Find
+    from spot.evaluation.saved_responses import Find
 
 LOCAL = (".jsonl", ".json", ".parquet", ".csv")  # what `benchmarks.folder` may hold of a benchmark
 
@@ -126,7 +126,7 @@ def check(config: Config) -> None:
 def ready(task: BenchmarkConfig) -> None:
     """Refuse now, and not after hours of answers, what could not be graded on this machine."""
     if task.family == "ifeval":
-        from spot.grading import ifeval
+        from spot.evaluation.saved_responses import ifeval
 
         ifeval.ready()
     elif task.family == "code":
@@ -135,7 +135,7 @@ def ready(task: BenchmarkConfig) -> None:
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:
     """A task of the laptop world, whose questions are made and graded without a verifier."""
-    from spot.grading import laptop
+    from spot.evaluation.saved_responses import laptop
 
     assert task.questions is not None  # checked with the configuration
     questions = laptop.benchmark_questions(task.name, task.questions, seed)
@@ -159,7 +159,7 @@ def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question])
 def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Family:
     """How the questions of a task are read, posed and graded."""
     from spot.evaluation import held_out
-    from spot.grading import connect4, math_family
+    from spot.evaluation.saved_responses import connect4, math_family
 
     if task.family == "math":
         fields = math_family.Fields(question="question")
@@ -228,14 +228,14 @@ def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
     """The questions of a task that is made from a seed."""
     assert task.questions is not None  # checked with the configuration
     if task.family == "connect4":
-        from spot.grading import connect4
+        from spot.evaluation.saved_responses import connect4
 
         return connect4.questions(task.questions, seed)
     if task.family == "code":
         from spot.data import code_tasks
 
         return code_tasks.questions(task.questions, seed, "benchmark")
-    from spot.grading import laptop
+    from spot.evaluation.saved_responses import laptop
 
     return laptop.benchmark_questions(task.name, task.questions, seed)
 
@@ -320,7 +320,7 @@ def _posed_again(
     seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
     if task.family != "choice" or (isinstance(seed, int) and order is None):
         return of.pose(question, seed if isinstance(seed, int) else 0, template(task))
-    from spot.grading import choice
+    from spot.evaluation.saved_responses import choice
 
     if order is None and "options" in row:
         order = list(range(len(row["options"])))
@@ -331,7 +331,7 @@ def _posed_again(
 
 def details(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
     """For the manifest: what the best answer given without reading scores, in percent."""
-    from spot.grading import connect4
+    from spot.evaluation.saved_responses import connect4
 
     trivial = {benchmark.name: benchmark.trivial for benchmark in benchmarks}
     boards = {b.name: b.questions for b in benchmarks if b.questions[0].task == "connect4"}

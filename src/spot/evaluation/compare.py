@@ -15,9 +15,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from spot import grading
 from spot.data import artifacts
 from spot.data.rows import Score
+from spot.evaluation import saved_responses
+from spot.evaluation.saved_responses import Response
 from spot.evaluation.statistics import (
     Estimate,
     bootstrap,
@@ -31,7 +32,6 @@ from spot.evaluation.statistics import (
     question_means,
     summarise,
 )
-from spot.grading import Response
 from spot.grading.family import Grade
 from spot.run import EVALUATION, RUN_FILE
 from spot.utils.errors import UserError
@@ -102,7 +102,7 @@ def show(scores: Scores, console: Console | None = None) -> None:
     console = console or _console()
     console.print(table)
     for name, rows in scores.rows.items():
-        if shares := grading.flag_shares([row.details for row in rows]):
+        if shares := saved_responses.flag_shares([row.details for row in rows]):
             said = ", ".join(
                 f"{key.replace('_', ' ')} {share:.1f}%" for key, share in shares.items()
             )
@@ -240,7 +240,7 @@ def show_shares(
         f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "
         f"{_trials(min(trials), max(trials))}"
     )
-    for name, share in grading.shares(graded).items():
+    for name, share in saved_responses.shares(graded).items():
         console.print(f"  {name.replace('_', ' '):<24}{share:6.1f}%", markup=False)
     console.print(f"  {'trivial answer':<24}{trivial[0]:6.1f}%  ({trivial[1]})", markup=False)
     reasons = Counter(grade.reason for _, grade in graded if grade.reason)

@@ -231,9 +231,9 @@ def _run(command: str, composed: DictConfig) -> None:
     if command in TRAINING:
         _check_hardware(settings.hardware, found)
     if settings.oracle.kind in config.ASKED and command not in ("elicit", "pretrain", "evaluate"):
-        from spot import asking
+        from spot.oracle import build
 
-        asking.check(settings)
+        build.check(settings)
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 

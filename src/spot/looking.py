@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spot import asking, pipeline, policy, stages, unpack
+from spot import pipeline, policy, stages, unpack
 from spot.config import PAID, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Pair
+from spot.oracle import build
 from spot.planning.work import ERROR_RATE
 from spot.planning.work import attempts as count_attempts
 from spot.policy import Policy
@@ -280,7 +281,7 @@ def _corrections(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
     if attempts is not None:
         count = len(unpack.wrong_attempts(config, attempts, part, here.first))
         paid = config.oracle.kind in PAID
-        journal = asking.journal_path(config, attempts.digest) if paid else None
+        journal = build.journal_path(config, attempts.digest) if paid else None
         note = ", ".join(filter(None, (f"{count:,} wrong attempts", seen.note)))
         return replace(seen, note=note, asks=count, journal=journal)
     total = count_attempts(config)

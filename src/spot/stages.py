@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import asking, launch, sourcing, unpack
+from spot import launch, sourcing, unpack
 from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
@@ -23,6 +23,7 @@ from spot.evaluation import benchmarks as measuring
 from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
 from spot.grading.math import Verifier
+from spot.oracle import build as asking
 from spot.policy import Policy
 from spot.run import Run
 from spot.selection import Rules, nothing_left

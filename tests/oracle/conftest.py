@@ -15,4 +15,6 @@ def journal(tmp_path: Path) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries follow at once."""
-    monkeypatch.setattr("spot.oracle.engine.backoff", lambda failures, after, draw: after or 0.001)
+    monkeypatch.setattr(
+        "spot.oracle.async_runner.backoff", lambda failures, after, draw: after or 0.001
+    )

@@ -22,11 +22,11 @@ from typing import Any
 from spot.data.artifacts import Product, compute_rows, product
 from spot.data.rows import Rectification
 from spot.grading.math import Verifier
-from spot.oracle.answers import Judge
-from spot.oracle.desk import Desk, Policy
-from spot.oracle.engine import blocking, rectify
+from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal
+from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
+from spot.oracle.task_loop import Desk, Policy
 from spot.oracle.types import Limits, Result, Usage
 from tests.oracle import world
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spot.oracle.answers import Judgement
-from spot.oracle.desk import Desk, Policy
-from spot.oracle.engine import blocking, rectify
+from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal, Spend
+from spot.oracle.postprocess import Judgement
+from spot.oracle.task_loop import Desk, Policy
 from spot.oracle.types import SAFETY, STOP, Limits, Reply, Result, RetryableError, Task, Try, Usage
 
 PRICE = 0.01  # USD a token that is written

@@ -7,7 +7,7 @@ import pytest
 
 from spot.data.chat import response_ids
 from spot.grading.math import Verifier
-from spot.oracle.answers import ENDED, STARTED, Judge, Judgement, clean
+from spot.oracle.postprocess import ENDED, STARTED, Judge, Judgement, clean
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Task
 
 pytestmark = pytest.mark.oracle

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from spot.grading.math import Verifier
-from spot.oracle.batch import Batching, Singly, rectify_in_batches
-from spot.oracle.desk import Desk, Policy
-from spot.oracle.engine import blocking, rectify
+from spot.oracle.async_runner import blocking, rectify
+from spot.oracle.batch_runner import Batching, Singly, rectify_in_batches
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal, Spend
+from spot.oracle.task_loop import Desk, Policy
 from spot.oracle.types import STOP, Job, Limits, Reply, Result, RetryableError, Task, Usage
 from spot.utils.errors import UserError
 from tests.oracle import soak, world
@@ -128,7 +128,7 @@ def journal(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spot.oracle.batch.backoff", lambda failures, after, draw: 0.001)
+    monkeypatch.setattr("spot.oracle.batch_runner.backoff", lambda failures, after, draw: 0.001)
 
 
 def test_rounds_of_jobs_make_every_row_once(journal: Path) -> None:

@@ -85,7 +85,7 @@ def recorded(folder: Path) -> float:
 
 def bill(server: Server) -> float:
     """What the server charges for what it did, at the table's price of gpt-4.1."""
-    from spot.oracle.money import price_of
+    from spot.oracle.pricing import price_of
     from spot.oracle.types import Usage
 
     billed = server.settled()["billed"]["single"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from spot.oracle.desk import Policy
-from spot.oracle.engine import blocking, rectify
+from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal, Request, Spend
-from spot.oracle.limits import Pace
+from spot.oracle.rate_limit import Pace
+from spot.oracle.task_loop import Policy
 from spot.oracle.types import Limits, Reply, Result, RetryableError, Task, Usage
 from spot.utils.errors import UserError
 from tests.oracle.stand_in import DESK, FAST, MOST, PRICE, Oracle, ask, spend, tasks

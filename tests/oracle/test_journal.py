@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spot.oracle.desk import Policy, is_snapshot
 from spot.oracle.journal import Journal
+from spot.oracle.task_loop import Policy, is_snapshot
 from spot.oracle.types import RetryableError
 from spot.utils.errors import UserError
 from tests.oracle.stand_in import DESK, FAST, PRICE, Oracle, ask, spend, tasks

@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 import yaml
 
-from spot.oracle.money import price_of, quote, usd
+from spot.oracle.pricing import price_of, quote, usd
 from spot.oracle.types import Usage
 from spot.utils.errors import UserError
 

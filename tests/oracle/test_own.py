@@ -13,10 +13,10 @@ import pytest
 
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
 from spot.grading.math import Verifier
-from spot.oracle import money, own
-from spot.oracle.answers import Judge
-from spot.oracle.desk import Desk, Policy
+from spot.oracle import pricing, self_oracle
+from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
+from spot.oracle.task_loop import Desk, Policy
 from tests.oracle import world
 
 pytestmark = pytest.mark.oracle
@@ -48,19 +48,21 @@ class Student:
         """Nothing was started."""
 
 
-def itself(student: Student, seed: int) -> own.Itself:
-    return own.Itself(student, SAMPLING, seed)
+def itself(student: Student, seed: int) -> self_oracle.Itself:
+    return self_oracle.Itself(student, SAMPLING, seed)
 
 
 def desk(verifier: Verifier) -> Desk:
-    return Desk(prompts("rectified"), Judge(verifier), money.FREE.cost, lambda prompt: 0.0)
+    return Desk(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda prompt: 0.0)
 
 
 def test_whoever_was_wrong_is_asked_again_in_the_next_round() -> None:
     student = Student()
     tasks = [world.task(number) for number in range(8)]
     with Verifier() as verifier:
-        results = list(own.rectify(tasks, itself(student, 0), desk(verifier), Policy(reask=1)))
+        results = list(
+            self_oracle.rectify(tasks, itself(student, 0), desk(verifier), Policy(reask=1))
+        )
     assert [len(requests) for requests in student.rounds] == [8, 4]
     outcomes = {result.task.id: result.outcome for result in results}
     assert outcomes == {f"q{n}/0": "truncated" if n == 5 else "ok" for n in range(8)}
@@ -76,11 +78,11 @@ def test_a_task_says_the_same_whatever_it_is_asked_with() -> None:
     """Seeds belong to the task and the try, so that a resumed run equals an uninterrupted one."""
     alone, together = Student(), Student()
     with Verifier() as verifier:
-        list(own.rectify([world.task(4)], itself(alone, 3), desk(verifier), Policy()))
+        list(self_oracle.rectify([world.task(4)], itself(alone, 3), desk(verifier), Policy()))
         tasks = [world.task(number) for number in range(8)]
-        list(own.rectify(tasks, itself(together, 3), desk(verifier), Policy()))
+        list(self_oracle.rectify(tasks, itself(together, 3), desk(verifier), Policy()))
         other = Student()
-        list(own.rectify([world.task(4)], itself(other, 4), desk(verifier), Policy()))
+        list(self_oracle.rectify([world.task(4)], itself(other, 4), desk(verifier), Policy()))
     (mine,) = alone.rounds[0]
     assert mine in together.rounds[0]
     assert other.rounds[0][0].seed != mine.seed
@@ -90,7 +92,7 @@ def test_enough_is_enough() -> None:
     tasks = [world.task(number) for number in range(0, 40, 2)]
     with Verifier() as verifier:
         policy = Policy(target=7, have=2)
-        results = list(own.rectify(tasks, itself(Student(), 0), desk(verifier), policy))
+        results = list(self_oracle.rectify(tasks, itself(Student(), 0), desk(verifier), policy))
     assert len(results) == 5
 
 

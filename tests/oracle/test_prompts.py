@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spot.oracle.answers import ENDED, STARTED
+from spot.oracle.postprocess import ENDED, STARTED
 from spot.oracle.prompts import prompts
 from spot.oracle.types import Task, Try, Usage
 from spot.utils.errors import UserError

@@ -6,14 +6,13 @@ from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
-from spot import asking
 from spot.config.compose import compose
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
 from spot.grading.math import Verifier
-from spot.oracle import money, own
-from spot.oracle.answers import Judge
-from spot.oracle.desk import Desk, Policy
+from spot.oracle import build, pricing, self_oracle
+from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
+from spot.oracle.task_loop import Desk, Policy
 from spot.utils.errors import UserError
 from tests.oracle import world
 
@@ -54,12 +53,12 @@ class Student:
 
 def resampled(
     student: Student, numbers: Sequence[int], policy: Policy = ALL, **task: str
-) -> list[own.Result]:
+) -> list[self_oracle.Result]:
     with Verifier() as verifier:
-        desk = Desk(prompts("rectified"), Judge(verifier), money.FREE.cost, lambda prompt: 0.0)
+        desk = Desk(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda prompt: 0.0)
         tasks = [world.task(number, **task) for number in numbers]
-        itself = own.Itself(student, SAMPLING, 0)
-        return list(own.rectify(tasks, itself, desk, policy, SAMPLES))
+        itself = self_oracle.Itself(student, SAMPLING, 0)
+        return list(self_oracle.rectify(tasks, itself, desk, policy, SAMPLES))
 
 
 def test_the_right_answer_that_changes_least_is_taken() -> None:
@@ -93,7 +92,7 @@ def test_enough_is_enough() -> None:
 
 def test_how_often_it_answers_again_names_the_product() -> None:
     def settings(*overrides: str) -> dict[str, object]:
-        return asking.settings(compose(["oracle=self", *overrides]), "rectified", None)
+        return build.settings(compose(["oracle=self", *overrides]), "rectified", None)
 
     prompted, eight = settings(), settings("oracle.resample=8")
     assert "resample" not in prompted

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from spot.oracle.desk import Desk, Judgement, Policy
-from spot.oracle.engine import blocking, rectify
+from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.secrets import read_key
+from spot.oracle.task_loop import Desk, Judgement, Policy
 from spot.oracle.types import Limits, RetryableError, Task
 from spot.utils.errors import UserError
 from spot.utils.http import Key, check_key_name

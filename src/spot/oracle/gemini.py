@@ -13,7 +13,7 @@ from typing import Any
 from google import genai
 from google.genai import errors, types
 
-from spot.oracle import wire
+from spot.oracle import api_errors
 from spot.oracle.secrets import read_key
 from spot.oracle.types import (
     EMPTY,
@@ -95,7 +95,7 @@ class GeminiClient:
 
     async def ask(self, prompt: str) -> Reply:
         """One request. Raises RetryableError, UserError."""
-        return await wire.guarded(self._ask(prompt), self.timeout, self._explain_row)
+        return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain_row)
 
     async def close(self) -> None:
         await self._client.aio.aclose()
@@ -104,23 +104,25 @@ class GeminiClient:
     async def submit(self, prompts: Sequence[tuple[str, str]], name: str) -> Job:
         """A batch job of (key, prompt) pairs, under our name. Raises RetryableError, UserError."""
         try:
-            file = await wire.guarded(self._upload(prompts, name), self.timeout, self._explain)
+            file = await api_errors.guarded(
+                self._upload(prompts, name), self.timeout, self._explain
+            )
         except RetryableError as error:  # there is no job yet that could cost anything
             raise RetryableError(error.reason, error.after) from None
-        return await wire.guarded(self._create(file, name), self.timeout, self._explain)
+        return await api_errors.guarded(self._create(file, name), self.timeout, self._explain)
 
     async def find(self, name: str) -> Job | None:
         """The newest job under our name, if there is one."""
-        return await wire.guarded(self._find(name), self.timeout, self._explain)
+        return await api_errors.guarded(self._find(name), self.timeout, self._explain)
 
     async def poll(self, job: Job) -> Job:
         """The job as it stands now."""
-        got = await wire.guarded(self._get(job), self.timeout, self._explain)
+        got = await api_errors.guarded(self._get(job), self.timeout, self._explain)
         return _job(got)
 
     async def results(self, job: Job) -> dict[str, Reply | str]:
         """What a finished job did, by key: a reply, or the server's reason why there is none."""
-        return await wire.guarded(self._results(job), self.timeout, self._explain)
+        return await api_errors.guarded(self._results(job), self.timeout, self._explain)
 
     async def _ask(self, prompt: str) -> Reply:
         answer = await self._client.aio.models.generate_content(
@@ -166,7 +168,7 @@ class GeminiClient:
 
     def _explain_row(self, error: Exception) -> Exception | Reply:
         if isinstance(error, errors.APIError):
-            refusal = wire.row_refusal(error.code, str(error.message))
+            refusal = api_errors.row_refusal(error.code, str(error.message))
             if refusal is not None:
                 return refusal
         return self._explain(error)
@@ -176,7 +178,7 @@ class GeminiClient:
             return error
         details = _details(error)
         if any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
-            return wire.status_failure(401, "", model=self.model, key=self._key.name)
+            return api_errors.status_failure(401, "", model=self.model, key=self._key.name)
         quotas = str([detail.get("violations") for detail in details])
         if error.code == 429 and "PerDay" in quotas:
             return UserError(
@@ -184,7 +186,7 @@ class GeminiClient:
             )
         headers = getattr(error.response, "headers", None) or {}
         after = web.retry_after(headers)
-        return wire.status_failure(
+        return api_errors.status_failure(
             error.code,
             self._key.hide(str(error.message)),
             model=self.model,
@@ -200,7 +202,7 @@ def read_response(body: Any) -> Reply:
         "promptFeedback",
         "modelVersion",
     }:
-        raise wire.UnreadableError("no GenerateContentResponse")
+        raise api_errors.UnreadableError("no GenerateContentResponse")
     usage, version = _usage(body.get("usageMetadata") or {}), body.get("modelVersion")
     if not body.get("candidates"):
         blocked = (body.get("promptFeedback") or {}).get("blockReason")
@@ -228,11 +230,11 @@ def read_results(lines: bytes) -> Iterator[tuple[str, Reply | str]]:
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
-    thoughts = wire.count(usage.get("thoughtsTokenCount"))
+    thoughts = api_errors.count(usage.get("thoughtsTokenCount"))
     return Usage(
-        input=wire.count(usage.get("promptTokenCount")),
-        cached=wire.count(usage.get("cachedContentTokenCount")),
-        output=wire.count(usage.get("candidatesTokenCount")) + thoughts,  # billed alike
+        input=api_errors.count(usage.get("promptTokenCount")),
+        cached=api_errors.count(usage.get("cachedContentTokenCount")),
+        output=api_errors.count(usage.get("candidatesTokenCount")) + thoughts,  # billed alike
         thoughts=thoughts,
     )
 

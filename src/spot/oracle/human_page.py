@@ -21,7 +21,7 @@ from typing import Any
 from spot.data.edits import change_ratio, edited_spans, numbered
 from spot.grading.math import Verifier
 from spot.oracle import human_sheet
-from spot.oracle.answers import words
+from spot.oracle.postprocess import words
 from spot.oracle.types import Task
 from spot.utils import local_page
 from spot.utils.errors import UserError

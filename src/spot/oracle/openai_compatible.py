@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from spot.oracle import wire
+from spot.oracle import api_errors
 from spot.oracle.secrets import NO_KEY, read_key
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Reply, Usage
 from spot.utils import http
@@ -58,7 +58,7 @@ class OpenAIClient:
 
     async def ask(self, prompt: str) -> Reply:
         """One request. Raises RetryableError, UserError."""
-        return await wire.guarded(self._ask(prompt), self.timeout, self._explain)
+        return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain)
 
     async def close(self) -> None:
         await self._client.close()
@@ -78,11 +78,11 @@ class OpenAIClient:
         code, words = str(error.code), self._key.hide(str(body.get("message", error.message)))
         if code in _REFUSED:
             return Reply("", SAFETY, Usage(), None, code)
-        if refusal := wire.row_refusal(error.status_code, f"{code} {words}"):
+        if refusal := api_errors.row_refusal(error.status_code, f"{code} {words}"):
             return refusal
         if code == "insufficient_quota":  # a 429 that no waiting mends
             return UserError(f"The account of the key in {self._key.name} has no credit: add some.")
-        return wire.status_failure(
+        return api_errors.status_failure(
             error.status_code,
             words,
             model=self.model,
@@ -94,7 +94,7 @@ class OpenAIClient:
 def read_completion(body: Any) -> Reply:
     """The reply in a chat completion's body. Raises UnreadableError for anything else."""
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        raise wire.UnreadableError("no chat completion")
+        raise api_errors.UnreadableError("no chat completion")
     usage, version = _usage(body.get("usage") or {}), body.get("model")
     if not body["choices"]:
         return Reply("", EMPTY, usage, version, "no choices")
@@ -113,10 +113,10 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     thoughts = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     return Usage(
-        input=wire.count(usage.get("prompt_tokens")),
-        cached=wire.count(details.get("cached_tokens")),
-        output=wire.count(usage.get("completion_tokens")),
-        thoughts=wire.count(thoughts),
+        input=api_errors.count(usage.get("prompt_tokens")),
+        cached=api_errors.count(details.get("cached_tokens")),
+        output=api_errors.count(usage.get("completion_tokens")),
+        thoughts=api_errors.count(thoughts),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from spot.oracle.answers import clean
+from spot.oracle.postprocess import clean
 from spot.oracle.types import Task, Try
 from spot.utils.errors import UserError
 

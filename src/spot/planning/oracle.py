@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from spot.config import PAID, Config
-from spot.oracle import money
+from spot.oracle import pricing
 from spot.planning.work import ERROR_RATE, attempts
 
 INSTRUCTIONS = 2_000  # bytes of a prompt besides question and attempt
@@ -49,12 +49,12 @@ def _price(config: Config, count: int | None) -> tuple[str, str]:
     oracle = config.oracle
     if oracle.kind not in PAID:
         return "free", f"oracle={oracle.kind}"
-    price = money.price_of(str(oracle.model), asdict(oracle.prices), free=oracle.free)
+    price = pricing.price_of(str(oracle.model), asdict(oracle.prices), free=oracle.free)
     if count is None:
         return "unknown", f"oracle={oracle.kind}"
-    response = round(money.BYTES_PER_TOKEN * config.plan.response_tokens)
-    prompt = round(money.BYTES_PER_TOKEN * config.plan.prompt_tokens) + response + INSTRUCTIONS
-    told = money.quote(
+    response = round(pricing.BYTES_PER_TOKEN * config.plan.response_tokens)
+    prompt = round(pricing.BYTES_PER_TOKEN * config.plan.prompt_tokens) + response + INSTRUCTIONS
+    told = pricing.quote(
         price,
         [(prompt, response)] * count,
         max_tokens=oracle.max_tokens,
@@ -64,5 +64,5 @@ def _price(config: Config, count: int | None) -> tuple[str, str]:
     )
     if price.free:
         return "free", f"oracle={oracle.kind}"
-    said = f"{told.requests:,} requests, at most {money.usd(told.most)}; {price.source}"
-    return f"about {money.usd(told.expected)}", said
+    said = f"{told.requests:,} requests, at most {pricing.usd(told.most)}; {price.source}"
+    return f"about {pricing.usd(told.expected)}", said

@@ -11,7 +11,7 @@ from typing import Any
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Question, Rectification, Score, from_json
-from spot.oracle.answers import COMMENTED, OK, REWRITTEN, clean
+from spot.oracle.postprocess import COMMENTED, OK, REWRITTEN, clean
 from spot.utils.errors import UserError
 
 RUN_FILE = "run.json"

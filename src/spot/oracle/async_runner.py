@@ -13,7 +13,9 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 
-from spot.oracle.desk import (
+from spot.oracle.journal import Journal, Paid, Request
+from spot.oracle.rate_limit import LONGEST_PATIENCE, Pace
+from spot.oracle.task_loop import (
     OK,
     Desk,
     Policy,
@@ -22,8 +24,6 @@ from spot.oracle.desk import (
     check_version,
     over_budget,
 )
-from spot.oracle.journal import Journal, Paid, Request
-from spot.oracle.limits import LONGEST_PATIENCE, Pace
 from spot.oracle.types import Client, Limits, Reply, Result, RetryableError, Task
 from spot.utils.errors import UserError
 from spot.utils.http import backoff

@@ -12,9 +12,9 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from spot.oracle.answers import Judgement
 from spot.oracle.journal import Paid, Request, Spend
-from spot.oracle.money import usd
+from spot.oracle.postprocess import Judgement
+from spot.oracle.pricing import usd
 from spot.oracle.types import Reply, Result, Task, Try, Usage
 from spot.utils.errors import UserError
 

@@ -16,7 +16,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spot.oracle.desk import (
+from spot.oracle.journal import Journal, Paid, Request
+from spot.oracle.task_loop import (
     OK,
     Desk,
     Policy,
@@ -25,7 +26,6 @@ from spot.oracle.desk import (
     check_version,
     over_budget,
 )
-from spot.oracle.journal import Journal, Paid, Request
 from spot.oracle.types import BatchClient, Job, Reply, Result, RetryableError, Task
 from spot.utils.errors import UserError
 from spot.utils.http import backoff

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from spot.data.chat import final_part, user
 from spot.generation import request_seed
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, Completion, Generator, Request, Sampling
-from spot.oracle.answers import OK, Judgement
-from spot.oracle.desk import Desk, Policy, advance
 from spot.oracle.journal import Paid
 from spot.oracle.journal import Request as Asked
+from spot.oracle.postprocess import OK, Judgement
+from spot.oracle.task_loop import Desk, Policy, advance
 from spot.oracle.types import MAX_TOKENS, OTHER, STOP, Reply, Result, Task, Try, Usage
 
 TOGETHER = 512  # tasks that are asked at once; their rows are on disk before the next ones

@@ -22,11 +22,12 @@ from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
 from spot.generation import build
 from spot.grading.math import Verifier
-from spot.oracle import batch, engine, money, own
-from spot.oracle.answers import Judge
-from spot.oracle.desk import Desk, Policy
+from spot.oracle import async_runner, pricing, self_oracle
+from spot.oracle import batch_runner as batch
 from spot.oracle.journal import Journal, Spend
+from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import Prompts, prompts
+from spot.oracle.task_loop import Desk, Policy
 from spot.oracle.types import Limits, Result, Task
 from spot.utils.errors import UserError
 from spot.utils.progress import say
@@ -114,18 +115,18 @@ class Asking:
         finished = self.outcomes.total()
         if self.spent is not None and finished:
             lost, here = self.spent.possible, self.spent.recorded
-            possible = f" (+ {money.usd(lost)} possible)" if lost else ""
+            possible = f" (+ {pricing.usd(lost)} possible)" if lost else ""
             left = (here - self.before) / finished * (self.tasks - finished)
-            said.append(f"{money.usd(here)} spent{possible}, {money.usd(left)} to come")
+            said.append(f"{pricing.usd(here)} spent{possible}, {pricing.usd(left)} to come")
         return ", ".join(said)
 
     def _own(self, tasks: list[Task], have: int) -> Iterator[Result]:
         who = self.config.generator
-        desk = self._desk(money.FREE)
+        desk = self._desk(pricing.FREE)
         policy = Policy(reask=self.config.oracle.reask, target=self.target, have=have)
         with closing(build.generator(self.config, who, self.student)) as generator:
-            itself = own.Itself(generator, build.sampling(who), self.config.oracle.seed)
-            yield from own.rectify(tasks, itself, desk, policy, self.config.oracle.resample)
+            itself = self_oracle.Itself(generator, build.sampling(who), self.config.oracle.seed)
+            yield from self_oracle.rectify(tasks, itself, desk, policy, self.config.oracle.resample)
 
     def _paid(self, tasks: list[Task], have: int) -> Iterator[Result]:
         oracle = self.config.oracle
@@ -151,7 +152,7 @@ class Asking:
 
             def singly(some: Sequence[Task], verified: int) -> AsyncGenerator[Result, None]:
                 desk, rest = self._desk(price), replace(policy, have=verified)
-                return engine.rectify(some, client, desk, journal, limits, rest)
+                return async_runner.rectify(some, client, desk, journal, limits, rest)
 
             if oracle.batch:
                 batching = batch.Batching(
@@ -163,18 +164,20 @@ class Asking:
                 )
             else:
                 results = singly(tasks, have)
-            for result in engine.blocking(results, client.close):
+            for result in async_runner.blocking(results, client.close):
                 self.spent = journal.spend
                 yield result
 
-    def _budget(self, price: money.Price, tasks: Sequence[Task], journal: Journal) -> float | None:
+    def _budget(
+        self, price: pricing.Price, tasks: Sequence[Task], journal: Journal
+    ) -> float | None:
         """What may be spent in all, which is said and, on a terminal, asked before anything is."""
         oracle = self.config.oracle
         if price.free:
             return None
         said = _prompts(self.config, self.mode)
         sizes = [(len(said(t)[1].encode()), len(t.response.encode())) for t in tasks]
-        told = money.quote(
+        told = pricing.quote(
             price,
             sizes,
             max_tokens=oracle.max_tokens,
@@ -183,19 +186,19 @@ class Asking:
             batch=oracle.batch,
         )
         before = journal.spend.recorded + journal.spend.possible
-        say(f"oracle: {told.line}" + (f"; {money.usd(before)} spent before" if before else ""))
+        say(f"oracle: {told.line}" + (f"; {pricing.usd(before)} spent before" if before else ""))
         if oracle.max_cost is not None:
             return oracle.max_cost
         if sys.stdin.isatty():
             return _ask(before + told.expected)
         if before + told.expected > WITHOUT_TERMINAL:
             raise UserError(
-                f"The Oracle is expected to cost {money.usd(before + told.expected)}, more than "
-                f"{money.usd(WITHOUT_TERMINAL)}: say what it may cost, oracle.max_cost=<USD>."
+                f"The Oracle is expected to cost {pricing.usd(before + told.expected)}, more than "
+                f"{pricing.usd(WITHOUT_TERMINAL)}: say what it may cost, oracle.max_cost=<USD>."
             )
         return WITHOUT_TERMINAL
 
-    def _desk(self, price: money.Price, *, batch: bool = False) -> Desk:
+    def _desk(self, price: pricing.Price, *, batch: bool = False) -> Desk:
         from transformers import AutoTokenizer
 
         oracle = self.config.oracle
@@ -259,12 +262,12 @@ def _read_key(config: Config) -> None:
         read_key(*KEY_NAMES)
 
 
-def price_of(config: Config) -> money.Price:
+def price_of(config: Config) -> pricing.Price:
     """What the Oracle charges. Raises UserError when that is unknown."""
     oracle = config.oracle
     if oracle.kind not in PAID:
-        return money.FREE
-    return money.price_of(str(oracle.model), asdict(oracle.prices), free=oracle.free)
+        return pricing.FREE
+    return pricing.price_of(str(oracle.model), asdict(oracle.prices), free=oracle.free)
 
 
 def make_client(config: Config) -> Any:

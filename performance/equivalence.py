@@ -19,8 +19,8 @@ from torch import Tensor
 
 from performance.common import build_model, write_results
 from spot.training import attention, losses
+from spot.training.forward import pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
-from spot.training.scoring import pack_logprobs
 
 KINDS = ("qwen3", "llama")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

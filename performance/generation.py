@@ -24,7 +24,7 @@ from spot.data.chat import user
 from spot.generation import Generator, Request, Sampling
 
 ROOT = Path(__file__).parents[1]
-STUDENT = ROOT / "src/spot/assets/tiny"
+STUDENT = ROOT / "src/spot/training/assets/tiny"
 CONTEXT = 256
 SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=CONTEXT)
 WARM_UP = 256  # requests that are not counted

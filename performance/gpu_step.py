@@ -38,13 +38,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from performance import common
-from spot.planning.memory import RESERVE
 from spot.training import attention, memory
-from spot.training.balance import Cost
+from spot.training.bin_packing import Cost
+from spot.training.forward import Kernels, pack_logprobs
+from spot.training.kernel_checks import check_attention
 from spot.training.losses import bce
+from spot.training.memory_model import RESERVE
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
-from spot.training.scoring import Kernels, pack_logprobs
-from spot.training.selfcheck import check_attention
 from spot.utils.errors import UserError
 
 BETA, MODULE = 0.1, "performance.gpu_step"

@@ -35,17 +35,17 @@ from torch.profiler import ProfilerActivity, profile
 from performance import common
 from spot.config import NEEDS_REJECTED
 from spot.data.rows import Pair
-from spot.planning.memory import Activations, Footprint, footprint, standing
 from spot.planning.shapes import SHIPPED, Shape, read
 from spot.planning.work import Lengths, Rows
 from spot.training import memory
+from spot.training.forward import PLAIN
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, tokenise, train
 from spot.training.losses import Method
+from spot.training.memory_model import Activations, Footprint, footprint, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack, plan_steps, step_packs
 from spot.training.precision import DTYPES
 from spot.training.schedule import Optimisation
-from spot.training.scoring import PLAIN
 
 MODULE = "performance.plan_check"
 TINY = SHIPPED.parent

@@ -36,7 +36,8 @@ import torch
 
 from performance import common
 from spot.training import attention
-from spot.training.balance import Cost, deal
+from spot.training.bin_packing import Cost, deal
+from spot.training.forward import pack_logprobs
 from spot.training.packing import (
     PackingSettings,
     PairTokens,
@@ -44,7 +45,6 @@ from spot.training.packing import (
     fitting,
     plan_steps,
 )
-from spot.training.scoring import pack_logprobs
 
 MODULE = "performance.scaling"
 QWEN3_8B = Cost(token=2 * 6.946e9, scored=2 * 0.622e9, seen=4 * 36 * 4096)

@@ -41,9 +41,9 @@ import torch
 
 from performance import common
 from spot.training import attention
+from spot.training.forward import pack_logprobs
 from spot.training.losses import bce
 from spot.training.packing import PackingSettings, PairTokens, step_packs
-from spot.training.scoring import pack_logprobs
 
 BETA, CLIP = 0.1, 1.0
 TOKEN_BUDGET = 2048  # of our packs; a longer pair raises it to its own length

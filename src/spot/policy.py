@@ -58,7 +58,7 @@ def pretrain(
     target, rows = student(model, root, texts)
 
     def make(folder: Path) -> None:
-        from spot import student
+        from spot.training import pretrain as student
 
         assert model.pretrain is not None
         student.make(folder / "model", model.pretrain, model.context_length, rows)

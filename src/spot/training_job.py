@@ -93,10 +93,10 @@ def _optimisation(config: Config) -> Any:
 
 
 def _options(job: TrainingJob, loggers: Sequence[Any]) -> Any:
+    from spot.training.checkpoint import Saving
     from spot.training.hardware import Hardware
     from spot.training.loop import RunOptions
     from spot.training.packing import PackingSettings
-    from spot.training.saving import Saving
 
     config, hardware = job.config, job.config.hardware
     return RunOptions(

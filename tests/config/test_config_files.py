@@ -173,7 +173,7 @@ def test_a_data_set_chooses_its_oracle_unless_told_otherwise() -> None:
 
 def test_the_student_that_ships_is_the_one_that_is_asked_for() -> None:
     """Otherwise every first run would begin by pretraining another."""
-    manifest = json.loads((ROOT / "src/spot/assets/tiny/manifest.json").read_text())
+    manifest = json.loads((ROOT / "src/spot/training/assets/tiny/manifest.json").read_text())
     tiny = compose().model
     assert tiny.pretrain is not None
     assert asdict(tiny.pretrain) == manifest["settings"]

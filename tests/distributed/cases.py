@@ -28,11 +28,11 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from spot.data.rows import Pair
+    from spot.training.checkpoint import Saving
     from spot.training.hardware import Hardware
     from spot.training.loop import RunOptions, train
     from spot.training.losses import Method
     from spot.training.packing import PackingSettings
-    from spot.training.saving import Saving
     from spot.training.schedule import Optimisation
 
     pairs = [Pair(**row) for row in json.loads(Path(case["pairs"]).read_text())]
@@ -61,7 +61,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def inspected() -> Iterator[dict[str, str]]:
     """What stands at the end of the training: dtypes of gradients and masters, rotary frequencies."""
-    from spot.training.keeper import Keeper
+    from spot.training.checkpoint_callback import Keeper
 
     seen: dict[str, str] = {}
     write = Keeper.on_train_end

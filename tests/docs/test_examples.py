@@ -39,7 +39,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(EXAMPLES / "oracle/final_answer.py", clone / "src/spot/oracle")
     (clone / "data").mkdir()
     shutil.copy(EXAMPLES / "benchmark/long_sums.jsonl", clone / "data")
-    shutil.copytree(ROOT / "src/spot/assets/tiny", clone / "models/student")
+    shutil.copytree(ROOT / "src/spot/training/assets/tiny", clone / "models/student")
     return clone
 
 

@@ -34,7 +34,7 @@ from aiohttp import web
 from spot.data.chat import chat_ids
 
 ROOT = Path(__file__).parents[2]
-STUDENT = ROOT / "src/spot/assets/tiny"
+STUDENT = ROOT / "src/spot/training/assets/tiny"
 STATUSES = (
     "400",
     "400_long",

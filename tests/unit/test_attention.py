@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from spot.training import attention, selfcheck
+from spot.training import attention, kernel_checks
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.utils.errors import UserError
 
@@ -92,7 +92,7 @@ def test_packed_attention_equals_dense(name: str) -> None:
     kernel = attention.KERNELS[name]
     layout = kernel.layout(ROWS, torch.float64)
     got = kernel.attend(q, k, v, layout, 0.3)
-    for wanted in (dense(q, k, v), selfcheck.dense(q, k, v, ROWS, 0.3)):
+    for wanted in (dense(q, k, v), kernel_checks.dense(q, k, v, ROWS, 0.3)):
         torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
         weights = torch.randn_like(got)
         for a, b in zip(
@@ -115,7 +115,7 @@ def test_segments_by_hand() -> None:
 
 def test_visibility_by_hand() -> None:
     """[c c a b b]: b sees c and b, not a."""
-    assert selfcheck.dense_mask([(2, 1, 2)]).int().tolist() == [
+    assert kernel_checks.dense_mask([(2, 1, 2)]).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -145,8 +145,8 @@ def test_blocks_waste_little() -> None:
 def test_the_self_check_passes_what_is_right(
     build_model: Any, kind: str, dtype: torch.dtype, name: str
 ) -> None:
-    off = selfcheck.check_attention(name, build_model(kind).config, dtype, "cpu")
-    assert off < selfcheck.ATTENTION_BOUNDS[dtype]
+    off = kernel_checks.check_attention(name, build_model(kind).config, dtype, "cpu")
+    assert off < kernel_checks.ATTENTION_BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("name", ["top_left", "heads", "backward"])
@@ -155,7 +155,7 @@ def test_the_self_check_refuses_what_is_wrong(
     build_model: Any, name: str, dtype: torch.dtype
 ) -> None:
     with pytest.raises(UserError, match=rf"attention={name} is not exact here"):
-        selfcheck.check_attention(name, build_model().config, dtype, "cpu")
+        kernel_checks.check_attention(name, build_model().config, dtype, "cpu")
 
 
 @pytest.mark.parametrize("name", ["varlen", "flash"])
@@ -163,7 +163,7 @@ def test_a_kernel_that_does_not_run_here(build_model: Any, name: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=rf"attention={name} does not run here .*attention=sdpa"):
-        selfcheck.check_attention(name, build_model().config, torch.float32, "cpu")
+        kernel_checks.check_attention(name, build_model().config, torch.float32, "cpu")
 
 
 def test_auto_is_varlen_only_where_it_can_be() -> None:
@@ -196,8 +196,8 @@ def test_a_model_with_a_sliding_window_is_refused() -> None:
 def test_kernels_on_this_gpu(build_model: Any, name: str) -> None:
     model = build_model().to("cuda", torch.bfloat16)
     assert (
-        selfcheck.check_attention(name, model.config, model.dtype, model.device)
-        < selfcheck.ATTENTION_BOUNDS[torch.bfloat16]
+        kernel_checks.check_attention(name, model.config, model.dtype, model.device)
+        < kernel_checks.ATTENTION_BOUNDS[torch.bfloat16]
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spot.training.balance import Cost, balance, deal
+from spot.training.bin_packing import Cost, balance, deal
 from spot.training.packing import PackingSettings, PairTokens, step_packs
 
 

@@ -19,8 +19,8 @@ from spot.training.diagnostics import (
     net_gradients,
     pair_metrics,
 )
+from spot.training.forward import pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
-from spot.training.scoring import pack_logprobs
 
 SHARED, SEPARATE = PackingSettings(99), PackingSettings(99, share_prefix=False)
 # y-: 5 6 |7 8| 9 3 0     y+: 5 6 |1| 9 3 |4| 0

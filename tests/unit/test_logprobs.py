@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from spot.training import logprobs, selfcheck
+from spot.training import kernel_checks, logprobs
+from spot.training.kernel_checks import check_logprobs
 from spot.training.logprobs import token_logprobs
-from spot.training.selfcheck import check_logprobs
 from spot.utils.errors import UserError
 
 
@@ -189,7 +189,7 @@ def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatc
         check_logprobs("doubled", 16, torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("dtype", list(selfcheck.LOGPROB_BOUNDS))
+@pytest.mark.parametrize("dtype", list(kernel_checks.LOGPROB_BOUNDS))
 def test_ours_passes_its_own_check(dtype: torch.dtype) -> None:
     check_logprobs("torch", 64, dtype, "cpu")
 

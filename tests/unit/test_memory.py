@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from spot.training import attention, memory
+from spot.training.forward import PLAIN, pack_logprobs
 from spot.training.hardware import Hardware
 from spot.training.memory import Activations, checkpoint_layers, fewest_layers, plan_layers
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
-from spot.training.scoring import PLAIN, pack_logprobs
 from spot.utils.errors import UserError
 
 

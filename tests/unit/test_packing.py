@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spot.training import attention
+from spot.training.forward import pack_logprobs
 from spot.training.packing import (
     PackingSettings,
     PairTokens,
@@ -17,7 +18,6 @@ from spot.training.packing import (
     plan_steps,
     step_packs,
 )
-from spot.training.scoring import pack_logprobs
 
 SHARED, SEPARATE = PackingSettings(100), PackingSettings(100, share_prefix=False)
 CHOSEN = PackingSettings(100, rejected=False)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from performance import common, gpu_step, scaling
+from spot.training.forward import PLAIN
+from spot.training.kernel_checks import ATTENTION_BOUNDS
 from spot.training.packing import PackingSettings
-from spot.training.scoring import PLAIN
-from spot.training.selfcheck import ATTENTION_BOUNDS
 
 ROOT = Path(gpu_step.__file__).parents[1]
 UNNEEDED = (

@@ -22,12 +22,12 @@ from spot import planning
 from spot.config import Config, ModelConfig
 from spot.config.compose import compose
 from spot.planning.account import Plan
-from spot.planning.memory import TILES, Activations, head_work, standing
 from spot.planning.shapes import KNOWN, Shape, read, shape_of
 from spot.planning.work import Lengths, Rows
 from spot.training import logprobs, memory
-from spot.training.balance import Cost
+from spot.training.bin_packing import Cost
 from spot.training.hardware import Hardware
+from spot.training.memory_model import TILES, Activations, head_work, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.utils.errors import UserError
 

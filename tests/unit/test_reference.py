@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from spot.training import reference
+from spot.training.forward import PLAIN, Kernels
 from spot.training.loop import tokenise
 from spot.training.packing import PackingSettings, PairTokens, build_pack
-from spot.training.scoring import PLAIN, Kernels
 from spot.training.weights import weights_digest
 
 SETTINGS = PackingSettings(1000)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from spot.training.checkpoint import Saving
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, TrainResult, train
 from spot.training.losses import Method
-from spot.training.saving import Saving
 from spot.utils.errors import UserError
 from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
 
@@ -92,7 +92,7 @@ from pathlib import Path
 from spot.data.rows import Pair
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method
-from spot.training.saving import Saving
+from spot.training.checkpoint import Saving
 from spot.training.schedule import Optimisation
 
 policy, data, *outs = map(Path, sys.argv[1:])

@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spot import student
 from spot.data import laptop_corpus, laptop_world
 from spot.data.chat import prompt_ids, response_ids
 from spot.grading.laptop import DOMAINS
 from spot.oracle.rule import collected, rewrite
+from spot.training import pretrain
 
-SHIPPED = Path(student.__file__).parent / "assets" / "tiny"
+SHIPPED = Path(pretrain.__file__).parent / "assets" / "tiny"
 
 
 def settings(**changes: Any) -> Any:
@@ -39,7 +39,7 @@ def settings(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return student.arithmetic_tokenizer()
+    return pretrain.arithmetic_tokenizer()
 
 
 def test_everything_the_world_says_comes_back_exactly(tokenizer: Any) -> None:
@@ -75,16 +75,16 @@ def test_the_template_closes_thinking_in_the_prompt(tokenizer: Any) -> None:
 
 
 def test_the_same_settings_make_the_same_student(tmp_path: Path) -> None:
-    manifests = [student.make(tmp_path / name, settings()) for name in "ab"]
+    manifests = [pretrain.make(tmp_path / name, settings()) for name in "ab"]
     a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert a == b
     assert manifests[0]["settings"] == vars(settings())
-    student.make(tmp_path / "c", settings(seed=1))
+    pretrain.make(tmp_path / "c", settings(seed=1))
     assert (tmp_path / "c" / "model.safetensors").read_bytes() != a
 
 
 def test_pretraining_learns_and_what_is_saved_loads(tmp_path: Path) -> None:
-    manifest = student.make(tmp_path, settings(steps=60, batch=8))
+    manifest = pretrain.make(tmp_path, settings(steps=60, batch=8))
     assert manifest["loss_last"] < 4.0  # ln 144 = 4.97 at the start
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -92,7 +92,7 @@ def test_pretraining_learns_and_what_is_saved_loads(tmp_path: Path) -> None:
     assert model.config.max_position_embeddings == 256
     assert loaded.eos_token_id == model.generation_config.eos_token_id
     assert prompt_ids(loaded, "Find 1 + 2.") == prompt_ids(
-        student.arithmetic_tokenizer(), "Find 1 + 2."
+        pretrain.arithmetic_tokenizer(), "Find 1 + 2."
     )
 
 
@@ -101,7 +101,7 @@ def test_a_student_of_any_text(tmp_path: Path) -> None:
         (f"How many eggs are {i} dozen?", f"{i} × 12 = {12 * i}\n#### {12 * i}") for i in range(40)
     ]
     rows.append(("Tell me everything.", "long " * 400))
-    manifest = student.make(tmp_path, settings(corpus="data"), context_length=128, rows=rows)
+    manifest = pretrain.make(tmp_path, settings(corpus="data"), context_length=128, rows=rows)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     for text in (rows[3][1], "Ünseen wörds — 12,5 €"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -111,14 +111,14 @@ def test_a_student_of_any_text(tmp_path: Path) -> None:
 
 
 def test_only_the_response_is_learned_and_the_filling_is_not(tokenizer: Any) -> None:
-    batches = student._batches(laptop_corpus.rows(0), tokenizer, settings(), 256, {"dropped": 0})
+    batches = pretrain._batches(laptop_corpus.rows(0), tokenizer, settings(), 256, {"dropped": 0})
     inputs, labels = next(batches)
     assert inputs.shape == labels.shape
     assert inputs.shape[0] == 4
     for ids, wanted in zip(inputs.tolist(), labels.tolist(), strict=True):
         end_of_prompt = ids.index(tokenizer.convert_tokens_to_ids("</think>")) + 2
-        assert set(wanted[:end_of_prompt]) == {student.IGNORED}
-        learned = [i for i in wanted if i != student.IGNORED]
+        assert set(wanted[:end_of_prompt]) == {pretrain.IGNORED}
+        learned = [i for i in wanted if i != pretrain.IGNORED]
         assert learned == ids[end_of_prompt : end_of_prompt + len(learned)]
         assert learned.count(tokenizer.eos_token_id) == 1
 

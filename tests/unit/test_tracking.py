@@ -18,7 +18,7 @@ from spot import presence, tracking, wandb_run, workspace
 from spot.config import compose, plain
 from spot.data import artifacts
 from spot.data.rows import Pair, Score
-from spot.training.keeper import COLUMNS
+from spot.training.checkpoint_callback import COLUMNS
 from spot.utils.errors import UserError
 from tests.unit.wandb_files import Saved, saved_runs
 

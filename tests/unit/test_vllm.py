@@ -31,7 +31,7 @@ from spot.policy import Policy
 from spot.utils.errors import UserError
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
-STUDENT = Path(__file__).parents[2] / "src/spot/assets/tiny"
+STUDENT = Path(__file__).parents[2] / "src/spot/training/assets/tiny"
 Make = Callable[..., Servers]
 
 

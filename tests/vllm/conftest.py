@@ -24,7 +24,7 @@ def executable(needs: Check) -> str:
 @pytest.fixture
 def student() -> Path:
     """The shipped student of the laptop world."""
-    return ROOT / "src/spot/assets/tiny"
+    return ROOT / "src/spot/training/assets/tiny"
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from spot.config import Config
 from spot.planning import disk, oracle, remedies
-from spot.planning.memory import RESERVE, Footprint, footprint
 from spot.planning.shapes import Shape, shape_of
 from spot.planning.work import Lengths, Work, work_of
 from spot.training.hardware import Hardware
+from spot.training.memory_model import RESERVE, Footprint, footprint
 
 GIB = 2.0**30
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spot.training.balance import Cost
+from spot.training.bin_packing import Cost
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spot.data.edits import AFTER, EDITED, NO_PART, SHARED
-from spot.training import ranks
+from spot.training import collectives
 from spot.training.packing import Pack
 
 SIDES = {  # name: (part, y⁻?); a shared token is the same on both sides
@@ -118,8 +118,8 @@ class PartMeans:
     def add_up(self) -> None:
         """Make the sums and counts those of all ranks."""
         mine = [[float(of.get(n, 0)) for n in MEASURED] for of in (self.sums, self.counts)]
-        values = torch.tensor(mine, dtype=torch.float64, device=ranks.device())
-        sums, counts = ranks.add_up(values).tolist()
+        values = torch.tensor(mine, dtype=torch.float64, device=collectives.device())
+        sums, counts = collectives.add_up(values).tolist()
         self.sums = dict(zip(MEASURED, sums, strict=True))
         self.counts = dict(zip(MEASURED, map(int, counts), strict=True))
 

@@ -22,11 +22,12 @@ from transformers import AutoTokenizer
 
 from spot.data import chat
 from spot.data.rows import Pair
-from spot.planning.memory import RESERVE
-from spot.training import attention, ranks
-from spot.training.balance import Cost
+from spot.training import attention, collectives
+from spot.training.bin_packing import Cost
+from spot.training.checkpoint import Saving
+from spot.training.checkpoint_callback import Keeper
+from spot.training.forward import Kernels
 from spot.training.hardware import Hardware
-from spot.training.keeper import Keeper
 from spot.training.losses import Method
 from spot.training.memory import (
     Activations,
@@ -38,16 +39,15 @@ from spot.training.memory import (
     small_model,
     standing_bytes,
 )
+from spot.training.memory_model import RESERVE
 from spot.training.module import Computing, PairModule
+from spot.training.monitoring import HeldOut, Watch
 from spot.training.packing import PackingSettings, PairTokens, build_pack, fitting, plan_steps
 from spot.training.precision import DTYPES
 from spot.training.referee import Referee
 from spot.training.reference import model_identity, pairs_digest
-from spot.training.saving import Saving
 from spot.training.schedule import Optimisation, Steps
-from spot.training.scoring import Kernels
 from spot.training.strategy import make_strategy, zero_config
-from spot.training.watch import HeldOut, Watch
 from spot.training.weights import load, load_in_parts, model_config, skeleton, weights_digest
 from spot.utils.errors import UserError
 from spot.utils.progress import say
@@ -154,7 +154,7 @@ def train(
         checkpointed_layers=checkpointed,
         over_long=over_long,
         held_out_over_long=held_over_long,
-        final=keeper.last_row() if ranks.rank() == 0 else {},
+        final=keeper.last_row() if collectives.rank() == 0 else {},
     )
 
 
@@ -166,7 +166,9 @@ def load_policy(
         model = load_in_parts(folder, hardware, zero_config(hardware, clip))
     else:
         model = load(folder, hardware, device)
-    checkpoint_layers(model, ranks.tell(checkpointed))  # rank 0's plan, if devices are unequal
+    checkpoint_layers(
+        model, collectives.tell(checkpointed)
+    )  # rank 0's plan, if devices are unequal
     return model
 
 

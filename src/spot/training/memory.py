@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from spot.planning.memory import standing
 from spot.training import attention
+from spot.training.forward import Kernels, pack_logprobs
 from spot.training.hardware import Hardware
 from spot.training.logprobs import TILES
+from spot.training.memory_model import standing
 from spot.training.packing import Pack
-from spot.training.scoring import Kernels, pack_logprobs
 from spot.training.weights import shortened
 from spot.utils.errors import UserError
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from spot.training import attention, optimizers, ranks
+from spot.training import attention, collectives, optimizers
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
     KL_SIDES,
@@ -25,14 +25,14 @@ from spot.training.diagnostics import (
     net_gradients,
     pair_metrics,
 )
+from spot.training.forward import Kernels, check_finite, not_finite, pack_logprobs, score_pack
 from spot.training.hardware import Hardware
 from spot.training.losses import Method
+from spot.training.monitoring import REWARDS, BatchValues, Watch
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
 from spot.training.reference import Reference
 from spot.training.schedule import Optimisation
-from spot.training.scoring import Kernels, check_finite, not_finite, pack_logprobs, score_pack
-from spot.training.watch import REWARDS, BatchValues, Watch
 from spot.utils.errors import UserError
 
 Record = Callable[[int, Mapping[str, Any]], None]
@@ -171,7 +171,7 @@ class PairModule(pl.LightningModule):
         pairs = [self.pairs[i] for i in indices]
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         values, parts, scale = BatchValues(len(pairs)), PartMeans(), self._loss_scale(pairs)
-        packs = step_packs(pairs, self.packing, ranks.rank(), ranks.ranks())
+        packs = step_packs(pairs, self.packing, collectives.rank(), collectives.ranks())
         with attention.packed(self.model, self.kernels.attention):
             for pack in packs:
                 if self.hardware.deepspeed:
@@ -208,7 +208,7 @@ class PairModule(pl.LightningModule):
             if side in metrics and metrics[side].requires_grad:
                 metrics[side].register_hook(partial(pulls.__setitem__, side))
         # DeepSpeed averages over the ranks what has to be added up
-        share = scale * (ranks.ranks() if self.hardware.deepspeed else 1)
+        share = scale * (collectives.ranks() if self.hardware.deepspeed else 1)
         self.manual_backward(loss.sum() * (share if pack.counted else 0.0))
         if not pack.counted:
             return
@@ -316,7 +316,7 @@ class PairModule(pl.LightningModule):
         self._spend("held_out", time.perf_counter() - begin)
         begin = time.perf_counter()
         if watch.ability_probe and watch.due(watch.ability_every, step, last):
-            scores = ranks.tell(self._ability() if ranks.rank() == 0 else None)
+            scores = collectives.tell(self._ability() if collectives.rank() == 0 else None)
             metrics |= {f"probe/{name}": float(value) for name, value in scores.items()}
         self._spend("ability", time.perf_counter() - begin)
         return metrics
@@ -336,7 +336,7 @@ class PairModule(pl.LightningModule):
         return scores
 
     def _record(self, step: int, metrics: Mapping[str, Any]) -> None:
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             self.record(step, metrics)
 
     def _spend(self, stage: str, seconds: float) -> None:

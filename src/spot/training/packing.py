@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spot.data.edits import NO_PART, align, common_prefix
-from spot.training.balance import TOKENS_ONLY, Cost, deal
+from spot.training.bin_packing import TOKENS_ONLY, Cost, deal
 
 Ids = np.ndarray  # token ids, int32
 

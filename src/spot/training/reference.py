@@ -22,9 +22,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spot.training import attention, ranks
+from spot.training import attention, collectives
+from spot.training.forward import PLAIN, Kernels, check_finite, pack_logprobs
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
-from spot.training.scoring import PLAIN, Kernels, check_finite, pack_logprobs
 from spot.utils.files import write_aside
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,14 @@ def score(
     with attention.packed(model, kernels.attention):
         for i in range(0, len(pairs), TOGETHER):
             some = longest_first[i : i + TOGETHER]
-            for pack in step_packs(some, settings, ranks.rank(), ranks.ranks()):
+            for pack in step_packs(some, settings, collectives.rank(), collectives.ranks()):
                 logps = pack_logprobs(model, pack.to(model.device), kernels)
                 check_finite(pack, logps, "of the reference")
                 if pack.counted:
                     mine.update(zip(pack.ids, logps.cpu().split(pack.scored), strict=True))
     zeros = torch.zeros(max((pair.scored(settings) for pair in pairs), default=0))
     parts = [mine.get(pair.id, zeros[: pair.scored(settings)]) for pair in pairs]
-    return ranks.add_up(torch.cat([zeros[:0], *parts]).to(ranks.device())).cpu()
+    return collectives.add_up(torch.cat([zeros[:0], *parts]).to(collectives.device())).cpu()
 
 
 def reference_scores(
@@ -110,14 +110,14 @@ def reference_scores(
     identity = {**identity, "tokens": pairs_digest(pairs)}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     values = None
-    if folder is not None and pairs and ranks.rank() == 0:
+    if folder is not None and pairs and collectives.rank() == 0:
         values = _read(folder, key, sum(lengths))
-    if ranks.tell(values is not None):
+    if collectives.tell(values is not None):
         found = torch.empty(sum(lengths)) if values is None else values
-        values = ranks.share(found.to(ranks.device())).cpu()
+        values = collectives.share(found.to(collectives.device())).cpu()
     else:
         values = score(model, pairs, settings, kernels)
-        if folder is not None and pairs and ranks.rank() == 0:
+        if folder is not None and pairs and collectives.rank() == 0:
             _write(folder, key, values, identity)
     parts = values.split(lengths)
     return ReferenceScores({pair.id: part for pair, part in zip(pairs, parts, strict=True)})

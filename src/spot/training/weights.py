@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
-from spot.training import ranks
+from spot.training import collectives
 from spot.training.hardware import Hardware
 from spot.training.precision import DTYPES
 from spot.utils.errors import UserError
@@ -79,7 +79,7 @@ def load_in_parts(folder: Path, hardware: Hardware, zero: dict[str, Any]) -> Any
         )
     for name, parameter in names.items():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-            if ranks.rank() == 0:
+            if collectives.rank() == 0:
                 with safe_open(files[name], "pt") as tensors:
                     tensor = tensors.get_tensor(name)
                 if tensor.shape != parameter.shape:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spot.training import attention, logprobs
-from spot.training.balance import head_dim
+from spot.training.bin_packing import head_dim
 from spot.utils.errors import UserError
 
 # ---- attention -----------------------------------------------------------------------------------

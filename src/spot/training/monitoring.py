@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spot.training import ranks
+from spot.training import collectives
 from spot.training.diagnostics import KL_SIDES, PartMeans, kl_terms, pair_metrics
+from spot.training.forward import check_finite
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.training.reference import Reference
-from spot.training.scoring import check_finite
 
 Score = Callable[[Pack], tuple[Tensor, Tensor | None]]
 REWARDS = ("rewards/chosen", "rewards/rejected")
@@ -41,7 +41,7 @@ class BatchValues:
         for name, value in self.values.items():
             mine[VALUES.index(name), :-1] = value
             mine[VALUES.index(name), -1] = 1  # this rank has it
-        rows = ranks.add_up(mine.to(ranks.device())).cpu()
+        rows = collectives.add_up(mine.to(collectives.device())).cpu()
         self.values = {name: row[:-1] for name, row in zip(VALUES, rows, strict=True) if row[-1]}
 
     def largest(self, name: str) -> float:
@@ -68,7 +68,7 @@ class HeldOut:
         """Pack this rank's pairs and note what the reference gives them; it does not change."""
         if not self.pairs:
             return
-        packs = step_packs(self.pairs, self.settings, ranks.rank(), ranks.ranks())
+        packs = step_packs(self.pairs, self.settings, collectives.rank(), collectives.ranks())
         self.packs = [pack.to(device) for pack in packs]
         self.references = [reference.of(pack) for pack in self.packs]
 
@@ -97,7 +97,7 @@ class HeldOut:
             sums += torch.tensor([*of_rejected, float(pack.slot_counts()[1].sum())])
         batch.add_up()
         parts.add_up()
-        kl_sum, entropy_sum, tokens = ranks.add_up(sums.to(ranks.device())).tolist()
+        kl_sum, entropy_sum, tokens = collectives.add_up(sums.to(collectives.device())).tolist()
         metrics = batch.means() | parts.per_pair("rewards", len(self.pairs)) | parts.per_token("kl")
         if tokens:
             metrics |= {"kl": kl_sum / tokens, "entropy": entropy_sum / tokens}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spot.training import attention, logprobs, selfcheck
+from spot.training import attention, kernel_checks, logprobs
 from spot.training.packing import Pack
 from spot.utils.errors import UserError
 
@@ -26,8 +26,8 @@ class Kernels:
 
         config: the model's. Returns the disagreement of attention, as a relative L2 distance.
         """
-        selfcheck.check_logprobs(self.logprobs, config.hidden_size, dtype, device)
-        return selfcheck.check_attention(self.attention, config, dtype, device)
+        kernel_checks.check_logprobs(self.logprobs, config.hidden_size, dtype, device)
+        return kernel_checks.check_attention(self.attention, config, dtype, device)
 
     def versions(self) -> dict[str, str]:
         """Each kernel with the version of what computes it, where that is not torch."""

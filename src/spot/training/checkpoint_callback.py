@@ -8,9 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from spot.training import ranks
+from spot.training import collectives
+from spot.training.checkpoint import Checkpoints, MetricsTable, Saving, save_model
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
-from spot.training.saving import Checkpoints, MetricsTable, Saving, save_model
 from spot.utils.errors import UserError
 from spot.utils.files import sync
 from spot.utils.progress import say
@@ -47,7 +47,7 @@ class Keeper(pl.Callback):
         self.found = self.checkpoints.latest()
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if ranks.tell(self.found) != self.found:
+        if collectives.tell(self.found) != self.found:
             raise UserError(
                 f"Ranks see different states in {self.checkpoints.folder}: output=<folder> must be one that "
                 "all nodes share."
@@ -55,7 +55,7 @@ class Keeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Go on after the last state: rows of later steps go, they will be written again."""
-        if self.found and ranks.rank() == 0:
+        if self.found and collectives.rank() == 0:
             self.table.open_at(self.found[0])
             say(f"Training goes on after step {self.found[0]}.")
 
@@ -76,7 +76,7 @@ class Keeper(pl.Callback):
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
         if self.saving.optimizer and (step % self.saving.every == 0 or step == last):
-            if ranks.rank() == 0:
+            if collectives.rank() == 0:
                 sync(self.table.path)  # no state without the rows that led to it
             self.checkpoints.save(step, trainer.save_checkpoint)
         if self.saving.exports and step % self.saving.exports == 0 and step < last:

@@ -26,7 +26,7 @@ from spot.data import laptop_corpus as corpus
 from spot.data import laptop_world
 from spot.data.chat import prompt_ids, response_ids
 from spot.oracle.rule import collected, rewrite
-from spot.training.saving import declare_dtype, save_model
+from spot.training.checkpoint import declare_dtype, save_model
 from spot.utils.progress import track
 
 Rows = Sequence[tuple[str, str]]  # (question, response)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from spot.training import ranks
+from spot.training import collectives
 from spot.training.precision import DTYPES
 from spot.training.weights import whole_tensors
 from spot.utils.errors import UserError
@@ -48,7 +48,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
     cast = DTYPES[dtype] if dtype else model.dtype
     tensors: dict[str, Tensor] = {}
     for name, tensor in whole_tensors(model):
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             if not torch.isfinite(tensor).all():
                 raise UserError(
                     f"The last step left weights that are not finite ({name}): lower the learning rate."
@@ -60,10 +60,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
         tokenizer.save_pretrained(aside)
         declare_dtype(aside, cast)
 
-    if ranks.rank() == 0:
+    if collectives.rank() == 0:
         with explained("The weights", place_aside(folder)):
             write_folder_aside(folder, fill)
-    ranks.meet()
+    collectives.meet()
 
 
 @contextmanager
@@ -116,18 +116,18 @@ class Checkpoints:
         """`write(path)` saves the state after `step` steps; only then do older ones go."""
         new = self.folder / f"step_{step:08d}"
         aside = place_aside(new)
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             begin_aside(new)
-        ranks.meet()
+        collectives.meet()
         with explained(f"The state after step {step}", aside):
             write(aside / CHECKPOINT)
-        ranks.meet()
-        if ranks.rank() == 0:
+        collectives.meet()
+        if collectives.rank() == 0:
             publish(aside, new)
             for path in self.folder.glob("step_*"):
                 if path != new:
                     shutil.rmtree(path)
-        ranks.meet()
+        collectives.meet()
 
 
 class MetricsTable:

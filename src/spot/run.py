@@ -139,7 +139,7 @@ class Run:
 
     def write_card(self) -> None:
         """The card of the round's trained model, with the scores if there are any yet."""
-        from spot import model_card
+        from spot.report import model_card
 
         folders = {
             name.removeprefix(self._prefix): product.folder

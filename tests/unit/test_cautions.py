@@ -2,8 +2,8 @@
 
 import pytest
 
-from spot.report.cautions import cautions
-from spot.report.quantities import CHOSEN, REJECTED
+from spot.report.metrics import CHOSEN, REJECTED
+from spot.report.warnings import cautions
 from tests.unit.runs import MadeRun, made_study
 
 SOUND = {CHOSEN: [0.0, 0.5, 1.0, 1.5, 2.0], REJECTED: [0.0, -0.5, -1.0, -1.5, -2.0]}

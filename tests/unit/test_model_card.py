@@ -11,11 +11,12 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from spot import model_card, unpack
+from spot import unpack
 from spot.config import Config, plain
 from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
+from spot.report import model_card
 from tests.unit.test_report import BASE, rows_product, scores
 
 HOSTILE = "a | b `c` <d> ***\n---\ntags: [stolen]\n````\n# heading"

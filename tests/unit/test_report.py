@@ -14,9 +14,9 @@ from spot.data import artifacts
 from spot.data.rows import Pair, Score
 from spot.evaluation.statistics import Estimate
 from spot.report import curves, paper, style
-from spot.report.cautions import cautions
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
+from spot.report.warnings import cautions
 from spot.utils.errors import UserError
 from tests.unit.runs import MadeRun, made_study
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from spot.report import quantities
+from spot.report import metrics
 from spot.report.load import FinishedRun, Study
-from spot.report.quantities import NATS, logged
+from spot.report.metrics import NATS, logged
 from spot.report.style import HALF, WIDE, colours, label
 
 MOST_NAMES = 16  # beside one panel; more are unreadable
@@ -19,10 +19,10 @@ MOST_NAMES = 16  # beside one panel; more are unreadable
 
 def general_ability(study: Study) -> Figure | None:
     names = dict.fromkeys(
-        n for run in study.runs for n in run.metrics if n.startswith(quantities.PROBE)
+        n for run in study.runs for n in run.metrics if n.startswith(metrics.PROBE)
     )
     title = "General ability while training: {}"
-    panels = [(n, title.format(n.removeprefix(quantities.PROBE)), "% correct") for n in names]
+    panels = [(n, title.format(n.removeprefix(metrics.PROBE)), "% correct") for n in names]
     return _panels(study, panels)
 
 
@@ -62,15 +62,15 @@ def _scores_over_steps(axes: Axes, study: Study, benchmark: str) -> None:
 
 
 def loss(study: Study) -> Figure | None:
-    return _panels(study, [(quantities.LOSS, "Training loss", "")])
+    return _panels(study, [(metrics.LOSS, "Training loss", "")])
 
 
 def rewards(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            (quantities.CHOSEN, "y⁺: r⁺/β", NATS),
-            (quantities.REJECTED, "y⁻: r⁻/β", NATS),
+            (metrics.CHOSEN, "y⁺: r⁺/β", NATS),
+            (metrics.REJECTED, "y⁻: r⁻/β", NATS),
         ],
     )
 
@@ -79,8 +79,8 @@ def distance(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            (quantities.KL, "KL to the base", "nats per token"),
-            (quantities.DELTA, "BCO's threshold, δ/β", NATS),
+            (metrics.KL, "KL to the base", "nats per token"),
+            (metrics.DELTA, "BCO's threshold, δ/β", NATS),
         ],
     )
 
@@ -90,8 +90,8 @@ def tether(study: Study) -> Figure | None:
     return _panels(
         study,
         [
-            (quantities.TETHERS[0], "Tether on y⁺, λ⁺", unit),
-            (quantities.TETHERS[1], "Tether on y⁻, λ⁻", unit),
+            (metrics.TETHERS[0], "Tether on y⁺, λ⁺", unit),
+            (metrics.TETHERS[1], "Tether on y⁻, λ⁻", unit),
         ],
     )
 
@@ -99,19 +99,17 @@ def tether(study: Study) -> Figure | None:
 def surgery(study: Study) -> Figure | None:
     titles = ("the shared prefix", "y⁺'s edited tokens", "y⁻'s edited tokens")
     unit = "|∂loss / ∂log π| of a token"
-    return _parts(
-        study, quantities.GRADIENT_PARTS, [f"Gradient on {part}" for part in titles], unit
-    )
+    return _parts(study, metrics.GRADIENT_PARTS, [f"Gradient on {part}" for part in titles], unit)
 
 
 def rewards_by_part(study: Study) -> Figure | None:
     titles = ["Shared prefix, r/β", "y⁺'s edited tokens, r/β", "y⁻'s edited tokens, r/β"]
-    return _parts(study, quantities.REWARD_PARTS, titles, NATS)
+    return _parts(study, metrics.REWARD_PARTS, titles, NATS)
 
 
 def kl_by_part(study: Study) -> Figure | None:
     titles = ["KL on the shared prefix", "KL on edited tokens", "KL after the edit"]
-    return _parts(study, quantities.KL_PARTS, titles, "nats per token")
+    return _parts(study, metrics.KL_PARTS, titles, "nats per token")
 
 
 def _parts(study: Study, columns: Sequence[str], titles: Sequence[str], unit: str) -> Figure | None:
@@ -144,7 +142,7 @@ def _moves(run: FinishedRun, column: str) -> bool:
 def _counts(run: FinishedRun, column: str) -> bool:
     """Whether the run has the column. δ of most losses is 0 throughout and none of theirs."""
     values = run.metrics.get(column, ([], []))[1]
-    return any(values) if column == quantities.DELTA else bool(values)
+    return any(values) if column == metrics.DELTA else bool(values)
 
 
 def _curves(axes: Axes, study: Study, column: str) -> None:

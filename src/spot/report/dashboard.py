@@ -24,7 +24,7 @@ from typing import Any
 
 from spot import overview, shown, traces
 from spot.overview import METRICS, KnownRun, Sweep
-from spot.report.quantities import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
+from spot.report.metrics import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
 from spot.traces import Made, Mean
 from spot.utils import local_page
 from spot.utils.errors import UserError

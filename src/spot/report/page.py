@@ -18,11 +18,11 @@ from markupsafe import Markup, escape
 from spot.data.word_diff import marked
 from spot.report import costs, examples, figures, histograms, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
-from spot.report.cautions import cautions
 from spot.report.claims import claim_row, tally_text
 from spot.report.config_diff import differences
 from spot.report.load import Study, load
 from spot.report.verdicts import FAILS, HOLDS, ROW, UNCLEAR, Verdict, judge, verdict_rows
+from spot.report.warnings import cautions
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed
 

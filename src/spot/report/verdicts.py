@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
-from spot.report import quantities
+from spot.report import metrics
 from spot.report.config_diff import ASIDE, written
 from spot.report.load import FinishedRun, Study
-from spot.report.quantities import NOTABLE, logged
+from spot.report.metrics import NOTABLE, logged
 from spot.report.style import DOMAINS, SHORT_KEYS
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot tell"
@@ -114,7 +114,7 @@ def left_on_the_prefix(run: FinishedRun) -> float | None:
     """
     left, apart = (
         dict(zip(*logged(run, column), strict=True))
-        for column in (quantities.ON_PREFIX, quantities.APART_ON_PREFIX)
+        for column in (metrics.ON_PREFIX, metrics.APART_ON_PREFIX)
     )
     steps = sorted(left.keys() & apart.keys())
     unmet = sum(apart[step] for step in steps)
@@ -122,10 +122,10 @@ def left_on_the_prefix(run: FinishedRun) -> float | None:
 
 
 PLUS, MINUS = "log π_θ/π_ref of held-out y⁺", "log π_θ/π_ref of held-out y⁻"
-END_CHOSEN = at_the_end(quantities.CHOSEN, PLUS, "nats")
-END_REJECTED = at_the_end(quantities.REJECTED, MINUS, "nats")
-LATE_CHOSEN = second_half(quantities.CHOSEN, PLUS, "nats")
-END_KL = at_the_end(quantities.KL, "KL to the base", "nats per token")
+END_CHOSEN = at_the_end(metrics.CHOSEN, PLUS, "nats")
+END_REJECTED = at_the_end(metrics.REJECTED, MINUS, "nats")
+LATE_CHOSEN = second_half(metrics.CHOSEN, PLUS, "nats")
+END_KL = at_the_end(metrics.KL, "KL to the base", "nats per token")
 LEFT_ON_PREFIX = Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix)
 
 

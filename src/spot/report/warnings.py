@@ -9,7 +9,7 @@ import numpy as np
 
 from spot.evaluation.statistics import CONFIDENCE, holm
 from spot.report.load import FinishedRun, Study
-from spot.report.quantities import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
+from spot.report.metrics import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
 from spot.report.style import label, signed
 from spot.report.verdicts import difference
 

@@ -35,8 +35,8 @@ from torch.profiler import ProfilerActivity, profile
 from performance import common
 from spot.config import NEEDS_REJECTED
 from spot.data.rows import Pair
-from spot.planning.shapes import SHIPPED, Shape, read
-from spot.planning.work import Lengths, Rows
+from spot.pipeline.plan.shapes import SHIPPED, Shape, read
+from spot.pipeline.plan.work import Lengths, Rows
 from spot.training import memory
 from spot.training.forward import PLAIN
 from spot.training.hardware import Hardware

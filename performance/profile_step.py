@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from performance.common import write_results
 from spot.data.rows import Pair, from_json
-from spot.policy import SHIPPED
+from spot.pipeline.policy import SHIPPED
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method
 from spot.training.module import PairModule

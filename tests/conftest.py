@@ -98,8 +98,8 @@ def build(folder):
     return folder / "report.html"
 
 
-sys.modules["spot.pipeline"] = types.ModuleType("spot.pipeline")
-vars(sys.modules["spot.pipeline"]).update(run=run, pretrain=pretrain)
+sys.modules["spot.pipeline.way"] = types.ModuleType("spot.pipeline.way")
+vars(sys.modules["spot.pipeline.way"]).update(run=run, pretrain=pretrain)
 sys.modules["spot.report"] = types.ModuleType("spot.report")
 vars(sys.modules["spot.report"]).update(build=build)
 '''

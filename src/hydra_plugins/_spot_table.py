@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hydra_plugins._spot_jobs import Job, Tell
+from spot.pipeline.sweep_jobs import Job, Tell
 
 # by what is looked at first when not all jobs fit on the screen
 STATES = {

@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, flag_override
 
-from hydra_plugins._spot_jobs import Job, keep, run, set_aside
+from spot.pipeline.sweep_jobs import Job, keep, run, set_aside
 from spot.utils.processes import visible_gpus
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class FreshProcessLauncher(Launcher):
     ) -> list[JobReturn]:
         """Run the jobs and build the sweep's report. Exits with 1 when one of them failed."""
         from hydra_plugins._spot_table import say, watched  # Rich, which only a sweep needs
-        from spot import presence
+        from spot.pipeline import heartbeat
 
         setup_globals()
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
@@ -82,7 +82,7 @@ class FreshProcessLauncher(Launcher):
             self._job(number, list(overrides), sweep, gpus)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        with _ended_by_sigterm(), presence.kept(sweep, {}):
+        with _ended_by_sigterm(), heartbeat.kept(sweep, {}):
             note = keep(jobs, sweep)
             with watched(jobs) as tell:
                 for job in jobs:

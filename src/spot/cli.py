@@ -24,8 +24,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import config, group, manual
+from spot import config, manual
 from spot.config import compose, origins
+from spot.pipeline.distributed import group
 from spot.utils.errors import FULL, UNUSABLE, RankError, UserError
 
 COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}
@@ -47,10 +48,10 @@ ELSEWHERE = {  # commands that take no configuration, and what each calls with i
     "report": "spot.commands:report",
     "completion": "spot.completion:command",
     "pairs": "spot.report.pair_page:command",
-    "runs": "spot.overview:command",
-    "show": "spot.overview:show",
+    "runs": "spot.pipeline.run_status:command",
+    "show": "spot.pipeline.run_status:show",
     "dashboard": "spot.report.dashboard:command",
-    "workspace": "spot.workspace:command",
+    "workspace": "spot.pipeline.workspace:command",
 }
 
 
@@ -177,7 +178,7 @@ def _with_hydra(command: str, arguments: list[str]) -> None:
 
 def _lend_ranks() -> None:
     """A process that torchrun or srun started beside another: that one keeps the run and its folder."""
-    from spot import launch, session
+    from spot.pipeline.distributed import launch, session
 
     found = group.started()
     assert found is not None
@@ -237,9 +238,9 @@ def _run(command: str, composed: DictConfig) -> None:
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 
-    from spot import presence
+    from spot.pipeline import heartbeat
 
-    with presence.announced(folder, command, settings, overrides):
+    with heartbeat.announced(folder, command, settings, overrides):
         _carry_out(command, settings, folder, overrides, found)
 
 
@@ -251,27 +252,27 @@ def _carry_out(
     found: group.Started | None,
 ) -> None:
     """Call the pipeline and say where its results are."""
-    from spot import pipeline  # imports torch
+    from spot.pipeline import way  # imports torch
 
     if command == "evaluate":
         from spot.evaluation import compare
 
-        scores = pipeline.evaluate(settings, folder, overrides)
+        scores = way.evaluate(settings, folder, overrides)
         compare.show(compare.read(scores))
         print(f"scores: {folder}", flush=True)
         return
     if command == "pretrain":
-        print(f"student: {pipeline.pretrain(settings, folder)}", flush=True)
+        print(f"student: {way.pretrain(settings, folder)}", flush=True)
         return
     what = settings, folder, overrides, _until(command)
     if found is None:
-        made = pipeline.run(*what)
+        made = way.run(*what)
     else:
-        from spot.session import Session
+        from spot.pipeline.distributed.session import Session
 
         session = Session(found)
         with session.running():
-            made = pipeline.run(*what, session)
+            made = way.run(*what, session)
     print(f"{MAKES[command]}: {made}", flush=True)
 
 
@@ -293,7 +294,8 @@ def named_run(arguments: Sequence[str]) -> Path | None:
 
 
 def _evaluate_exports(run: Path) -> None:
-    from spot import exports, report
+    from spot import report
+    from spot.pipeline import exports
 
     print(f"scores: {exports.evaluate(run)}", flush=True)
     print(f"report: {report.build(run)}")
@@ -303,9 +305,9 @@ def _correct(arguments: list[str]) -> None:
     """A page on this machine, and the sheet behind it."""
     settings = compose.compose(arguments, "elicit")
 
-    from spot import pipeline
+    from spot.pipeline import way
 
-    sheet = pipeline.correct(settings)
+    sheet = way.correct(settings)
     print(f"corrections: {sheet}\nuse them: oracle=human oracle.path={sheet}", flush=True)
 
 
@@ -320,11 +322,12 @@ def _plan(arguments: list[str]) -> None:
         )
     settings = compose.compose(parsed.overrides)
 
-    from spot import looking, planning
-    from spot.planning.work import Lengths
+    from spot.pipeline import plan as planning
+    from spot.pipeline import preview
+    from spot.pipeline.plan.work import Lengths
 
     lengths, wrong = None, None
-    if known := looking.found(settings):
+    if known := preview.found(settings):
         pairs, wrong = known
         prompt = settings.plan.prompt_tokens
         lengths = [

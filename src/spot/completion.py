@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 from spot import manual
 from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned, compose
 from spot.config.groups import DATA_ARMS
-from spot.overview import STATES
+from spot.pipeline.run_status import STATES
 from spot.utils.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot import group, manual
+from spot import manual
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
 from spot.evaluation import benchmarks
 from spot.generation import build
-from spot.looking import REUSE, Seen, look, look_at_exports
 from spot.oracle import build as asking
-from spot.planning import oracle as costs
+from spot.pipeline.distributed import group
+from spot.pipeline.plan import oracle as costs
+from spot.pipeline.preview import REUSE, Seen, look, look_at_exports
 from spot.utils.errors import UserError
 
 STAGED = [name for name, command in manual.COMMANDS.items() if command.staged]

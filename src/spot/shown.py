@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spot import overview, traces
 from spot.data import artifacts
-from spot.overview import METRICS, Doing, KnownRun, Sweep
-from spot.traces import Made, Mean
+from spot.pipeline import run_status, traces
+from spot.pipeline.run_status import METRICS, Doing, KnownRun, Sweep
+from spot.pipeline.traces import Made, Mean
 
 COLOURS = {
     "running": "cyan",
@@ -45,14 +45,14 @@ UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 def show_list(output: Path, states: Sequence[str] = (), console: Console | None = None) -> None:
     """All runs and sweeps below `output`, newest first; of these states only, if any are named."""
     console = console or _console()
-    found = overview.find(output)
-    made = overview.made_of([run for one in found for run in _runs(one)])
+    found = run_status.find(output)
+    made = run_status.made_of([run for one in found for run in _runs(one)])
     table = _table("#", "status", "what", "seed", *(_heading(name) for name in SCORES), "age",
                    "disk", "where", right=("#", "seed", "age", "disk", *map(_heading, SCORES)))  # fmt: skip
     for number, one in enumerate(found, 1):
         if states and not {one.state, *(run.state for run in _runs(one))} & {*states}:
             continue
-        size = sum(overview.disk_use(run, made.get(run.folder, ())) for run in _runs(one))
+        size = sum(run_status.disk_use(run, made.get(run.folder, ())) for run in _runs(one))
         cells = _sweep_cells(one, made) if isinstance(one, Sweep) else _run_cells(one, made)
         table.add_row(str(number), *cells, _age(one.at), size_text(size), Text(str(one.folder)))
     if table.row_count:
@@ -78,7 +78,7 @@ def show_one(one: KnownRun | Sweep, console: Console | None = None) -> None:
 
 def _show_sweep(sweep: Sweep, console: Console) -> None:
     console.print(Text.assemble(str(sweep.folder), "  ", _state(sweep.state), "  ", _counts(sweep)))
-    made = overview.made_of(sweep.jobs)
+    made = run_status.made_of(sweep.jobs)
     table = _table("job", "status", "what", "seed", *map(_heading, SCORES), "age",
                    right=("job", "seed", "age", *map(_heading, SCORES)))  # fmt: skip
     for arm, jobs in sweep.arms.items():
@@ -117,7 +117,7 @@ def _run_cells(run: KnownRun, made: Mapping[Path, Sequence[Made]]) -> list[Text 
     """status, what, seed and scores."""
     state = _state(run.state)
     if run.state in ("running", "interrupted"):
-        doing = overview.doing(run, made.get(run.folder, ()))
+        doing = run_status.doing(run, made.get(run.folder, ()))
         state.append(f" {progress(doing)}" if doing else "", "dim")
     if run.state == "failed" and run.exit is not None:
         state.append(f" exit {run.exit}", "dim")
@@ -127,7 +127,7 @@ def _run_cells(run: KnownRun, made: Mapping[Path, Sequence[Made]]) -> list[Text 
 
 
 def _show_run(run: KnownRun, console: Console) -> None:
-    made = overview.made_of([run]).get(run.folder, [])
+    made = run_status.made_of([run]).get(run.folder, [])
     name = " ".join(filter(None, [run.arm, "" if run.seed is None else f"seed {run.seed}"]))
     study = f" of {run.study}" if run.study else ""
     ago = f"  {_age(run.at)} ago" if run.at else ""
@@ -154,7 +154,7 @@ def _facts(run: KnownRun, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
         yield "choices", "  ".join(f"{key}={value}" for key, value in choices.items())
     if run.there is not None and run.state == "running":
         yield "process", f"{run.there.pid} on {run.there.host}, for {age(run.there.began)}"
-    if run.state in ("running", "interrupted") and (doing := overview.doing(run, made)):
+    if run.state in ("running", "interrupted") and (doing := run_status.doing(run, made)):
         yield "stage", progress(doing)
     if run.state == "failed":
         code = "" if run.exit is None else f" (exit code {run.exit})"
@@ -162,10 +162,10 @@ def _facts(run: KnownRun, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
     yield "folder", str(run.folder)
     if (report := run.folder / "report.html").exists():
         yield "report", str(report)
-    if checkpoint := overview.checkpoint(run, made):
+    if checkpoint := run_status.checkpoint(run, made):
         where = checkpoint / "model"
         yield "checkpoint", str(where if where.exists() else f"{checkpoint} (in the making)")
-    yield "disk", size_text(overview.disk_use(run, made))
+    yield "disk", size_text(run_status.disk_use(run, made))
 
 
 def different(run: KnownRun) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _score_table(run: KnownRun) -> Table:
 def _metrics(run: KnownRun, made: Sequence[Made]) -> Table:
     """The last value of each metric, and how it began."""
     table = _table("metric", "last", "at step", right=("last", "at step"))
-    folder = overview.checkpoint(run, made)
+    folder = run_status.checkpoint(run, made)
     rows = traces.read_table(folder / METRICS) if folder else []
     probes = [(name, name) for name in (rows[0] if rows else ()) if name.startswith("probe/")]
     for column, name in (*WATCHED, *probes):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spot import config, unpack
+from spot import config
 from spot.config.compose import CONF, check, compose, sweep_name
+from spot.pipeline import unpack
 from spot.utils.errors import UserError
 
 ROOT = CONF.parent

@@ -88,7 +88,7 @@ def start(
     cases: list[dict[str, Any]], file: Path, largest_file: int | None = None
 ) -> dict[Path, subprocess.Popen[bytes]]:
     """Two ranks that run all cases, by their logs; no file may grow beyond `largest_file` bytes."""
-    from spot import group
+    from spot.pipeline.distributed import group
 
     file.write_text(json.dumps(cases))
     processes = {}
@@ -122,7 +122,7 @@ def finish(processes: dict[Path, subprocess.Popen[bytes]], timeout: float = 400)
 
 
 def main() -> None:
-    from spot.rank import leave
+    from spot.pipeline.distributed.rank import leave
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(1)

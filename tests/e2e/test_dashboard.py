@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spot import overview, presence
 from spot.data import artifacts
+from spot.pipeline import heartbeat, run_status
 from spot.report import dashboard
 from spot.utils.errors import UserError
 from tests.oracle.chromium import Tab, chromium, executable
@@ -91,10 +91,10 @@ def training(output: Path, watch: Callable[[Path, Path], None]) -> None:
     }  # fmt: skip
 
     def train(folder: Path) -> None:
-        presence.noting(run)("Training steps", 1, 50)
+        heartbeat.noting(run)("Training steps", 1, 50)
         watch(run, folder)
 
-    with presence.kept(run, about):
+    with heartbeat.kept(run, about):
         artifacts.compute_files(target, train)
 
 
@@ -269,7 +269,7 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     def watch(run: Path, product: Path) -> None:
         before = files()
         dashboard.snapshot(tmp_path)
-        overview.find(tmp_path)
+        run_status.find(tmp_path)
         assert files() == before
 
     training(tmp_path, watch)

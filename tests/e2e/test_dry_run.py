@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from spot import pipeline
 from spot.config.compose import compose, expand
-from spot.looking import MAKE, REUSE, found, look
+from spot.pipeline import way
+from spot.pipeline.preview import MAKE, REUSE, found, look
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -45,7 +45,7 @@ def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything up to the pairs of the small run is there."""
     folder = tmp_path_factory.mktemp("dry")
     config = compose([*SMALL, f"output={folder}/outputs"], "select")
-    pipeline.run(config, folder / "run", until="select")
+    way.run(config, folder / "run", until="select")
     return folder
 
 
@@ -108,7 +108,7 @@ def test_it_names_what_the_run_then_makes(selected: Path) -> None:
     expected = {seen.name: seen for seen in look(config)}
     assert [seen.does for seen in expected.values()].count(REUSE) == 5
     (selected / "trained").mkdir()
-    pipeline.run(config, selected / "trained")
+    way.run(config, selected / "trained")
     record = json.loads((selected / "trained" / "run.json").read_text())
     made = {name: Path(folder).name for name, folder in record["products"].items()}
     assert list(made) == list(expected)
@@ -192,7 +192,7 @@ def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None
     config = compose(recipe, "pretrain")
     (before,) = look(config, "pretrain")
     assert (before.does, list(tmp_path.iterdir())) == (MAKE, [])
-    made = pipeline.pretrain(config, tmp_path / "run")
+    made = way.pretrain(config, tmp_path / "run")
     (after,) = look(config, "pretrain")
     assert (after.does, after.key) == (REUSE, made.parent.name)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import workspace
+from spot.pipeline import workspace
 from tests.unit.wandb_files import Saved, saved_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two sweeps, one after another

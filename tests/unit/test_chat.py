@@ -9,9 +9,9 @@ import pytest
 
 from spot.data.chat import final_part
 from spot.data.rows import Question
-from spot.elicitation import Tally, elicit
 from spot.generation import Completion, Request, Sampling
 from spot.grading.math import Verifier
+from spot.pipeline.elicitation import Tally, elicit
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spot import exports, report, stages
+from spot import report
 from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
 from spot.evaluation.statistics import by_benchmark, summarise
-from spot.policy import SHIPPED, Policy
-from spot.run import Run
+from spot.pipeline import exports, stages
+from spot.pipeline.policy import SHIPPED, Policy
+from spot.pipeline.run import Run
 from spot.utils.errors import UserError
 from tests.unit.test_report import make_run
 

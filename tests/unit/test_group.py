@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from spot import group
+from spot.pipeline.distributed import group
 from spot.utils.errors import UserError
 
 ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell

@@ -7,7 +7,7 @@ import pytest
 from spot.data.rows import Attempt
 from spot.grading.math import Verifier
 from spot.oracle.human import HumanOracle
-from spot.rectification import rectify
+from spot.pipeline.rectification import rectify
 from spot.utils.errors import UserError
 
 SOLUTION = "He has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7"

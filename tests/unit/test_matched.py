@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from spot import stages
 from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair
-from spot.policy import SHIPPED, Policy
-from spot.run import Run
+from spot.pipeline import stages
+from spot.pipeline.policy import SHIPPED, Policy
+from spot.pipeline.run import Run
 from spot.utils.errors import UserError
 
 POLICY = Policy("tiny", SHIPPED, "weights")

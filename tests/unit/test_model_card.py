@@ -11,11 +11,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from spot import unpack
 from spot.config import Config, plain
 from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
+from spot.pipeline import unpack
 from spot.report import model_card
 from tests.unit.test_report import BASE, rows_product, scores
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from spot.generation import transformers as generation
-from spot.policy import SHIPPED
+from spot.pipeline.policy import SHIPPED
 from spot.utils.errors import UserError
 
 

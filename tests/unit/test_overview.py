@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from spot import overview, presence, shown, traces
+from spot import shown
 from spot.data import artifacts
-from spot.overview import Doing, KnownRun, Sweep
+from spot.pipeline import heartbeat, run_status, traces
+from spot.pipeline.run_status import Doing, KnownRun, Sweep
 from spot.utils.errors import UserError
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
@@ -60,7 +61,7 @@ def finish(folder: Path, environment: dict[str, str], *arguments: str) -> None:
 
 
 def the_run(folder: Path, name: str = "r") -> KnownRun:
-    return overview.look(folder / name)
+    return run_status.look(folder / name)
 
 
 def output(*runs: Any, **options: Any) -> str:
@@ -123,15 +124,15 @@ def test_a_sweep_tells_the_state_of_every_job(
     line = "-m", "arm=dpo,spot_bco", "seed=13,300", f"hydra.sweep.dir={sweep}"
     with started(tmp_path, fake_pipeline, "run", *line) as process:
         wait((sweep / "jobs.json").exists)
-        wait(lambda: overview.look_at_sweep(sweep).counts["running"])
-        seen = overview.look_at_sweep(sweep)
+        wait(lambda: run_status.look_at_sweep(sweep).counts["running"])
+        seen = run_status.look_at_sweep(sweep)
         assert seen.state == "running"
         assert seen.counts["waiting"] >= 2
         assert [(job.arm, job.seed) for job in seen.jobs] == [
             (arm, seed) for arm in ("dpo", "spot_bco") for seed in (13, 300)
         ]
         assert process.wait(SECONDS) == 1
-    seen = overview.look_at_sweep(sweep)
+    seen = run_status.look_at_sweep(sweep)
     assert seen.counts == {"finished": 2, "failed": 2}
     assert seen.state == "failed"
     failed = next(job for job in seen.jobs if job.state == "failed")
@@ -149,16 +150,16 @@ def test_a_killed_sweep_leaves_interrupted_jobs(
     sweep = tmp_path / "s"
     line = "-m", "seed=1,99,2", f"hydra.sweep.dir={sweep}"
     with started(tmp_path, fake_pipeline, "run", *line) as process:
-        wait(lambda: overview.look(sweep / "1").state == "running")
+        wait(lambda: run_status.look(sweep / "1").state == "running")
         process.kill()
         process.wait(SECONDS)
-        wait(lambda: overview.look_at_sweep(sweep).jobs[1].state == "interrupted")
-    seen = overview.look_at_sweep(sweep)
+        wait(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "interrupted")
+    seen = run_status.look_at_sweep(sweep)
     assert [job.state for job in seen.jobs] == ["finished", "interrupted", "interrupted"]
     assert seen.state == "interrupted"
     with started(tmp_path, fake_pipeline, "run", *line) as process:  # what is left over waits again
-        wait(lambda: overview.look_at_sweep(sweep).counts["running"])
-        states = [job.state for job in overview.look_at_sweep(sweep).jobs]
+        wait(lambda: run_status.look_at_sweep(sweep).counts["running"])
+        states = [job.state for job in run_status.look_at_sweep(sweep).jobs]
     assert states == ["finished", "running", "waiting"]
 
 
@@ -181,13 +182,13 @@ def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
     seen: list[tuple[Doing | None, str]] = []
 
     def train(folder: Path) -> None:
-        presence.noting(run)("Training steps", 40, 125)
+        heartbeat.noting(run)("Training steps", 40, 125)
         (folder / "metrics.csv").write_text("step,loss\n0,\n41,0.5\n42,0.4\n43,0.")  # torn
         one = the_run(run.parent, "a")
-        made = overview.made_of([one])[one.folder]
-        seen.append((overview.doing(one, made), output(one)))
+        made = run_status.made_of([one])[one.folder]
+        seen.append((run_status.doing(one, made), output(one)))
 
-    with presence.kept(run, about(tmp_path)):
+    with heartbeat.kept(run, about(tmp_path)):
         artifacts.compute_files(target, train)
     assert seen[0][0] == Doing("train", 42, 125)
     assert "train 42 of 125" in seen[0][1]
@@ -197,25 +198,25 @@ def test_the_stage_and_step_of_a_training(tmp_path: Path) -> None:
 def test_the_rows_of_a_stage_and_what_it_made_before(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
     before, now = (artifacts.product(tmp_path / "products", s, {}) for s in ("elicit", "evaluate"))
-    with presence.kept(run, about(tmp_path)):
+    with heartbeat.kept(run, about(tmp_path)):
         artifacts.compute_files(before, lambda folder: None)
 
         def evaluate(folder: Path) -> None:
-            presence.noting(run)("elicit", 9, 9)  # of the stage before
-            one = overview.look(run)
-            made = overview.made_of([one])[run]
+            heartbeat.noting(run)("elicit", 9, 9)  # of the stage before
+            one = run_status.look(run)
+            made = run_status.made_of([one])[run]
             assert [part.stage for part in made] == ["elicit", "evaluate"]
-            assert overview.doing(one, made) == Doing("evaluate")
-            presence.noting(run)("evaluate", 12, 1800)
-            assert overview.doing(one, made) == Doing("evaluate", 12, 1800)
+            assert run_status.doing(one, made) == Doing("evaluate")
+            heartbeat.noting(run)("evaluate", 12, 1800)
+            assert run_status.doing(one, made) == Doing("evaluate", 12, 1800)
 
         artifacts.compute_files(now, evaluate)
-    assert overview.look(run).state == "finished"
+    assert run_status.look(run).state == "finished"
 
 
 def test_jobs_that_never_began_have_the_arm_of_their_siblings_and_no_age(tmp_path: Path) -> None:
     said = {"arm": "spot_bce", "seed": 0, "overrides": []}
-    with presence.kept(tmp_path / "0", said):
+    with heartbeat.kept(tmp_path / "0", said):
         pass
     jobs = [
         {"name": str(number), "overrides": [f"loss={loss}", f"seed={seed}"], "state": state}
@@ -224,7 +225,7 @@ def test_jobs_that_never_began_have_the_arm_of_their_siblings_and_no_age(tmp_pat
         )
     ]
     (tmp_path / "jobs.json").write_text(json.dumps({"jobs": jobs}))
-    seen = overview.look_at_sweep(tmp_path)
+    seen = run_status.look_at_sweep(tmp_path)
     arms = {arm: [job.folder.name for job in of] for arm, of in seen.arms.items()}
     assert arms == {"spot_bce": ["0", "1"], "loss=dpo": ["2"]}
     assert " d" not in output(seen)  # the age of 1970
@@ -281,12 +282,12 @@ def test_five_hundred_runs_are_listed_without_reading_their_rows(tmp_path: Path)
 
 def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
     old, new = finished_run(tmp_path, 1), finished_run(tmp_path, 2)
-    assert overview.locate("newest", tmp_path) == overview.locate("1", tmp_path)
-    assert [overview.locate(n, tmp_path).folder for n in ("1", "2")] == [new, old]
-    assert overview.locate(str(old), tmp_path).folder == old
+    assert run_status.locate("newest", tmp_path) == run_status.locate("1", tmp_path)
+    assert [run_status.locate(n, tmp_path).folder for n in ("1", "2")] == [new, old]
+    assert run_status.locate(str(old), tmp_path).folder == old
     for wrong in ("3", "0", "1/2", "never"):
         with pytest.raises(UserError, match=r"is not there|is no folder"):
-            overview.locate(wrong, tmp_path)
+            run_status.locate(wrong, tmp_path)
 
 
 def test_a_folder_is_shown_from_anywhere(
@@ -295,17 +296,17 @@ def test_a_folder_is_shown_from_anywhere(
     run = finished_run(tmp_path / ("a" * 120) / "arm=dpo", 5)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # without outputs
-    overview.show([str(run)])
+    run_status.show([str(run)])
     assert "seed 5" in capsys.readouterr().out
     with pytest.raises(UserError, match="output=outputs is no folder"):
-        overview.show(["newest"])
-    overview.command([f"output={run.parents[2]}"])
+        run_status.show(["newest"])
+    run_status.command([f"output={run.parents[2]}"])
     (line,) = [s for s in capsys.readouterr().out.splitlines() if "44.0" in s]
     assert line.rstrip().endswith(str(run))  # in one line, off a terminal
 
 
 def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
-    text = output(overview.look(finished_run(tmp_path, 5)))
+    text = output(run_status.look(finished_run(tmp_path, 5)))
     for words in (
         "dpo", "seed 5", "finished", "python train.py arm=dpo",  # what
         "x.y=1", "reused", "43.9 s", "7 wrong",  # choices and products
@@ -320,11 +321,11 @@ def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:
     assert "44.0" in listing(tmp_path, ["finished"])
     assert "no run that is failed" in listing(tmp_path, ["failed"])
     with pytest.raises(UserError, match="status=done is unknown"):
-        overview.command([f"output={tmp_path}", "status=done"])
+        run_status.command([f"output={tmp_path}", "status=done"])
     with pytest.raises(UserError, match="is no folder"):
-        overview.command([f"output={tmp_path / 'no'}"])
+        run_status.command([f"output={tmp_path / 'no'}"])
     with pytest.raises(UserError, match="colour is unknown to spot runs"):
-        overview.command(["colour=red"])
+        run_status.command(["colour=red"])
 
 
 # ---- files that others are writing -------------------------------------------------------------
@@ -338,14 +339,14 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None
     )
     (run / name).write_text(whole[: len(whole) // 2])
     (run / "job.log").write_bytes(b"\xff torn \xe2\x82")
-    for one in overview.find(tmp_path):
+    for one in run_status.find(tmp_path):
         assert output(one)
     assert listing(tmp_path)
 
 
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
     name = "[red]x[/red] [link=file:///]y"
-    run = overview.look(finished_run(tmp_path, 1))
+    run = run_status.look(finished_run(tmp_path, 1))
     sweep = Sweep(tmp_path, (KnownRun(tmp_path / name, "failed", (f"study={name}",), error=name),))
     text = output(run, sweep)
     assert "[red]x[/red]" in text

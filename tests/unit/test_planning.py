@@ -18,12 +18,12 @@ import torch
 from rich.console import Console
 
 from performance import common, plan_check
-from spot import planning
 from spot.config import Config, ModelConfig
 from spot.config.compose import compose
-from spot.planning.account import Plan
-from spot.planning.shapes import KNOWN, Shape, read, shape_of
-from spot.planning.work import Lengths, Rows
+from spot.pipeline import plan as planning
+from spot.pipeline.plan.account import Plan
+from spot.pipeline.plan.shapes import KNOWN, Shape, read, shape_of
+from spot.pipeline.plan.work import Lengths, Rows
 from spot.training import logprobs, memory
 from spot.training.bin_packing import Cost
 from spot.training.hardware import Hardware

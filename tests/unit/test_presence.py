@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spot import presence
+from spot.pipeline import heartbeat
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
 
@@ -31,7 +31,7 @@ def test_a_lock_that_a_child_inherited_is_no_life(tmp_path: Path) -> None:
         assert process.stdout.readline() == b"there\n"
         process.kill()
         process.wait(SECONDS)
-        there = presence.read(tmp_path)
+        there = heartbeat.read(tmp_path)
         assert there is not None
         assert not there.alive
     finally:
@@ -58,9 +58,9 @@ def test_nobody_waits_for_a_child_of_who_is_gone(
         assert process.stdout.readline() == b"there\n"
         ends = threading.Timer(3, process.wait)  # a zombie would still count as alive
         ends.start()
-        with presence.kept(tmp_path, {}):  # not before it is gone, not as late as its child
+        with heartbeat.kept(tmp_path, {}):  # not before it is gone, not as late as its child
             assert process.wait(SECONDS) == 1
-            there = presence.read(tmp_path)
+            there = heartbeat.read(tmp_path)
             assert there is not None
             assert (there.alive, there.pid) == (True, os.getpid())
         assert f"waiting for process {process.pid} on" in capfd.readouterr().err
@@ -70,15 +70,15 @@ def test_nobody_waits_for_a_child_of_who_is_gone(
 
 
 def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path: Path) -> None:
-    (tmp_path / presence.PROCESS).symlink_to("/dev/full")
-    with pytest.raises(ValueError, match="the reason"), presence.kept(tmp_path, {}):
+    (tmp_path / heartbeat.PROCESS).symlink_to("/dev/full")
+    with pytest.raises(ValueError, match="the reason"), heartbeat.kept(tmp_path, {}):
         raise ValueError("the reason")
 
 
 def test_a_run_needs_no_lock_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ran = False
-    with presence.kept(tmp_path / "file" / "run", {}):
+    with heartbeat.kept(tmp_path / "file" / "run", {}):
         ran = True
     assert ran
 
@@ -90,4 +90,4 @@ def test_a_run_needs_no_lock_file(tmp_path: Path) -> None:
 def test_progress_of_every_round_is_noted_in_the_runs_own_folder(
     logs: str, rounds: int, run: str
 ) -> None:
-    assert presence.run_folder(Path(logs), rounds) == Path(run)
+    assert heartbeat.run_folder(Path(logs), rounds) == Path(run)

@@ -11,7 +11,7 @@ from spot.config.compose import compose
 from spot.data.chat import chat_ids, user
 from spot.generation import Sampling, build
 from spot.generation.remote import RemoteGenerator, Target
-from spot.policy import SHIPPED, Policy
+from spot.pipeline.policy import SHIPPED, Policy
 from spot.utils import http
 from spot.utils.errors import UserError
 from tests.generation.asking import generator, refused, requests, run, text

@@ -8,7 +8,7 @@ import pytest
 
 from spot.data.rows import Attempt, Rectification
 from spot.grading.math import Verifier
-from spot.selection import Rules, nothing_left, select, split_held_out
+from spot.pipeline.selection import Rules, nothing_left, select, split_held_out
 from spot.utils.errors import UserError
 
 EOS = 0

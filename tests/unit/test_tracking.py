@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spot import presence, tracking, wandb_run, workspace
 from spot.config import compose, plain
 from spot.data import artifacts
 from spot.data.rows import Pair, Score
+from spot.pipeline import heartbeat, tracking, wandb_run, workspace
 from spot.training.checkpoint_callback import COLUMNS
 from spot.utils.errors import UserError
 from tests.unit.wandb_files import Saved, saved_runs
@@ -288,7 +288,7 @@ def test_steps_that_wandb_has_are_not_logged_again(tmp_path):
     ],
 )
 def test_the_exit_code_is_the_command_s(error, code):
-    assert presence.exit_code(error) == code
+    assert heartbeat.exit_code(error) == code
 
 
 def test_without_a_key_it_stays_offline_and_says_so(tmp_path, capfd):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from spot import tracking
 from spot.config import compose, plain
+from spot.pipeline import tracking
 from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, train
 from spot.training.losses import Method

@@ -27,7 +27,7 @@ from spot.generation import Request, Sampling, build
 from spot.generation import vllm as module
 from spot.generation.remote import Pace
 from spot.generation.vllm import Servers, Settings, deal, load
-from spot.policy import Policy
+from spot.pipeline.policy import Policy
 from spot.utils.errors import UserError
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")

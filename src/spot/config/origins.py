@@ -197,7 +197,7 @@ def _value(tree: DictConfig, key: Path_, origin: Origin) -> Value:
 
 def computed(values: Values, config: Config) -> Values:
     """The same with what a run computes from it: the arm's name, its learning rate and its β."""
-    from spot import unpack  # late: it brings the stages' helpers
+    from spot.pipeline import unpack  # late: it brings the stages' helpers
 
     result = dict(values)
     if config.arm is not None:

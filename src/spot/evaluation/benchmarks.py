@@ -8,7 +8,6 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from spot import unpack
 from spot.config import BenchmarkConfig, Config
 from spot.data import artifacts, templates
 from spot.data.jsonl import Problem, value_at
@@ -17,6 +16,7 @@ from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
 from spot.grading.family import Family, RowError
 from spot.grading.math import Verifier
+from spot.pipeline import unpack
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from spot.evaluation.statistics import (
     summarise,
 )
 from spot.grading.family import Grade
-from spot.run import EVALUATION, RUN_FILE
+from spot.pipeline.run import EVALUATION, RUN_FILE
 from spot.utils.errors import UserError
 
 WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped

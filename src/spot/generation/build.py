@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, GeneratorConfig
-from spot.policy import Policy
-from spot.unpack import set_threads
+from spot.pipeline.policy import Policy
+from spot.pipeline.unpack import set_threads
 from spot.utils.errors import UserError
 from spot.utils.http import read_key
 

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import policy as weights
 from spot.config import PAID, Config
 from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
@@ -29,6 +28,7 @@ from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import Prompts, prompts
 from spot.oracle.task_loop import Desk, Policy
 from spot.oracle.types import Limits, Result, Task
+from spot.pipeline import policy as weights
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 

@@ -22,10 +22,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spot import overview, shown, traces
-from spot.overview import METRICS, KnownRun, Sweep
+from spot import shown
+from spot.pipeline import run_status, traces
+from spot.pipeline.run_status import METRICS, KnownRun, Sweep
+from spot.pipeline.traces import Made, Mean
 from spot.report.metrics import BATCH_CHOSEN, BATCH_REJECTED, CHOSEN, LOSS, PROBE, REJECTED
-from spot.traces import Made, Mean
 from spot.utils import local_page
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
@@ -61,12 +62,12 @@ def snapshot(folder: Path) -> dict[str, Any]:
 
 def _groups(folder: Path) -> list[tuple[str, Sweep, bool]]:
     """Name and jobs of each part of the page; loose runs are a part of their own."""
-    if overview.is_sweep(folder):
-        one = overview.look_at_sweep(folder)
+    if run_status.is_sweep(folder):
+        one = run_status.look_at_sweep(folder)
         return [(one.study or folder.resolve().name, one, one.alive)]
-    if overview.is_run(folder):
-        return [("run", Sweep(folder, (overview.look(folder),)), False)]
-    found = overview.find(folder)
+    if run_status.is_run(folder):
+        return [("run", Sweep(folder, (run_status.look(folder),)), False)]
+    found = run_status.find(folder)
     sweeps = [one for one in found if isinstance(one, Sweep)][:MOST_SWEEPS]
     runs = tuple(one for one in found if isinstance(one, KnownRun))[:MOST_RUNS]
     parts = [(one.folder.name, one, one.alive) for one in sweeps]
@@ -76,7 +77,7 @@ def _groups(folder: Path) -> list[tuple[str, Sweep, bool]]:
 def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
     from spot.report import style  # here and below: with NumPy and SciPy, which no mistake needs
 
-    made = overview.made_of(sweep.jobs)
+    made = run_status.made_of(sweep.jobs)
     colours = style.colours([arm.partition(" ")[0] for arm in sweep.arms])
     arms = [
         {
@@ -104,7 +105,7 @@ def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
                 "charts": charts,
             }
             for arm, job in running[:MOST_CURVES]
-            if (charts := curves(overview.checkpoint(job, made.get(job.folder, ()))))
+            if (charts := curves(run_status.checkpoint(job, made.get(job.folder, ()))))
         ],
         "scores": _scores(sweep),
         "failures": [
@@ -122,7 +123,7 @@ def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
 
 
 def _job(job: KnownRun, made: Sequence[Made]) -> dict[str, Any]:
-    doing = overview.doing(job, made) if job.state in ("running", "interrupted") else None
+    doing = run_status.doing(job, made) if job.state in ("running", "interrupted") else None
     share = doing.done / doing.total if doing and doing.done and doing.total else None
     return {
         "job": job.folder.name,
@@ -282,8 +283,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def command(arguments: Sequence[str]) -> None:
     """`spot dashboard [<folder of a sweep, a run, or all outputs>] [port=0] [once=<file.html>]`."""
-    names = overview.folders(arguments)
-    given = overview.options(
+    names = run_status.folders(arguments)
+    given = run_status.options(
         [a for a in arguments if a not in names], "dashboard", ("port", "once")
     )
     if len(names) > 1 or any(name.startswith("-") for name in names):

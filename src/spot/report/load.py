@@ -21,7 +21,7 @@ from spot.utils.errors import UserError
 RUN_FILE = "run.json"
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
 NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
-EXPORTED = "exports.csv"  # scores over steps, see spot.exports
+EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports
 Value = TypeVar("Value")
 
 

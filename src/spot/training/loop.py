@@ -70,7 +70,7 @@ class RunOptions:
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None
     ability_every: int = 25
     saving: Saving = field(default_factory=Saving)
-    loggers: Sequence[Any] = ()  # Lightning loggers, see spot.tracking
+    loggers: Sequence[Any] = ()  # Lightning loggers, see spot.pipeline.tracking
 
 
 @dataclass(frozen=True)

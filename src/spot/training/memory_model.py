@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from spot.training.hardware import Hardware
 
 if TYPE_CHECKING:
-    from spot.planning.shapes import Shape
-    from spot.planning.work import Rows
+    from spot.pipeline.plan.shapes import Shape
+    from spot.pipeline.plan.work import Rows
 
 TILES = {"cpu": (512, 2048), "gpu": (2048, 16384)}  # training.logprobs.TILES, which imports torch
 EIGHT_BIT = 2 + 2 * 4 / 256  # two moments of 1 byte, and an fp32 scale for every 256 of each

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from spot.planning.account import GIB, Plan
+from spot.pipeline.plan.account import GIB, Plan
 
 Line = tuple[str, str, str]
 

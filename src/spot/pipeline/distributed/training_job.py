@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot import tracking, unpack
 from spot.config import Config, from_plain, plain
 from spot.data import artifacts
 from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
+from spot.pipeline import tracking, unpack
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from spot.config import PAID, Config
 from spot.oracle import pricing
-from spot.planning.work import ERROR_RATE, attempts
+from spot.pipeline.plan.work import ERROR_RATE, attempts
 
 INSTRUCTIONS = 2_000  # bytes of a prompt besides question and attempt
 

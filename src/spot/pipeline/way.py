@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spot import stages
 from spot.config import Config
 from spot.data import artifacts
 from spot.evaluation import benchmarks
 from spot.generation import build
-from spot.run import EVALUATION, Run
+from spot.pipeline import stages
+from spot.pipeline.run import EVALUATION, Run
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from spot.session import Session
+    from spot.pipeline.distributed.session import Session
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
 
@@ -50,7 +50,8 @@ def run(
     if until is not None:
         return this.last(until).folder
     this.complete()
-    from spot import report, tracking
+    from spot import report
+    from spot.pipeline import tracking
 
     page = report.build(folder)
     tracking.publish(folder)
@@ -58,7 +59,7 @@ def run(
 
 
 def way(this: Run, until: str | None) -> None:
-    """Go the way up to the stage `until`: with a run, or with one who only looks (`spot.looking`)."""
+    """Go the way up to the stage `until`: with a run, or with one who only looks (`spot.pipeline.preview`)."""
     rounds = this.config.rounds
     for number in range(1, rounds + 1):
         this.round, end = number, until if number == rounds else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spot.config import SFT_LIKE, Config, Tuned
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt
-from spot.selection import split_held_out
+from spot.pipeline.selection import split_held_out
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from spot.utils.machine import processor
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
-    from spot.policy import Policy
-    from spot.session import Session
+    from spot.pipeline.distributed.session import Session
+    from spot.pipeline.policy import Policy
 
 RUN_FILE = "run.json"
 EVALUATION = "evaluation.json"  # of `spot evaluate`, which trains nothing
@@ -87,18 +87,18 @@ class Run:
 
     def weights(self, read: artifacts.Product | None) -> Policy:
         """What the first round starts with. read: attempts that a student learns from."""
-        from spot import policy
+        from spot.pipeline import policy
 
         return policy.prepare(self.config.model, self.root, self._texts(read))
 
     def student(self, read: artifacts.Product | None) -> artifacts.Product:
         """The student of `model.pretrain`, made even where the package ships the same one."""
-        from spot import policy
+        from spot.pipeline import policy
 
         return policy.pretrain(self.config.model, self.root, self._texts(read))
 
     def _texts(self, read: artifacts.Product | None) -> list[Attempt] | None:
-        from spot import unpack
+        from spot.pipeline import unpack
 
         return None if read is None else unpack.split_attempts(self.config, read)[0]
 

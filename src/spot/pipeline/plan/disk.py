@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.planning.shapes import Shape
-from spot.planning.work import Work, attempts
+from spot.pipeline.plan.shapes import Shape
+from spot.pipeline.plan.work import Work, attempts
 from spot.training.memory_model import EIGHT_BIT
 
 TEXT = 4.0  # bytes of text per token, roughly

@@ -1,4 +1,4 @@
-"""One rank of a training: `python -m spot.rank <job file>`, started by `spot.launch`.
+"""One rank of a training: `python -m spot.pipeline.distributed.rank <job file>`, started by `spot.pipeline.distributed.launch`.
 
 Its place in the group is in the environment. Rank 0 leaves `result.json` beside the job file; a rank
 that fails leaves `rank<n>.error.json`, written before its peers can notice.
@@ -15,8 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
-from spot import presence
-from spot.training_job import TrainingJob, carry_out
+from spot.pipeline import heartbeat
+from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.utils import progress
 from spot.utils.errors import FULL, UNUSABLE, UserError
 from spot.utils.files import write_aside
@@ -34,8 +34,8 @@ def main() -> None:
     try:
         job = TrainingJob.from_json(file.read_text())
         if rank == 0:
-            run = presence.run_folder(job.run_folder, job.config.rounds)
-            progress.listeners.append(presence.noting(run))
+            run = heartbeat.run_folder(job.run_folder, job.config.rounds)
+            progress.listeners.append(heartbeat.noting(run))
         result = carry_out(job, rank)
     except BaseException as error:
         try:

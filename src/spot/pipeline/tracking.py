@@ -2,7 +2,7 @@
 
 W&B gets all columns of metrics.csv while training goes on and, when the run is complete, the tables
 `scores`, `pairs` and `change_ratios` and the scores as summary values. How a job's W&B run is
-continued, and uploaded when it was kept offline: `spot.wandb_run`. Rounds before the last come when
+continued, and uploaded when it was kept offline: `spot.pipeline.wandb_run`. Rounds before the last come when
 the run is complete, as `round1/loss` and so on.
 """
 
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spot import presence
 from spot.data import artifacts
 from spot.data.edits import edited_spans, numbered
 from spot.data.rows import Pair
-from spot.run import RUN_FILE
+from spot.pipeline import heartbeat
+from spot.pipeline.run import RUN_FILE
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
@@ -57,10 +57,10 @@ def loggers(
         from pytorch_lightning.loggers import TensorBoardLogger
 
         result.append(TensorBoardLogger(folder / "logs", name="", version="tensorboard"))
-    if "wandb" not in names or presence.run_folder(folder, config["rounds"]) != folder:
+    if "wandb" not in names or heartbeat.run_folder(folder, config["rounds"]) != folder:
         yield result
         return
-    from spot import wandb_run
+    from spot.pipeline import wandb_run
 
     with wandb_run.opened(folder, config, training) as run:
         run.summary["status"] = "training"
@@ -81,8 +81,8 @@ def publish(folder: Path) -> None:
         return
     import wandb
 
-    from spot import wandb_run
     from spot.evaluation import compare
+    from spot.pipeline import wandb_run
 
     product = {name: folder / path for name, path in record["products"].items()}
     base, trained = (compare.read(folder, name) for name in ("base_scores", "scores"))

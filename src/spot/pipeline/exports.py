@@ -16,13 +16,13 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import policy, stages
 from spot.config import Config, from_plain
 from spot.data import artifacts
 from spot.data.rows import Score
 from spot.evaluation.statistics import by_benchmark, summarise
+from spot.pipeline import policy, stages
+from spot.pipeline.run import Run
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
-from spot.run import Run
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 

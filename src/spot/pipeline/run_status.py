@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins._spot_jobs import JOBS
-from spot import presence, traces
 from spot.config import arm_label
-from spot.run import EVALUATION, RUN_FILE
-from spot.traces import Made, Owner
+from spot.pipeline import heartbeat, traces
+from spot.pipeline.run import EVALUATION, RUN_FILE
+from spot.pipeline.sweep_jobs import JOBS
+from spot.pipeline.traces import Made, Owner
 from spot.utils.errors import UserError
 
 STATES = ("running", "failed", "interrupted", "waiting", "finished")
@@ -45,7 +45,7 @@ class KnownRun:
     state: str
     overrides: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)  # run.json or evaluation.json
-    there: presence.Presence | None = None
+    there: heartbeat.Presence | None = None
     error: str = ""  # why its sweep says that it failed
     at: float = 0.0  # s, Unix time: when it ended, else began, else its folder was made; 0: never
 
@@ -166,14 +166,14 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    names = (RUN_FILE, EVALUATION, presence.PROCESS, ".hydra")
+    names = (RUN_FILE, EVALUATION, heartbeat.PROCESS, ".hydra")
     return any((folder / name).exists() for name in names)
 
 
 def look(folder: Path) -> KnownRun:
     """The run in a folder, by what it left there itself."""
     record = traces.read_json(folder / RUN_FILE) or traces.read_json(folder / EVALUATION)
-    there = presence.read(folder)
+    there = heartbeat.read(folder)
     overrides = record.get("overrides") or (there and there.about.get("overrides"))
     return KnownRun(
         folder,
@@ -187,7 +187,7 @@ def look(folder: Path) -> KnownRun:
 
 def look_at_sweep(folder: Path) -> Sweep:
     """A sweep's jobs: those its launcher knows of, or without its word those that left something."""
-    there = presence.read(folder)
+    there = heartbeat.read(folder)
     alive = there is not None and there.alive
     planned = traces.read_json(folder / JOBS).get("jobs")
     if not isinstance(planned, list):
@@ -210,17 +210,17 @@ def _as_launched(own: KnownRun, job: Mapping[str, Any], alive: bool) -> KnownRun
     return replace(own, state=state, overrides=overrides, error=str(job.get("error") or ""))
 
 
-def _state(record: Mapping[str, Any], there: presence.Presence | None) -> str:
+def _state(record: Mapping[str, Any], there: heartbeat.Presence | None) -> str:
     if there is not None and there.alive:
         return "running"
     if record.get("status") == "complete" or (there is not None and there.exit == 0):
         return "finished"
-    if there is None or there.exit is None or there.exit in presence.STOPPED:
+    if there is None or there.exit is None or there.exit in heartbeat.STOPPED:
         return "interrupted"  # killed: nobody was left to say why
     return "failed"
 
 
-def _time(folder: Path, record: Mapping[str, Any], there: presence.Presence | None) -> float:
+def _time(folder: Path, record: Mapping[str, Any], there: heartbeat.Presence | None) -> float:
     if there is not None:
         return there.ended or there.began
     try:
@@ -254,7 +254,7 @@ def made_by(run: KnownRun, by_owner: Mapping[Owner, Sequence[Made]]) -> list[Mad
 def doing(run: KnownRun, made: Sequence[Made]) -> Doing | None:
     """The stage of a run that is not finished; None before its first and between two."""
     at = next((one for one in reversed(made) if not one.complete), None)
-    noted = presence.read_progress(run.folder)
+    noted = heartbeat.read_progress(run.folder)
     label, done, total = noted or ("", None, None)
     if at is None:
         return Doing(label, done, total) if label == "pretraining" and done != total else None

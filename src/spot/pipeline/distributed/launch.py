@@ -1,6 +1,6 @@
 """Starts the ranks of a training, watches them, and ends all of them when one fails.
 
-Each rank is a process of its own (`spot.rank`), so that neither its process group nor its GPU memory
+Each rank is a process of its own (`spot.pipeline.distributed.rank`), so that neither its process group nor its GPU memory
 outlives the training. Lightning's launcher would run the whole command again in every rank. Rank 0
 writes to this process's screen, the others to files; whichever fails first has the last word.
 """
@@ -20,13 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from spot import group
-from spot.training_job import TrainingJob
+from spot.pipeline.distributed import group
+from spot.pipeline.distributed.training_job import TrainingJob
 from spot.utils.errors import RankError, UserError
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
-    from spot.session import Session  # imports torch
+    from spot.pipeline.distributed.session import Session  # imports torch
 
 Failure = dict[str, Any]  # message, and where known rank, time, mistake and os: see `rank`
 POLL = 0.2  # seconds between looks at the ranks
@@ -109,7 +109,7 @@ def _ranks(
 def _start(rank: int, job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """One rank, in a session of its own: Ctrl-C comes to this process, which then ends the ranks."""
     # -P: nothing that lies in the current directory is taken for a module
-    command = [sys.executable, "-P", "-m", "spot.rank", str(job)]
+    command = [sys.executable, "-P", "-m", "spot.pipeline.distributed.rank", str(job)]
     if rank == 0:
         return subprocess.Popen(command, env=environment, start_new_session=True)
     with (job.parent / f"rank{rank}.log").open("wb") as log:

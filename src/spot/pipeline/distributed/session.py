@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from spot.group import Started, store_address
+from spot.pipeline.distributed.group import Started, store_address
 from spot.utils.errors import UserError
 
 HELLO = 180.0  # seconds in which the first process must begin its run

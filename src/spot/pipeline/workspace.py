@@ -1,6 +1,6 @@
 """`spot workspace`: a saved W&B view of all runs of a project, with the panels of Figures 2 to 5.
 
-Its metrics are the columns of metrics.csv, its tables and summary values those of `spot.tracking`.
+Its metrics are the columns of metrics.csv, its tables and summary values those of `spot.pipeline.tracking`.
 Runs of an arm are one line, their mean, with the range over seeds.
 """
 
@@ -56,7 +56,7 @@ def command(arguments: Sequence[str]) -> None:
     """
     given = _values(arguments)
 
-    from spot import tracking  # with NumPy, which no mistake needs
+    from spot.pipeline import tracking  # with NumPy, which no mistake needs
 
     view = workspace(given["entity"], given.get("project", "spot"))
     out = given.get("out")

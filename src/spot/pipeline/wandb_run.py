@@ -22,9 +22,9 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger
 
-from spot import presence, tracking
 from spot.config import arm_label
 from spot.data import artifacts
+from spot.pipeline import heartbeat, tracking
 from spot.utils.files import write_aside
 from spot.utils.progress import say
 
@@ -51,7 +51,7 @@ def opened(
         try:
             yield run
         except BaseException as error:
-            code = presence.exit_code(error)
+            code = heartbeat.exit_code(error)
             raise
         finally:
             _finish(run, code)

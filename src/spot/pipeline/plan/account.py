@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spot.config import Config
-from spot.planning import disk, oracle, remedies
-from spot.planning.shapes import Shape, shape_of
-from spot.planning.work import Lengths, Work, work_of
+from spot.pipeline.plan import disk, oracle, remedies
+from spot.pipeline.plan.shapes import Shape, shape_of
+from spot.pipeline.plan.work import Lengths, Work, work_of
 from spot.training.hardware import Hardware
 from spot.training.memory_model import RESERVE, Footprint, footprint
 
@@ -88,7 +88,7 @@ class Plan:
 def make(
     config: Config, lengths: Sequence[Lengths] | None = None, wrong: int | None = None
 ) -> Plan:
-    """The plan of a run, see `spot.planning.plan`."""
+    """The plan of a run, see `spot.pipeline.plan.plan`."""
     shape = shape_of(config.model)
     work = work_of(config, shape, lengths)
     capacity, said = _capacity(config)

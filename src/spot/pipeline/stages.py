@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot import launch, sourcing, unpack
 from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
@@ -24,11 +23,14 @@ from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
 from spot.grading.math import Verifier
 from spot.oracle import build as asking
-from spot.policy import Policy
-from spot.run import Run
-from spot.selection import Rules, nothing_left
-from spot.selection import select as select_pairs
-from spot.training_job import TrainingJob, carry_out
+from spot.pipeline import questions as sourcing
+from spot.pipeline import unpack
+from spot.pipeline.distributed import launch
+from spot.pipeline.distributed.training_job import TrainingJob, carry_out
+from spot.pipeline.policy import Policy
+from spot.pipeline.run import Run
+from spot.pipeline.selection import Rules, nothing_left
+from spot.pipeline.selection import select as select_pairs
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
@@ -80,7 +82,7 @@ def _elicit(this: Run, policy: Policy) -> artifacts.Product:
     target = artifacts.product(this.root, "elicit", settings, {"policy": policy.digest})
 
     def make() -> None:
-        from spot.elicitation import Tally, elicit
+        from spot.pipeline.elicitation import Tally, elicit
 
         if data.answer_format == "code":
             sandbox.ready()
@@ -165,7 +167,7 @@ def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> 
     target = artifacts.product(this.root, "rectify", settings, inputs)
 
     def make() -> None:
-        from spot.rectification import rectify as rectify_attempts
+        from spot.pipeline.rectification import rectify as rectify_attempts
 
         wrong = unpack.wrong_attempts(config, attempts, part, this.first)
         with Verifier() as verifier:

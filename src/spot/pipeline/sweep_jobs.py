@@ -15,7 +15,9 @@ from pathlib import Path
 from spot.utils.files import write_aside
 from spot.utils.processes import inherited, under_warden
 
-JOBS = "jobs.json"  # a sweep's jobs and their states, for those who look on: spot.overview
+JOBS = (
+    "jobs.json"  # a sweep's jobs and their states, for those who look on: spot.pipeline.run_status
+)
 TICK = 0.05  # seconds between two looks at the running jobs
 Tell = Callable[[str, str], None]  # a line for the user, after the name of whose line it is
 Note = Callable[[], None]  # called when the state of a job has changed

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spot import pipeline, policy, stages, unpack
 from spot.config import PAID, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
-from spot.planning.work import ERROR_RATE
-from spot.planning.work import attempts as count_attempts
-from spot.policy import Policy
-from spot.run import Run
+from spot.pipeline import policy, stages, unpack, way
+from spot.pipeline.plan.work import ERROR_RATE
+from spot.pipeline.plan.work import attempts as count_attempts
+from spot.pipeline.policy import Policy
+from spot.pipeline.run import Run
 from spot.utils.errors import UserError
 
 WAITS = "?"  # begins the digest of what is not there yet
@@ -63,7 +63,7 @@ class Seen:
 
 @dataclass
 class Look:
-    """In a run's place (`spot.run.Run`): notes every product it is shown and makes none."""
+    """In a run's place (`spot.pipeline.run.Run`): notes every product it is shown and makes none."""
 
     config: Config
     folder: Path = Path("run")
@@ -177,14 +177,14 @@ def _go(here: Look, until: str | None) -> None:
     if until == "pretrain":
         stages.pretrain(this)
     elif until == "evaluate":
-        pipeline.measure(this)
+        way.measure(this)
     else:
-        pipeline.way(this, until)
+        way.way(this, until)
 
 
 def look_at_exports(run: Path) -> list[Seen]:
     """The scores that `spot evaluate <run folder>` would make. Raises UserError where it would."""
-    from spot import exports
+    from spot.pipeline import exports
     from spot.report.load import RUN_FILE, load
 
     if not (run / RUN_FILE).exists():

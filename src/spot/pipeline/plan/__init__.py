@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from spot.config import Config
-    from spot.planning.account import Plan
-    from spot.planning.work import Lengths
+    from spot.pipeline.plan.account import Plan
+    from spot.pipeline.plan.work import Lengths
 
 __all__ = ["plan", "show"]
 
@@ -28,13 +28,13 @@ def plan(
     `wrong` the number of wrong attempts where they were counted; without them `config.plan` and
     `config.data` are assumed. Raises UserError where the model's shape cannot be known.
     """
-    from spot.planning.account import make
+    from spot.pipeline.plan.account import make
 
     return make(config, lengths, wrong)
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
     """Print a plan: memory, work, disk, Oracle, and whether it fits."""
-    from spot.planning.table import draw
+    from spot.pipeline.plan.table import draw
 
     draw(plan, console)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.planning.shapes import Shape
+from spot.pipeline.plan.shapes import Shape
 
 ERROR_RATE = 0.3  # share of attempts that are wrong, before any was seen
 RECIPE_PAIRS = 4000  # the paper's

@@ -1,0 +1,1 @@
+"""Training on several processes: started, watched and ended together."""

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from spot.cli import main
+    from spot.cli.main import main
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: run `make install`, then `.venv/bin/python train.py`.")
 

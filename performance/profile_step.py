@@ -39,7 +39,7 @@ WARMUP = 3  # steps that are left out
 
 def laptop_pairs(folder: Path, questions: int) -> list[Pair]:
     """The pairs that `spot select` makes of so many questions."""
-    command = [sys.executable, "-m", "spot.cli", "select", f"data.questions={questions}"]
+    command = [sys.executable, "-m", "spot.cli.main", "select", f"data.questions={questions}"]
     subprocess.run([*command, f"output={folder}"], check=True, capture_output=True)
     files = (folder / "products" / "select").glob("*/rows.jsonl")
     largest = max(files, key=lambda file: file.stat().st_size)  # the other holds the held-out pairs

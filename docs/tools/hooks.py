@@ -14,7 +14,7 @@ import reference  # beside this file
 import yaml
 from mkdocs.structure.files import File, Files
 
-from spot import manual
+from spot.cli import manual
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_ELSEWHERE = {  # files of the repository that are pages, too

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 def page(name: str, source: str, folder: Path) -> Path:
     """The HTML file that `spot report` or `spot pairs` makes of a source."""
     out = folder / ("report" if name == "report" else "pairs.html")
-    spot = [sys.executable, "-m", "spot.cli", name, source, f"out={out}"]
+    spot = [sys.executable, "-m", "spot.cli.main", name, source, f"out={out}"]
     subprocess.run(spot, check=True)
     return out / "report.html" if name == "report" else out
 

@@ -70,7 +70,7 @@ class FreshProcessLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[JobReturn]:
         """Run the jobs and build the sweep's report. Exits with 1 when one of them failed."""
-        from hydra_plugins._spot_table import say, watched  # Rich, which only a sweep needs
+        from spot.cli.sweep_table import say, watched  # Rich, which only a sweep needs
         from spot.pipeline import heartbeat
 
         setup_globals()
@@ -166,9 +166,9 @@ def _returned(job: Job) -> JobReturn:
 
 def _report(sweep: Path) -> str | None:
     """Build the sweep's report. Returns None, or why it failed."""
-    from hydra_plugins._spot_table import print_line
+    from spot.cli.sweep_table import print_line
 
-    command = [sys.executable, "-m", "spot.cli", "report", str(sweep)]
+    command = [sys.executable, "-m", "spot.cli.main", "report", str(sweep)]
     job = Job("report", [str(sweep)], command, sweep / "report.log")
     run([job], 1, [], print_line)
     return job.error

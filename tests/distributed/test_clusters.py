@@ -140,7 +140,7 @@ def test_submitit_runs_a_sweep_on_this_machine(folder: Path) -> None:
     found = {run["folder"].name: run["config"]["loss"]["name"] for run in commands.runs(folder)}
     assert found == {"0": "bco", "1": "sft"}
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
-    lines = commands.finish(folder, [sys.executable, "-m", "spot.cli", "report", str(sweep)])
+    lines = commands.finish(folder, [sys.executable, "-m", "spot.cli.main", "report", str(sweep)])
     assert lines[-1] == f"report: {sweep / 'report.html'}"
 
 

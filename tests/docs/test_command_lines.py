@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spot import cli, commands, manual
+from spot.cli import commands, main, manual
 from spot.config import compose
 from spot.utils.errors import UserError
 
@@ -54,7 +54,7 @@ def command_lines() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(where, command, arguments) of every line that is a command of ours."""
     texts = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in FILES}
     examples = [one.examples for group in manual.GROUPS.values() for one in group.values()]
-    texts["spot.manual"] = "".join(f"    {line}\n" for lines in examples for line in lines)
+    texts["spot.cli.manual"] = "".join(f"    {line}\n" for lines in examples for line in lines)
     for name, text in texts.items():
         for line in written(text):
             match = COMMAND.match(line)
@@ -83,7 +83,7 @@ def test_there_are_command_lines() -> None:
 def test_a_command_line_is_right(line: tuple[str, tuple[str, ...]]) -> None:
     """It composes; of a sweep its first job (tests/config composes all jobs of the studies)."""
     command, arguments = line
-    assert command in cli.COMMANDS, WHERE[line]
+    assert command in main.COMMANDS, WHERE[line]
     flags = [each for each in arguments if each.startswith("-")]
     assert set(flags) <= set(FLAGS), WHERE[line]
     given = [each for each in arguments if is_override(each) and each not in flags]

@@ -45,7 +45,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spot(clone: Path, *arguments: str) -> str:
     """`spot …` of the copy; what it printed."""
-    return python(clone, "-m", "spot.cli", *arguments)
+    return python(clone, "-m", "spot.cli.main", *arguments)
 
 
 def python(clone: Path, *arguments: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spot import cli, config
+from spot import config
+from spot.cli import main
 from spot.config import compose
 from tests.oracle.chromium import Tab, chromium, executable
 
@@ -78,7 +79,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 def test_every_command_has_its_section_and_every_section_its_command(site: Path) -> None:
     page = (site / "commands.html").read_text("utf-8")
     documented = {each[5:] for each in Loads(page).ids if each.startswith("spot-")}
-    assert documented == set(cli.COMMANDS)
+    assert documented == set(main.COMMANDS)
 
 
 def paths(tree: Any, prefix: str = "") -> Iterator[str]:

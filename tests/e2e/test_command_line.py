@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spot import manual
+from spot.cli import manual
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def spot(
     folder: Path, environment: dict[str, str], *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spot.cli", *arguments]
+    command = [sys.executable, "-m", "spot.cli.main", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -190,7 +190,14 @@ def test_exit_codes(
 def test_exit_codes_of_signals(
     tmp_path: Path, fake_pipeline: dict[str, str], sent: signal.Signals, code: int
 ) -> None:
-    command = [sys.executable, "-u", "-m", "spot.cli", "run", "seed=6000"]  # which takes a minute
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "spot.cli.main",
+        "run",
+        "seed=6000",
+    ]  # which takes a minute
     with subprocess.Popen(
         command, cwd=tmp_path, env=fake_pipeline, stdout=subprocess.PIPE, text=True
     ) as running:
@@ -202,7 +209,7 @@ def test_exit_codes_of_signals(
 
 
 def test_a_reader_that_stops_is_no_failure(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    line = f"{sys.executable} -m spot.cli config | head -n 1; echo ${{PIPESTATUS[0]}}"
+    line = f"{sys.executable} -m spot.cli.main config | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, env=fake_pipeline, capture_output=True, text=True
     )

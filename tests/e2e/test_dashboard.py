@@ -50,7 +50,7 @@ def test_the_page_follows_a_sweep_by_itself(
     sweep = tmp_path / "s"
     line = ["-m", "arm=dpo", "seed=400,13", f"hydra.sweep.dir={sweep}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "spot.cli", "run", *line],
+        [sys.executable, "-m", "spot.cli.main", "run", *line],
         cwd=tmp_path,
         env=fake_pipeline,
         stdout=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ SMALL = [
 def spot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`spot …` in a folder, without any key or server."""
     environment = {k: v for k, v in os.environ.items() if "API_KEY" not in k}
-    command = [sys.executable, "-m", "spot.cli", *arguments]
+    command = [sys.executable, "-m", "spot.cli.main", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )

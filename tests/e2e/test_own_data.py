@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def spot(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "spot.cli", *arguments]
+    command = [sys.executable, "-m", "spot.cli.main", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
 
 

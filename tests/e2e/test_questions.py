@@ -39,7 +39,7 @@ def test_dapo_is_read_cleaned_and_asked(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     asked = {"unique_id": "x", "problem": f"  {PROBLEM.format('$3$', 4).upper()}", "answer": "7"}
     (tmp_path / "b" / "math500.jsonl").write_text(json.dumps(asked) + "\n")
-    command = [sys.executable, "-m", "spot.cli", "elicit", "data=dapo", "data.path=dapo.jsonl"]
+    command = [sys.executable, "-m", "spot.cli.main", "elicit", "data=dapo", "data.path=dapo.jsonl"]
     command += ["model=tiny", "oracle=self", "benchmarks=quick", "benchmarks.folder=b"]
     command += ["+benchmark@benchmarks.tasks.math500=math500", "data.questions=10"]
 
@@ -57,7 +57,7 @@ def test_dapo_is_read_cleaned_and_asked(tmp_path: Path) -> None:
 
 
 def test_without_a_hub_the_next_step_is_said(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spot.cli", "elicit", "data=hub", "data.hub=owner/name"]
+    command = [sys.executable, "-m", "spot.cli.main", "elicit", "data=hub", "data.hub=owner/name"]
     command += ["model=tiny", "oracle=self", "benchmarks=quick", f"data.revision={'a' * 40}"]
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin", "HOME": str(tmp_path)}
     done = subprocess.run(

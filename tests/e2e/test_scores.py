@@ -12,7 +12,7 @@ import pytest
 
 
 def spot(folder: Path, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spot.cli", *arguments]
+    command = [sys.executable, "-m", "spot.cli.main", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     if ok:
         assert done.returncode == 0, done.stderr

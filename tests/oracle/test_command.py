@@ -18,7 +18,7 @@ from tests.oracle.server import Plan, Server, serving
 
 pytestmark = pytest.mark.oracle
 KEY = "sk-planted-9f3b7c2d1e"
-SPOT = [sys.executable, "-m", "spot.cli"]
+SPOT = [sys.executable, "-m", "spot.cli.main"]
 ATTEMPTS = 90
 
 

@@ -100,7 +100,7 @@ def test_the_shipped_student_corrects_itself_at_the_command_line(tmp_path: Path)
     """It understands no instructions, so little is right; every attempt has its row and its tries."""
     (tmp_path / "short.md").write_text("{question} {answer} {response}")
     (tmp_path / "again.md").write_text(" {previous} {reason}")
-    command = [sys.executable, "-m", "spot.cli", "rectify", "oracle=self", "data.questions=60"]
+    command = [sys.executable, "-m", "spot.cli.main", "rectify", "oracle=self", "data.questions=60"]
     command += ["data.held_out=5", "oracle.prompt=short.md", "oracle.reask_prompt=again.md"]
     done = subprocess.run(
         command,

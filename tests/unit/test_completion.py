@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spot import completion, manual
+from spot.cli import completion, manual
 from spot.utils.errors import UserError
 
 BASH = str(shutil.which("bash"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from spot import commands
+from spot.cli import commands
 from spot.config import compose, origins
 from spot.utils.errors import UserError
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from spot import shown
+from spot.cli import display
 from spot.data import artifacts
 from spot.pipeline import heartbeat, run_status, traces
 from spot.pipeline.run_status import Doing, KnownRun, Sweep
@@ -40,7 +40,7 @@ def started(
     """A command in the background; killed at the latest when the block ends."""
     with (folder / "output.txt").open("w") as file:  # no pipe: children may outlive the command
         process = subprocess.Popen(
-            [sys.executable, "-m", "spot.cli", *arguments],
+            [sys.executable, "-m", "spot.cli.main", *arguments],
             cwd=folder,
             env=environment | {"PYTHONUNBUFFERED": "1"},
             stdout=file,
@@ -68,13 +68,13 @@ def output(*runs: Any, **options: Any) -> str:
     """What a terminal of 200 columns shows."""
     console = Console(file=io.StringIO(), width=200)
     for one in runs:
-        shown.show_one(one, console, **options)
+        display.show_one(one, console, **options)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def listing(folder: Path, states: Sequence[str] = ()) -> str:
     console = Console(file=io.StringIO(), width=200)
-    shown.show_list(folder, states, console)
+    display.show_list(folder, states, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -366,11 +366,11 @@ def test_a_training_that_ended_is_means_over_benchmarks() -> None:
     ("seconds", "text"), [(0.2, "0 s"), (61, "1 min"), (7200, "2 h"), (90000, "1 d")]
 )
 def test_ages(seconds: float, text: str) -> None:
-    assert shown.age(1000.0, 1000.0 + seconds) == text
+    assert display.age(1000.0, 1000.0 + seconds) == text
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10 << 30, "10 GiB")]
 )
 def test_sizes(size: int, text: str) -> None:
-    assert shown.size_text(size) == text
+    assert display.size_text(size) == text

@@ -106,7 +106,7 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
         started(
             tmp_path,
             "-m",
-            "spot.cli",
+            "spot.cli.main",
             "evaluate",
             "benchmarks=quick",
             f"model.path={model}",
@@ -140,7 +140,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
             env=environment,
             start_new_session=True,
         )
-    elicit = ["-m", "spot.cli", "elicit", "data.questions=100", "generator=openai"]
+    elicit = ["-m", "spot.cli.main", "elicit", "data.questions=100", "generator=openai"]
     elicit += [f"generator.base_urls=[http://127.0.0.1:{port}/v1]", "generator.patience=240"]
     try:
         finished(started(tmp_path, *elicit))

@@ -305,9 +305,9 @@ def command(arguments: Sequence[str]) -> None:
     states = [state for state in given.get("status", "").split(",") if state]
     if unknown := [state for state in states if state not in STATES]:
         raise UserError(f"status={unknown[0]} is unknown: choose among {', '.join(STATES)}.")
-    from spot import shown
+    from spot.cli import display
 
-    shown.show_list(_folder(_output(given)), states)
+    display.show_list(_folder(_output(given)), states)
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -318,9 +318,9 @@ def show(arguments: Sequence[str]) -> None:
         raise UserError(
             "name one run: spot show <folder>, spot show newest, or its number in spot runs."
         )
-    from spot import shown
+    from spot.cli import display
 
-    shown.show_one(locate(names[0], _output(given)))
+    display.show_one(locate(names[0], _output(given)))
 
 
 def locate(name: str, output: Path) -> KnownRun | Sweep:

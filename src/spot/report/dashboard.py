@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spot import shown
+from spot.cli import display
 from spot.pipeline import run_status, traces
 from spot.pipeline.run_status import METRICS, KnownRun, Sweep
 from spot.pipeline.traces import Made, Mean
@@ -94,7 +94,7 @@ def _group(name: str, sweep: Sweep, alive: bool) -> dict[str, Any]:
         "key": str(sweep.folder),
         "name": name,
         "state": sweep.state,
-        "counts": {state: sweep.counts[state] for state in shown.COLOURS if sweep.counts[state]},
+        "counts": {state: sweep.counts[state] for state in display.COLOURS if sweep.counts[state]},
         "seeds": sorted({job.seed for job in sweep.jobs if job.seed is not None}),
         "arms": arms,
         "curves": [
@@ -129,7 +129,7 @@ def _job(job: KnownRun, made: Sequence[Made]) -> dict[str, Any]:
         "job": job.folder.name,
         "seed": job.seed,
         "state": job.state,
-        "text": shown.progress(doing) if doing else "",
+        "text": display.progress(doing) if doing else "",
         "share": share,
         "tip": " ".join(job.overrides),
         "line": traces.last_line(job.folder) if job.state == "running" else "",
@@ -144,7 +144,7 @@ def _scores(sweep: Sweep) -> list[dict[str, Any]]:
     for arm, jobs in sweep.arms.items():
         done = [job.scores for job in jobs if job.scores]
         if done:
-            cells = [shown.score(_over_seeds([one[d] for one in done if d in one])) for d in shown.SCORES]  # fmt: skip
+            cells = [display.score(_over_seeds([one[d] for one in done if d in one])) for d in display.SCORES]  # fmt: skip
             rows.append({"label": style.label(arm), "seeds": len(done), "cells": cells})
     return rows
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot import manual
+from spot.cli import manual
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
 from spot.evaluation import benchmarks
@@ -25,7 +25,7 @@ HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written
 
 def command(name: str, arguments: Sequence[str]) -> None:
     """`spot <name> … --dry-run`. Raises UserError for a command that has none, and as `name` would."""
-    from spot import cli, commands
+    from spot.cli import commands, main
     from spot.config import compose  # late: they come before this module
 
     if not manual.COMMANDS[name].staged:
@@ -33,12 +33,12 @@ def command(name: str, arguments: Sequence[str]) -> None:
     if name == "report":
         return commands.report(arguments, True)
     if name == "evaluate":
-        if (run := cli.named_run(arguments)) is not None:
+        if (run := main.named_run(arguments)) is not None:
             return _exports(run)
         arguments = commands.evaluated(arguments)
     if (started := group.started()) is not None and started.index > 0:
         return  # torchrun and srun start many; the first one speaks
-    parsed = cli.parse_flags(list(arguments))
+    parsed = main.parse_flags(list(arguments))
     until = None if name == "run" else name
     asked = compose.expand(list(parsed.overrides), parsed.multirun, until)
     if asked.sweep and name != "run":

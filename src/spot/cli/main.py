@@ -24,7 +24,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from spot import config, manual
+from spot import config
+from spot.cli import manual
 from spot.config import compose, origins
 from spot.pipeline.distributed import group
 from spot.utils.errors import FULL, UNUSABLE, RankError, UserError
@@ -41,12 +42,12 @@ MAKES = {  # what the last line of a command names
     "train": "checkpoint",
 }
 ELSEWHERE = {  # commands that take no configuration, and what each calls with its arguments
-    "compare": "spot.commands:compare",
-    "grade": "spot.commands:grade",
-    "connect4": "spot.commands:connect4",
-    "config": "spot.commands:config",
-    "report": "spot.commands:report",
-    "completion": "spot.completion:command",
+    "compare": "spot.cli.commands:compare",
+    "grade": "spot.cli.commands:grade",
+    "connect4": "spot.cli.commands:connect4",
+    "config": "spot.cli.commands:config",
+    "report": "spot.cli.commands:report",
+    "completion": "spot.cli.completion:command",
     "pairs": "spot.report.pair_page:command",
     "runs": "spot.pipeline.run_status:command",
     "show": "spot.pipeline.run_status:show",
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         elif HELP & set(rest):
             _help(command, [argument for argument in rest if argument not in HELP])
         elif DRY_RUN in rest:
-            from spot import dry_run
+            from spot.cli import dry_run
 
             dry_run.command(command, [argument for argument in rest if argument != DRY_RUN])
         elif command in ELSEWHERE:
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         elif command == "evaluate" and (run := named_run(rest)) is not None:
             _evaluate_exports(run)
         elif command == "evaluate":
-            from spot import commands
+            from spot.cli import commands
 
             _with_hydra(command, commands.evaluated(rest))
         elif command == "plan":

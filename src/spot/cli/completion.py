@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from itertools import combinations
 from typing import Any, get_args, get_type_hints
 
-from spot import manual
+from spot.cli import manual
 from spot.config import ARMS, LOSSES, BenchmarkConfig, Config, Tuned, compose
 from spot.config.groups import DATA_ARMS
 from spot.pipeline.run_status import STATES

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from performance.common import markdown, write_results
-from spot.evaluation.saved_responses import math_family
+from spot.grading import math_family
 from spot.grading.family import Answer
 from spot.grading.math import Verifier
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import markdown
-from spot.evaluation.saved_responses import ifeval, sentences
+from spot.grading import ifeval, sentences
 from spot.grading.family import Answer, Grade
 from spot.utils.errors import UserError
 from tests.evaluation.agreement import answered

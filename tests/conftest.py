@@ -31,7 +31,7 @@ def needs() -> Callable[[object, str], None]:
 @pytest.fixture(scope="session")
 def _can_contain() -> str:
     """Why this machine cannot contain a program; empty where it can."""
-    from spot.evaluation.saved_responses import sandbox
+    from spot.grading import sandbox
     from spot.utils.errors import UserError
 
     try:

@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from spot.evaluation.saved_responses import choice
+from spot.grading import choice
 from spot.grading.choice import Fields, chosen_letter
 from spot.grading.family import Answer, RowError
 

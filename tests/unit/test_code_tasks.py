@@ -13,7 +13,7 @@ import pytest
 
 from spot.data import code_tasks
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.saved_responses import code
+from spot.grading import code
 from spot.grading.family import Answer, RowError
 from spot.grading.math import Item, Verifier
 from spot.grading.sandbox import Limits, Program, run_all

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.saved_responses import connect4
+from spot.grading import connect4
 from spot.grading.connect4_game import (
     from_grid,
     show,

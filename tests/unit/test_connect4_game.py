@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from spot.evaluation.saved_responses import connect4
+from spot.grading import connect4
 from spot.grading.connect4_game import (
     Position,
     from_grid,

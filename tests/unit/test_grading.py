@@ -11,7 +11,7 @@ import pytest
 
 from spot.data.rows import Question
 from spot.evaluation import saved_responses
-from spot.evaluation.saved_responses import math_family
+from spot.grading import math_family
 from spot.grading.family import Answer, Family, Grade
 from spot.grading.math import Verifier
 from spot.utils.errors import UserError

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
-from spot.evaluation.saved_responses import ifeval, sentences
+from spot.grading import ifeval, sentences
 from spot.grading.family import Answer, RowError
 from spot.grading.ifeval import ARGUMENTS, CHECKER, LANGUAGES, family, grade, pose, read
 from spot.utils.errors import UserError

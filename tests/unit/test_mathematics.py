@@ -6,7 +6,7 @@ from importlib import resources
 
 import pytest
 
-from spot.evaluation.saved_responses import math_family
+from spot.grading import math_family
 from spot.grading.family import Answer, RowError
 from spot.grading.math import Verifier
 from spot.grading.math_family import Fields

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from spot.evaluation.saved_responses import math_pool
+from spot.grading import math_pool
 from spot.grading.math import Item, Verifier, extract, last_boxed, quick_equal
 
 

@@ -76,7 +76,7 @@ def connect4(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] != "generate":
         raise UserError("say what to do: spot connect4 generate out=<file> [count=500] [seed=0].")
     given = _values(arguments[1:], "connect4 generate", ("out",), ("count", "seed"))
-    from spot.evaluation.saved_responses import connect4_game
+    from spot.grading import connect4_game
 
     numbers = {key: _whole(key, given.get(key, default)) for key, default in _BOARDS.items()}
     rows = connect4_game.generate(numbers["count"], numbers["seed"])

@@ -12,8 +12,8 @@ from spot.config import BenchmarkConfig, Config
 from spot.data import artifacts, templates
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
-from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
+from spot.grading import sandbox
 from spot.grading.family import Family, RowError
 from spot.grading.math import Verifier
 from spot.pipeline import unpack
@@ -126,7 +126,7 @@ def check(config: Config) -> None:
 def ready(task: BenchmarkConfig) -> None:
     """Refuse now, and not after hours of answers, what could not be graded on this machine."""
     if task.family == "ifeval":
-        from spot.evaluation.saved_responses import ifeval
+        from spot.grading import ifeval
 
         ifeval.ready()
     elif task.family == "code":
@@ -135,7 +135,7 @@ def ready(task: BenchmarkConfig) -> None:
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:
     """A task of the laptop world, whose questions are made and graded without a verifier."""
-    from spot.evaluation.saved_responses import laptop
+    from spot.grading import laptop
 
     assert task.questions is not None  # checked with the configuration
     questions = laptop.benchmark_questions(task.name, task.questions, seed)
@@ -159,7 +159,7 @@ def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question])
 def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Family:
     """How the questions of a task are read, posed and graded."""
     from spot.evaluation import held_out
-    from spot.evaluation.saved_responses import connect4, math_family
+    from spot.grading import connect4, math_family
 
     if task.family == "math":
         fields = math_family.Fields(question="question")
@@ -168,7 +168,8 @@ def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Fam
         return connect4.family(task.parser)
     if task.family == "data":
         return held_out.family(verifier, answer_format)
-    module = import_module(f"spot.evaluation.{task.family}")  # arithmetic, choice, code, ifeval
+    name = "laptop" if task.family == "arithmetic" else task.family  # else choice, code, ifeval
+    module = import_module(f"spot.grading.{name}")
     return cast(Family, module.family())
 
 
@@ -228,14 +229,14 @@ def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
     """The questions of a task that is made from a seed."""
     assert task.questions is not None  # checked with the configuration
     if task.family == "connect4":
-        from spot.evaluation.saved_responses import connect4
+        from spot.grading import connect4
 
         return connect4.questions(task.questions, seed)
     if task.family == "code":
         from spot.data import code_tasks
 
         return code_tasks.questions(task.questions, seed, "benchmark")
-    from spot.evaluation.saved_responses import laptop
+    from spot.grading import laptop
 
     return laptop.benchmark_questions(task.name, task.questions, seed)
 
@@ -320,7 +321,7 @@ def _posed_again(
     seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
     if task.family != "choice" or (isinstance(seed, int) and order is None):
         return of.pose(question, seed if isinstance(seed, int) else 0, template(task))
-    from spot.evaluation.saved_responses import choice
+    from spot.grading import choice
 
     if order is None and "options" in row:
         order = list(range(len(row["options"])))
@@ -331,7 +332,7 @@ def _posed_again(
 
 def details(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
     """For the manifest: what the best answer given without reading scores, in percent."""
-    from spot.evaluation.saved_responses import connect4
+    from spot.grading import connect4
 
     trivial = {benchmark.name: benchmark.trivial for benchmark in benchmarks}
     boards = {b.name: b.questions for b in benchmarks if b.questions[0].task == "connect4"}

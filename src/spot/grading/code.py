@@ -19,7 +19,7 @@ from typing import Any
 
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.saved_responses import sandbox
+from spot.grading import sandbox
 from spot.grading.family import Answer, Family, Grade, RowError, pose
 from spot.grading.math import Item
 from spot.grading.sandbox import Limits, Outcome, Program

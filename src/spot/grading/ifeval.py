@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.evaluation.saved_responses import sentences
+from spot.grading import sentences
 from spot.grading.family import Answer, Family, Grade, RowError, pose
 from spot.utils.errors import UserError
 

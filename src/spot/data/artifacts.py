@@ -8,7 +8,6 @@ and everything else can be continued.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -16,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -28,7 +26,7 @@ from typing import Any
 
 from spot.data.rows import SCHEMA, Row, RowT, from_json, to_json
 from spot.utils.errors import UserError
-from spot.utils.files import write_aside
+from spot.utils.files import locked, write_aside
 from spot.utils.progress import say, track
 
 ROWS, PARTIAL, MANIFEST, LOCK = "rows.jsonl", "rows.partial.jsonl", "manifest.json", "lock"
@@ -268,17 +266,6 @@ def _owned(target: Product) -> Iterator[bool]:
         yield False
         return
     target.folder.mkdir(parents=True, exist_ok=True)
-    path = target.folder / LOCK
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            say(f"{target.stage}: waiting for {lock.read().strip() or 'another process'}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+    lock = target.folder / LOCK
+    with locked(lock, lambda holder: say(f"{target.stage}: waiting for {holder}")):
         yield not target.complete
-        # The file stays: unlinking it would let a waiting and a new process each lock "the" lock.

@@ -1,13 +1,17 @@
-"""Writing that leaves the whole or nothing: beside its place, flushed to the disk, then renamed.
+"""Files that are written whole or not at all, and the lock of a file.
 
-A kill or a full disk leaves either the old file or the new one, never a part.
+Written beside its place, flushed to the disk, then renamed: a kill or a full disk leaves either the
+old file or the new one, never a part.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +67,36 @@ def publish(aside: Path, folder: Path) -> None:
         shutil.rmtree(folder)
     aside.replace(folder)
     sync(folder.parent)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of the file `path`, which ends with this process however that ends.
+
+    The file names the holder. While another process has it, this waits, after `waiting(holder)`. The
+    file stays: unlinking it would let a waiting and a new process each lock "the" lock.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            waiting(file.read().strip() or "another process")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this file."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask see no holder
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, GeneratorConfig
 from spot.pipeline.policy import Policy
-from spot.pipeline.unpack import set_threads
 from spot.utils.errors import UserError
 from spot.utils.http import read_key
+from spot.utils.machine import set_threads
 
 if TYPE_CHECKING:
     from spot.generation import Generator, Sampling

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
 from spot.data.chat import prompt_ids
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # not looked into
@@ -58,7 +58,9 @@ def _check_weights(file: Path) -> None:
         with safe_open(file, framework="np"):
             pass
     except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({_line(error)}): copy the model again.") from error
+        raise UserError(
+            f"{file} is damaged ({first_line(error)}): copy the model again."
+        ) from error
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -67,7 +69,7 @@ def _tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises nothing narrower
         raise UserError(
-            f"The tokenizer or config.json in {folder} cannot be read ({_line(error)}): "
+            f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): "
             "copy the model's files again."
         ) from error
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
@@ -88,14 +90,9 @@ def _check_template(folder: Path, tokenizer: Any) -> None:
         ids = prompt_ids(tokenizer, "1 + 1")
     except TemplateError as error:
         raise UserError(
-            f"The chat template in {folder} does not work ({_line(error)}): copy the model's again."
+            f"The chat template in {folder} does not work ({first_line(error)}): copy the model's again."
         ) from error
     if not ids:
         raise UserError(
             f"The chat template in {folder} writes nothing for a question: copy the model's again."
         )
-
-
-def _line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

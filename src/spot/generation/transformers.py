@@ -23,7 +23,7 @@ from spot.data.chat import chat_ids
 from spot.generation.decoding import Row, decode
 from spot.generation.folder import check_folder
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 
 WAVE = 4  # batches
 
@@ -137,8 +137,9 @@ def _load_model(folder: str | Path, dtype: torch.dtype) -> Any:
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder} cannot be loaded ({line}): copy the model again.") from error
+        raise UserError(
+            f"{folder} cannot be loaded ({first_line(error)}): copy the model again."
+        ) from error
     model, report = loaded
     if missing := report["missing_keys"]:  # transformers would make them up
         raise UserError(f"The weights in {folder} lack {min(missing)}: copy the model again.")

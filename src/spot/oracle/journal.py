@@ -16,7 +16,6 @@ they outlive the process, not a power cut.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spot.oracle.types import OTHER, SAFETY, Reply, Usage
+from spot.utils import files
 from spot.utils.errors import UserError
 
 SCHEMA = 1
@@ -211,12 +211,10 @@ class Journal:
     # -------------------------------------------------------------------------------- from the disk
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not files.lock(self._file):
             raise UserError(
                 f"{self.path} belongs to another process that asks the Oracle now: wait for its end."
-            ) from None
+            )
 
     def _load(self) -> None:
         """Read what an earlier process wrote; a torn last line is cut off, as if it never were."""

@@ -7,7 +7,6 @@ for people who look on (`spot runs`, `spot dashboard`); no result depends on the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -22,6 +21,7 @@ from typing import IO, Any
 from spot.config import Config, arm_label
 from spot.utils import progress
 from spot.utils.errors import UNUSABLE, UserError
+from spot.utils.files import lock
 
 PROCESS, PROGRESS = "process.json", "progress.json"
 STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM: somebody wanted that
@@ -166,8 +166,7 @@ def _wait_for(file: IO[bytes], folder: Path) -> None:
     """Lock the file, as soon as no living process works there."""
     remind_at = 0.0
     while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock(file):
             return
         there = read(folder)
         if there is not None and there.held and not there.alive:
@@ -184,11 +183,9 @@ def _wait_for(file: IO[bytes], folder: Path) -> None:
 def _is_held(file: IO[str]) -> bool:
     """Whether a process holds the lock. Asked with a shared one, so that lookers see no lookers."""
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held; or not to be had at all, and then its process tells
+        return not lock(file, shared=True)
+    except OSError:  # there are no locks here: its process tells
         return True
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return False
 
 
 def _may_live(pid: int, host: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from spot.config import ModelConfig
 from spot.data import artifacts
 from spot.data.rows import Attempt
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 
 SHIPPED = Path(__file__).parents[1] / "training" / "assets" / "tiny"
 
@@ -123,9 +123,8 @@ def _folder_of(path: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(path, revision=revision))
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"model.path={path} is neither a folder nor could it be fetched from the hub ({reason}): "
+            f"model.path={path} is neither a folder nor could it be fetched from the hub ({first_line(error)}): "
             "download it elsewhere and give the folder."
         ) from error
 

@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 SHEETS = (".csv", ".tsv")  # what `spot correct` writes
 
 
-def set_threads(threads: int | None) -> None:
-    """Let torch use so many cores; the order of additions, so the last bits, depend on it."""
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def split_attempts(
     config: Config, attempts: artifacts.Product, first: artifacts.Product | None = None
 ) -> tuple[list[Attempt], list[Attempt]]:

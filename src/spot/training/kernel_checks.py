@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spot.training import attention, logprobs
 from spot.training.bin_packing import head_dim
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 
 # ---- attention -----------------------------------------------------------------------------------
 
@@ -99,9 +99,8 @@ def check_attention(
     try:
         off = disagreement(name, heads, kv_heads, d, dtype, device)
     except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"hardware.attention={name} does not run here ({reason}): choose hardware.attention=sdpa."
+            f"hardware.attention={name} does not run here ({first_line(error)}): choose hardware.attention=sdpa."
         ) from error
     if not off <= ATTENTION_BOUNDS[dtype]:
         raise UserError(
@@ -154,9 +153,8 @@ def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.dev
     try:
         found, *gradients = outcome(logprobs.KERNELS[name])
     except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"hardware.logprobs={name} does not run here ({reason}): pip install 'spot[gpu]', or "
+            f"hardware.logprobs={name} does not run here ({first_line(error)}): pip install 'spot[gpu]', or "
             "choose hardware.logprobs=torch."
         ) from error
     exact, *exact_gradients = outcome(plain_logprobs)

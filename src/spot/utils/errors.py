@@ -17,6 +17,11 @@ class RankError(Exception):
     """A process of a training failed. The message is what that process had to say, traceback and all."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
 def in_range(
     key: str,
     value: float | None,

@@ -13,7 +13,20 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+def lock(file: IO[Any], *, wait: bool = False, shared: bool = False) -> bool:
+    """Lock an open file until it is closed. False if another process holds it; `wait` waits for that one.
+
+    Any number of processes may hold a `shared` lock together. Raises OSError where files have no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync(path: Path) -> None:
@@ -77,12 +90,10 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     file stays: unlinking it would let a waiting and a new process each lock "the" lock.
     """
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             file.seek(0)
             waiting(file.read().strip() or "another process")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -94,9 +105,6 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of this file."""
     try:
         with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask see no holder
-    except BlockingIOError:
-        return True
+            return not lock(file, shared=True)  # two that ask see no holder
     except FileNotFoundError:
         return False
-    return False

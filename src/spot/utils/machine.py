@@ -1,9 +1,10 @@
-"""What a figure was measured on."""
+"""This machine: what it is, and what this process may use of it."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -17,3 +18,18 @@ def processor() -> str:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count()
     return f"{cores} cores of {model}"
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many cores; the order of additions, so the last bits, depend on it."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files, and so of connections, to what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -15,6 +15,7 @@ from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.pipeline import tracking, unpack
+from spot.utils import machine
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
     from spot.training.loop import train
 
     config = job.config
-    unpack.set_threads(config.hardware.threads)
+    machine.set_threads(config.hardware.threads)
     with _loggers(job) if rank == 0 else nullcontext([]) as loggers:
         result = train(
             job.policy_folder,

@@ -21,8 +21,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig
 
+from spot.config import compose
 from spot.pipeline.sweep_jobs import Job, keep, run, set_aside
 from spot.utils.processes import visible_gpus
 
@@ -64,7 +65,6 @@ class FreshProcessLauncher(Launcher):
 
         in_range("hydra.launcher.n_jobs", self.n_jobs, 1)
         self.config = config
-        self.loader = hydra_context.config_loader
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -116,7 +116,7 @@ class FreshProcessLauncher(Launcher):
         command = [sys.executable, str(TRAIN), *overrides, *passed_on]
         command += [f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]
         job = Job(str(number), overrides, command, folder / "job.log")
-        config = self._config(overrides)
+        config = compose.compose(overrides)  # cached: the check before the sweep composed it
         if config.hardware.accelerator == "gpu":
             job.needs = config.hardware.devices
         if is_finished(folder, overrides, config):
@@ -128,15 +128,6 @@ class FreshProcessLauncher(Launcher):
                 f"give it hardware.devices={len(gpus)} or fewer."
             )
         return job
-
-    def _config(self, overrides: list[str]) -> "Config":
-        """The checked configuration of a job."""
-        from spot import config as schema
-
-        composed = self.loader.load_sweep_config(self.config, overrides)
-        with flag_override(composed, ["struct", "readonly"], False):
-            composed.pop("hydra")
-        return schema.typed(composed)
 
 
 def is_finished(folder: Path, overrides: list[str], config: "Config") -> bool:

@@ -95,8 +95,7 @@ def test_computed_values_are_those_the_training_uses() -> None:
     ids=str,
 )
 def test_the_merges_end_where_hydra_ends(overrides: list[str]) -> None:
-    with compose._hydra() as hydra:
-        tree = hydra.compose_config("config", overrides, compose.RunMode.RUN)
+    tree = compose.loader().load_configuration("config", overrides, compose.RunMode.RUN)
     del tree._content["hydra"]  # type: ignore[attr-defined]
     expected = OmegaConf.to_container(tree, resolve=True)
     assert origins.nested(compose.traced(overrides)) == expected

@@ -6,24 +6,28 @@ first job starts.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
@@ -76,34 +80,32 @@ def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
     )
 
 
-@contextmanager
-def _hydra() -> Iterator[Any]:
-    """A Hydra that knows conf/ and the schemas, for as long as the block lasts."""
+@cache
+def loader() -> ConfigLoaderImpl:
+    """Hydra's loader of conf/, experiments/ and the schemas; one for the whole process."""
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing: install spot from a clone, `make install`.")
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield GlobalHydra.instance().hydra
+    setbase("1.3")
+    setup_globals()
+    return ConfigLoaderImpl(create_config_search_path(str(CONF)))
 
 
 def compose(overrides: Iterable[str] = (), until: str | None = None) -> Config:
     """The checked configuration of one run. Raises UserError, in one line, for any mistake."""
-    with _hydra() as hydra:
-        return _checked(hydra, *_composed(hydra, list(overrides), RunMode.RUN), until)
+    return _checked(*_composed(list(overrides), RunMode.RUN), until)
 
 
 def benchmark(name: str, overrides: list[str]) -> BenchmarkConfig:
     """One file of conf/benchmark/, with `key=value` overrides of its keys. Raises UserError."""
-    with _hydra() as hydra:
-        lines = [f"benchmark@benchmarks.tasks.{name}={name}"]
-        options = _options(hydra.config_loader, "benchmark")
-        if name not in options:
-            raise UserError(
-                f"benchmark={name} is unknown: {_guess(name, options)}choose one of {', '.join(options)}."
-            )
-        lines = [f"+{lines[0]}", *(f"benchmarks.tasks.{name}.{line}" for line in overrides)]
-        checked = _checked(hydra, *_composed(hydra, lines, RunMode.RUN), "elicit")
-    return checked.benchmarks.tasks[name]
+    options = _options("benchmark")
+    if name not in options:
+        raise UserError(
+            f"benchmark={name} is unknown: {_guess(name, options)}choose one of {', '.join(options)}."
+        )
+    lines = [f"+benchmark@benchmarks.tasks.{name}={name}"]
+    lines += [f"benchmarks.tasks.{name}.{line}" for line in overrides]
+    return compose(lines, "elicit").benchmarks.tasks[name]
 
 
 def check(overrides: list[str], sweep: bool = False, until: str | None = None) -> bool:
@@ -127,73 +129,95 @@ class Expanded:
 
 def expand(overrides: list[str], sweep: bool = False, until: str | None = None) -> Expanded:
     """The checked configurations of a run, or of every job of a sweep. Raises UserError."""
-    with _hydra() as hydra:
-        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
-        tree, parsed = _composed(hydra, overrides, mode)
-        if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
-            folder = Path(tree.hydra.run.dir)
-            config = _checked(hydra, tree, parsed, until)
-            return Expanded([(overrides, config)], False, {}, folder, [])
-        lines = _sweep_lines(hydra.config_loader, tree)
-        jobs = BasicSweeper.split_arguments(lines, None)[0]
-        configs = {
-            n: _checked(hydra, *_composed(hydra, jobs[n], RunMode.RUN), until)
-            for n in _by_distance(jobs)
-        }
-        varies = {
-            line.get_key_element(): [str(value) for value in line.sweep_string_iterator()]
-            for line in lines
-            if line.is_sweep_override()
-        }
-        own = [  # of the first job: what an experiment's file or a list of values stands for
-            one
-            for one, line in zip(jobs[0], lines, strict=True)
-            if line.input_line not in overrides or line.is_sweep_override()
-        ]
-        numbered = [(job, configs[n]) for n, job in enumerate(jobs)]
-        return Expanded(numbered, True, varies, Path(tree.hydra.sweep.dir), own)
+    tree, parsed = _composed(overrides, RunMode.MULTIRUN if sweep else RunMode.RUN)
+    if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
+        folder = Path(tree.hydra.run.dir)
+        return Expanded([(overrides, _checked(tree, parsed, until))], False, {}, folder, [])
+    lines = _sweep_lines(tree)
+    jobs = BasicSweeper.split_arguments(lines, None)[0]
+    configs = {n: compose(jobs[n], until) for n in _by_distance(jobs)}
+    varies = {
+        line.get_key_element(): [str(value) for value in line.sweep_string_iterator()]
+        for line in lines
+        if line.is_sweep_override()
+    }
+    own = [  # of the first job: what an experiment's file or a list of values stands for
+        one
+        for one, line in zip(jobs[0], lines, strict=True)
+        if line.input_line not in overrides or line.is_sweep_override()
+    ]
+    numbered = [(job, configs[n]) for n, job in enumerate(jobs)]
+    return Expanded(numbered, True, varies, Path(tree.hydra.sweep.dir), own)
 
 
 def traced(overrides: list[str], swept: Iterable[str] = ()) -> origins.Values:
     """Every value of a configuration that `expand` has checked, with where it is from."""
-    with _hydra() as hydra:
-        return origins.trace(hydra.config_loader, overrides, swept)
+    return origins.trace(loader(), overrides, swept)
 
 
-def _composed(hydra: Any, overrides: list[str], mode: RunMode) -> tuple[DictConfig, list[Override]]:
+def _composed(overrides: list[str], mode: RunMode) -> tuple[DictConfig, list[Override]]:
     """Hydra's tree for the overrides, and the overrides parsed."""
-    parsed = [_parse(hydra.config_loader, line) for line in overrides]
+    parsed = [_parse(line) for line in overrides]
     for override in parsed:
-        _check_options(hydra.config_loader, override)
-    with _explained(hydra, parsed):
-        tree = hydra.compose_config("config", overrides, mode, validate_sweep_overrides=False)
-    return tree, parsed
+        _check_options(override)
+    with _explained(parsed):
+        return _tree(parsed, mode), parsed
 
 
-def _checked(hydra: Any, tree: DictConfig, overrides: list[Override], until: str | None) -> Config:
+def _tree(overrides: list[Override], mode: RunMode) -> DictConfig:
+    """What Hydra composes from the overrides.
+
+    Hydra applies `key=value`, `+key=value` and `~key` to the tree that the chosen options make. That
+    tree is composed once for each choice of options; Hydra's own settings are left to Hydra.
+    """
+    if any(override.is_hydra_override() for override in overrides):
+        lines = [str(override.input_line) for override in overrides]
+        return loader().load_configuration("config", lines, mode, validate_sweep_overrides=False)
+    valued = [override for override in overrides if not override.is_sweep_override()]
+    chosen = [override for override in valued if _chooses(override)]
+    base = _base(tuple(str(override.input_line) for override in chosen), mode)
+    result = copy.deepcopy(base)
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in valued if o not in chosen], result)
+    result.hydra.overrides.task = [override.input_line for override in overrides]
+    result.hydra.runtime.cwd = os.getcwd()
+    return result
+
+
+@lru_cache(64)
+def _base(chosen: tuple[str, ...], mode: RunMode) -> DictConfig:
+    """The tree of a choice of options, which nobody may change."""
+    return loader().load_configuration("config", list(chosen), mode)
+
+
+def _chooses(override: Override) -> bool:
+    """Whether Hydra takes it for a choice of a group's option, and not for a value."""
+    is_group = loader().repository.group_exists(override.key_or_group)
+    return is_group and not isinstance(override.value(), dict)
+
+
+def _checked(tree: DictConfig, overrides: list[Override], until: str | None) -> Config:
     """The tree of one run as checked dataclasses."""
-    loader = hydra.config_loader
     for override in overrides:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} names several values: add -m to sweep.")
-        if override.is_add() and not _options(loader, override.key_or_group):
-            line = _unknown_key(loader, tree, override)  # Hydra lets a plus add what no schema has
+        if override.is_add() and not _options(override.key_or_group):
+            line = _unknown_key(tree, override)  # Hydra lets a plus add what no schema has
             if line is not None:
                 raise UserError(line)
     with flag_override(tree, ["struct", "readonly"], False):
         tree.pop("hydra")
-    with _explained(hydra, overrides):
+    with _explained(overrides):
         if tree.evaluator is not None:
             with _named_evaluator():
                 OmegaConf.to_object(tree.evaluator)
         return schema.typed(tree, until)
 
 
-def _sweep_lines(loader: ConfigLoader, master: DictConfig) -> list[Override]:
+def _sweep_lines(master: DictConfig) -> list[Override]:
     """What Hydra's sweeper will expand: an experiment's parameters and the command line, which wins."""
     params = master.hydra.sweeper.get("params") or {}
     lines = [f"{key}={value}" for key, value in params.items()]
-    parsed = [_parse(loader, line) for line in [*lines, *master.hydra.overrides.task]]
+    parsed = [_parse(line) for line in [*lines, *master.hydra.overrides.task]]
     return list({override.get_key_element(): override for override in parsed}.values())
 
 
@@ -204,9 +228,10 @@ def _by_distance(jobs: list[list[str]]) -> list[int]:
     )
 
 
-def _parse(loader: ConfigLoader, line: str) -> Override:
+@cache
+def _parse(line: str) -> Override:
     try:
-        override = OverridesParser.create(config_loader=loader).parse_override(line)
+        override = OverridesParser.create(config_loader=loader()).parse_override(line)
         if not 0 < len(override.key_or_group) <= LONGEST:
             raise HydraException(f"{line} has no key")
         return override
@@ -217,10 +242,10 @@ def _parse(loader: ConfigLoader, line: str) -> Override:
         ) from error
 
 
-def _check_options(loader: ConfigLoader, override: Override) -> None:
+def _check_options(override: Override) -> None:
     """Refuse an option that its group does not have."""
     group = override.key_or_group
-    options = _options(loader, group)
+    options = _options(group)
     if not options or override.is_delete():
         return
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
@@ -233,19 +258,19 @@ def _check_options(loader: ConfigLoader, override: Override) -> None:
             )
 
 
-def _options(loader: ConfigLoader, group: str) -> list[str]:
-    return [name for name in loader.get_group_options(group) if name != "schema"]
+def _options(group: str) -> list[str]:
+    return [name for name in loader().repository.get_group_options(group) if name != "schema"]
 
 
 @contextmanager
-def _explained(hydra: Any, overrides: list[Override]) -> Iterator[None]:
+def _explained(overrides: list[Override]) -> Iterator[None]:
     """Turn whatever Hydra or OmegaConf raises inside into a UserError of one line."""
     try:
         yield
     except UserError as error:  # raised in a __post_init__; OmegaConf appends lines of its own
         raise UserError(str(error).splitlines()[0]) from None
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
-        raise UserError(_explain(hydra, overrides, error)) from error
+        raise UserError(_explain(overrides, error)) from error
 
 
 @contextmanager
@@ -257,12 +282,11 @@ def _named_evaluator() -> Iterator[None]:
         raise UserError(re.sub(r"\bgenerator\.", "evaluator.", str(error))) from None
 
 
-def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
+def _explain(overrides: list[Override], error: Exception) -> str:
     """One line for a failed composition: an unknown key, a wrong type, or Hydra's own words."""
-    loader = hydra.config_loader
-    groups = [o for o in overrides if _options(loader, o.key_or_group)]
+    groups = [o for o in overrides if _options(o.key_or_group)]
     try:
-        base = hydra.compose_config("config", [str(o.input_line) for o in groups], RunMode.MULTIRUN)
+        base = _base(tuple(str(o.input_line) for o in groups), RunMode.MULTIRUN)
     except (HydraException, ValueError):  # a group itself was the mistake
         for override in groups:
             if (
@@ -275,7 +299,7 @@ def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
                 return f"{override.input_line}: write +{override.input_line}."
         return _one_line(error)
     for override in overrides:
-        if override not in groups and (line := _unknown_key(loader, base, override)):
+        if override not in groups and (line := _unknown_key(base, override)):
             return line
         if f"An item is already at '{override.key_or_group}'" in str(error):
             plain = str(override.input_line).lstrip("+")
@@ -285,7 +309,7 @@ def _explain(hydra: Any, overrides: list[Override], error: Exception) -> str:
     return _one_line(error)
 
 
-def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> str | None:
+def _unknown_key(tree: DictConfig, override: Override) -> str | None:
     """What is wrong with an override's key, or None when the tree has it (or may be given it)."""
     node: Any = tree
     parts = override.key_or_group.replace("/", ".").split(".")
@@ -306,7 +330,7 @@ def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> 
             if override.is_add() and not is_dataclass(kind):
                 return None  # a mapping by name
             if not parent:
-                keys = sorted({*keys, *(f"+{group}" for group in _extra_groups(loader, tree))})
+                keys = sorted({*keys, *(f"+{group}" for group in _extra_groups(tree))})
             dotted = [f"{parent}.{key}" if parent else key for key in keys]
             valid = f"keys of {parent}" if parent else "keys"
             named = short(path)
@@ -319,23 +343,15 @@ def _unknown_key(loader: ConfigLoader, tree: DictConfig, override: Override) -> 
 
 def groups() -> dict[str, list[str]]:
     """The options of every group; a plus stands before those that the main file does not choose from."""
-    with _hydra() as hydra:
-        loader = hydra.config_loader
-        tree = hydra.compose_config("config", [], RunMode.RUN)
-        extra = _extra_groups(loader, tree)
-        plain = [
-            g for g in loader.list_groups("") if g not in ("hydra", *extra) and _options(loader, g)
-        ]
-        return {
-            ("+" if group in extra else "") + group: _options(loader, group)
-            for group in [*plain, *extra]
-        }
+    extra = _extra_groups(_base((), RunMode.RUN))
+    plain = [g for g in loader().list_groups("") if g not in ("hydra", *extra) and _options(g)]
+    return {("+" if group in extra else "") + group: _options(group) for group in [*plain, *extra]}
 
 
-def _extra_groups(loader: ConfigLoader, base: DictConfig) -> list[str]:
+def _extra_groups(base: DictConfig) -> list[str]:
     """Groups that are not in the defaults list and need a plus, such as +paper."""
     known = {*map(str, base), "hydra", "benchmark"}
-    return [g for g in loader.list_groups("") if g not in known and _options(loader, g)]
+    return [g for g in loader().list_groups("") if g not in known and _options(g)]
 
 
 def _validation(error: BaseException | None) -> ValidationError | None:

@@ -118,21 +118,9 @@ class Difference:
 
 def defaults() -> dict[str, Any]:
     """The configuration of `python train.py` without any choice; empty outside of a clone."""
-    from hydra.core.global_hydra import GlobalHydra
-
     from spot.config import compose
 
-    if not compose.CONF.is_dir():
-        return {}
-    around = GlobalHydra.instance()
-    running, around.hydra = (
-        around.hydra,
-        None,
-    )  # a run that ends in its report has a Hydra of its own
-    try:
-        return asdict(compose.compose())
-    finally:
-        GlobalHydra.instance().hydra = running
+    return asdict(compose.compose()) if compose.CONF.is_dir() else {}
 
 
 def differences(

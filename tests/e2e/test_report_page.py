@@ -11,7 +11,7 @@ import pytest
 
 from spot import report
 from tests.oracle.chromium import Tab, chromium, executable
-from tests.unit.test_report import make_run
+from tests.support.runs import make_run
 from tests.unit.test_report_arms import NINE
 
 pytestmark = pytest.mark.browser

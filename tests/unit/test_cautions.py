@@ -4,7 +4,7 @@ import pytest
 
 from spot.report.metrics import CHOSEN, REJECTED
 from spot.report.warnings import cautions
-from tests.unit.runs import MadeRun, made_study
+from tests.support.runs import MadeRun, made_study
 
 SOUND = {CHOSEN: [0.0, 0.5, 1.0, 1.5, 2.0], REJECTED: [0.0, -0.5, -1.0, -1.5, -2.0]}
 

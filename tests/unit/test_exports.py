@@ -19,7 +19,7 @@ from spot.pipeline import exports, stages
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.pipeline.run import Run
 from spot.utils.errors import UserError
-from tests.unit.test_report import make_run
+from tests.support.runs import make_run
 
 SETTINGS = ["benchmarks=quick", "generator.max_new_tokens=96", "generator.batch=64"]
 LAST = 6

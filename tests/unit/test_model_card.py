@@ -17,7 +17,7 @@ from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
 from spot.pipeline import unpack
 from spot.report import model_card
-from tests.unit.test_report import BASE, rows_product, scores
+from tests.support.runs import MadeRun, made_scores, percent, rows_product
 
 HOSTILE = "a | b `c` <d> ***\n---\ntags: [stolen]\n````\n# heading"
 COMMAND = "python train.py loss=bco"
@@ -163,9 +163,10 @@ def test_scores_stand_before_and_after_with_their_difference(tmp_path):
     products = products_of(tmp_path, config)
     path = model_card.write(products, plain(config), COMMAND)
     assert "## Scores" not in path.read_text()
-    base = rows_product(tmp_path, "evaluate", {"of": "base"}, Score, scores(BASE, 0))
-    after = rows_product(tmp_path, "evaluate", {"of": "me"}, Score, scores((0.9, 0.6, 0.95), 0))
-    products |= {"base_scores": base.folder, "scores": after.folder}
+    asked = MadeRun(questions=40, trials=2)
+    for name, shares in {"base_scores": (0.5, 0.5, 0.95), "scores": (0.9, 0.6, 0.95)}.items():
+        rows = made_scores(asked, percent(shares))
+        products[name] = rows_product(tmp_path, "evaluate", {"of": name}, Score, rows).folder
     path = model_card.write(products, plain(config), COMMAND)
     rows = {row[0]: row[1:] for row in outline(path.read_text())[1][0]}
     assert list(rows)[1:] == ["sums", "word problems", "instructions", "average"]

@@ -22,6 +22,7 @@ from spot.data import artifacts
 from spot.pipeline import heartbeat, run_status, traces
 from spot.pipeline.run_status import Doing, KnownRun, Sweep
 from spot.utils.errors import UserError
+from tests.support.runs import listed_run
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
 
@@ -234,41 +235,10 @@ def test_jobs_that_never_began_have_the_arm_of_their_siblings_and_no_age(tmp_pat
 
 # ---- many and large ----------------------------------------------------------------------------
 
-SCORES = """arm,seed,benchmark,domain,questions,trials,accuracy,low,high,difference,difference_low,difference_high
-base,,sums,in_domain,300,2,22.0,18.0,26.0,,,
-base,,words,ood,300,2,30.0,26.0,34.0,,,
-dpo,{seed},sums,in_domain,300,2,44.0,40.0,48.0,22.0,17.5,26.5
-dpo,{seed},words,ood,300,2,29.0,25.0,33.0,-1.0,-3.5,1.5
-"""
-
-
-def finished_run(output: Path, number: int, overrides: Sequence[str] = ()) -> Path:
-    """A finished run's folder and its products, the rows of which fill no disk but are 64 GB long."""
-    run = output / "runs" / "2026-01-01" / f"00-00-00-{number:06d}"
-    run.mkdir(parents=True)
-    product = output / "products" / "train" / f"{number:016x}"
-    product.mkdir(parents=True)
-    with (product / "rows.jsonl").open("wb") as file:
-        file.truncate(64 << 30)
-    (product / "metrics.csv").write_text("step,loss,delta\n0,,\n1,2.5,0.1\n2,1.5,\n")
-    stages = [
-        {"stage": "elicit", "product": "attempts", "seconds": 69.7, "reused": True, "counts": {"wrong": 7}},
-        {"stage": "train", "product": "checkpoint", "seconds": 43.9, "reused": False, "counts": {}},
-    ]  # fmt: skip
-    record = {
-        "status": "complete", "arm": "dpo", "seed": number, "study": None, "stages": stages,
-        "overrides": list(overrides), "command": "python train.py arm=dpo",
-        "finished": f"2026-01-01T00:00:{number % 60:02d}+00:00", "config": {"seed": number, "x": {"y": 1}},
-        "products": {"attempts": "../../../products/elicit/0", "checkpoint": os.path.relpath(product, run)},
-    }  # fmt: skip
-    (run / "run.json").write_text(json.dumps(record))
-    (run / "scores.csv").write_text(SCORES.format(seed=number))
-    return run
-
 
 def test_five_hundred_runs_are_listed_without_reading_their_rows(tmp_path: Path) -> None:
     for number in range(500):
-        finished_run(tmp_path, number)
+        listed_run(tmp_path, number)
     code = (
         "import sys\nfrom spot import overview\n"
         f"overview.command(['output={tmp_path}'])\n"
@@ -281,7 +251,7 @@ def test_five_hundred_runs_are_listed_without_reading_their_rows(tmp_path: Path)
 
 
 def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
-    old, new = finished_run(tmp_path, 1), finished_run(tmp_path, 2)
+    old, new = listed_run(tmp_path, 1), listed_run(tmp_path, 2)
     assert run_status.locate("newest", tmp_path) == run_status.locate("1", tmp_path)
     assert [run_status.locate(n, tmp_path).folder for n in ("1", "2")] == [new, old]
     assert run_status.locate(str(old), tmp_path).folder == old
@@ -293,7 +263,7 @@ def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
 def test_a_folder_is_shown_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = finished_run(tmp_path / ("a" * 120) / "arm=dpo", 5)
+    run = listed_run(tmp_path / ("a" * 120) / "arm=dpo", 5)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # without outputs
     run_status.show([str(run)])
@@ -306,7 +276,7 @@ def test_a_folder_is_shown_from_anywhere(
 
 
 def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
-    text = output(run_status.look(finished_run(tmp_path, 5)))
+    text = output(run_status.look(listed_run(tmp_path, 5)))
     for words in (
         "dpo", "seed 5", "finished", "python train.py arm=dpo",  # what
         "x.y=1", "reused", "43.9 s", "7 wrong",  # choices and products
@@ -317,7 +287,7 @@ def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
 
 
 def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:
-    finished_run(tmp_path, 1)
+    listed_run(tmp_path, 1)
     assert "44.0" in listing(tmp_path, ["finished"])
     assert "no run that is failed" in listing(tmp_path, ["failed"])
     with pytest.raises(UserError, match="status=done is unknown"):
@@ -333,7 +303,7 @@ def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["run.json", "process.json", "scores.csv", "jobs.json"])
 def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None:
-    run = finished_run(tmp_path, 1)
+    run = listed_run(tmp_path, 1)
     whole = (
         (run / "run.json").read_text() if name != "scores.csv" else (run / "scores.csv").read_text()
     )
@@ -346,7 +316,7 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None
 
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
     name = "[red]x[/red] [link=file:///]y"
-    run = run_status.look(finished_run(tmp_path, 1))
+    run = run_status.look(listed_run(tmp_path, 1))
     sweep = Sweep(tmp_path, (KnownRun(tmp_path / name, "failed", (f"study={name}",), error=name),))
     text = output(run, sweep)
     assert "[red]x[/red]" in text

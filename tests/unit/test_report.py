@@ -7,139 +7,27 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spot import report
-from spot.data import artifacts
-from spot.data.rows import Pair, Score
+from spot.data.rows import Score
 from spot.evaluation.statistics import Estimate
 from spot.report import curves, paper, style
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
 from spot.report.warnings import cautions
 from spot.utils.errors import UserError
-from tests.unit.runs import MadeRun, made_study
+from tests.support.runs import (
+    BASE,
+    DOMAINS,
+    MadeRun,
+    made_scores,
+    made_study,
+    make_run,
+    rows_product,
+)
 
-HOSTILE = "<script>alert(1)</script> 1 | 2"
-DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
-QUESTIONS = 40
 # Share of questions answered right on (sums, word_problems, instructions).
 ARMS = {"sft_plus": (0.75, 0.5, 0.5), "spot_bco": (0.9, 0.6, 0.95), "spot_bce": (0.7, 0.6, 0.95)}
-BASE = (0.5, 0.5, 0.95)
-
-
-def scores(shares, seed: int, domains=DOMAINS):
-    """Each question right in both trials or in none; a seed moves which ones by a little."""
-    for (name, domain), share in zip(domains.items(), shares, strict=True):
-        for q in range(QUESTIONS):
-            correct = (q + seed % 3) % QUESTIONS < share * QUESTIONS
-            for trial in range(2):
-                yield Score(
-                    f"{name}/q{q}#{trial}", name, domain, f"q{q}", trial, correct,
-                    "correct" if correct else "wrong", "1", "text", "stop", 20, 0,
-                )  # fmt: skip
-
-
-def rows_product(root: Path, stage: str, settings: dict, row_type, rows) -> artifacts.Product:
-    target = artifacts.product(root, stage, settings)
-    details = {"trivial": {"sums": 2.0, "word_problems": 4.0, "instructions": 12.0}}
-    artifacts.compute_rows(
-        target, row_type, lambda done, counts: rows, details=lambda rows: details
-    )
-    return target
-
-
-def configured(arm: str, extra: str, domains) -> dict:
-    """What a run records: a few groups of the configuration, with `key=value` choices in `extra`."""
-    tasks = {
-        name: {"name": name, "trials": 2, "domain": domain} for name, domain in domains.items()
-    }
-    config = {
-        "rounds": 1,
-        "data": {"arm": "rectified", "gamma": 0.6, "pairs": 4000, "path": None},
-        "loss": {"name": {"sft_plus": "sft", "spot_bce": "bce"}.get(arm, "bco"), "beta": 0.1,
-                 "epochs": 2, "delta": {"mode": "ema", "decay": 0.9}},
-        "benchmarks": {"name": "made", "tasks": tasks},
-    }  # fmt: skip
-    for choice in extra.split():
-        key, _, value = choice.partition("=")
-        *path, last = key.split(".")
-        at = config
-        for name in path:
-            at = at[name]
-        at[last] = yaml.safe_load(value)
-    return config
-
-
-def make_run(
-    sweep: Path, number: int, arm: str, seed: int, shares, extra: str = "", study: str = "table2",
-    domains=DOMAINS, overrides=(),
-) -> None:  # fmt: skip
-    root = sweep.parent / "products"
-    pair = Pair(
-        "a#0", "a", "sums", "rectified", HOSTILE, "3", "one two THREE", "one two four", 1 / 3, 2, 3, 3
-    )  # fmt: skip
-    base = [0.5] * (len(domains) - 1) + [0.95]
-    products = {
-        "pairs": rows_product(root, "select", {"arm": "x"}, Pair, [pair]),
-        "held_out": rows_product(root, "select", {"arm": "h"}, Pair, [pair]),
-        "base_scores": rows_product(
-            root, "evaluate", {"of": "base", "on": list(domains)}, Score, scores(base, 0, domains)
-        ),
-        "scores": rows_product(
-            root,
-            "evaluate",
-            {"of": arm, "seed": seed, "extra": extra},
-            Score,
-            scores(shares, seed, domains),
-        ),
-    }
-    checkpoint = artifacts.product(root, "train", {"arm": arm, "seed": seed, "extra": extra})
-
-    def train(folder: Path) -> dict:
-        with (folder / "metrics.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(
-                ["step", "loss", "held_out/rewards/rejected", "held_out/rewards/chosen", "probe/instructions",
-                 "gradients/shared", "gradients/chosen_edited", "held_out/kl/edited"]
-            )  # fmt: skip
-            rise = 0.1 if arm == "sft_plus" else -0.1
-            for step in range(4):
-                chosen = step * (-0.2 if arm == "spot_bce" else 0.3)
-                probe = "" if step % 2 else 90
-                table.writerow(
-                    [step, 1 / (step + 1), step * rise + 0.001 * seed, chosen, probe, 0.01 / (step + 1), 0.05 / (step + 1),
-                     0.1 * step]
-                )  # fmt: skip
-        return {
-            "max_start_reward": 2e-7 * (seed + 1), "kernels": {"attention": "sdpa"},
-            "kernel_error": 3e-8, "over_long": ["a", "b"] if arm == "sft_plus" else [],
-        }  # fmt: skip
-
-    artifacts.compute_files(checkpoint, train)
-    products["checkpoint"] = checkpoint
-    folder = sweep / str(number)
-    folder.mkdir(parents=True)
-    record = {
-        "schema": 1,
-        "status": "complete",
-        "arm": arm,
-        "seed": seed,
-        "study": study,
-        "config": configured(arm, extra, domains),
-        "overrides": [f"arm={arm}", f"seed={seed}", *extra.split(), *overrides],
-        "command": f"python train.py arm={arm} seed={seed}",
-        "products": {n: f"../../products/{p.stage}/{p.key}" for n, p in products.items()},
-        "stages": [
-            {"stage": "select", "product": "pairs", "seconds": 1.0, "reused": number > 0,
-             "counts": {"rectified": 1, "duplicate": 2, "change_ratio_above_gamma": 1}},
-            {"stage": "rectify", "product": "held_out_rectifications", "seconds": 1.0, "reused": False,
-             "counts": {"ok": 6, "wrong": 1}},
-        ],
-        "seconds": 2.0,
-        "finished": "2026-01-01T00:00:00",
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="module")
@@ -279,15 +167,15 @@ def test_a_share_of_missing_answers_and_questions_is_told(tmp_path):
     sweep = tmp_path / "outputs" / "runs"
     make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95))
     record = json.loads((sweep / "0" / "run.json").read_text())
-    fewer = [
-        Score(
-            f"sums/q{q}#0", "sums", "in_domain", f"q{q}", 0, q > 2, "unparseable", None, "", "stop", 2, 0
-        )
-        for q in range(QUESTIONS - 3)
-    ]  # fmt: skip
-    others = [s for s in scores(BASE, 0) if s.benchmark != "sums"]
-    root = tmp_path / "outputs" / "products"
-    target = rows_product(root, "evaluate", {"of": "fewer"}, Score, [*fewer, *others])
+    asked = {"sums": "in_domain"}
+    once = MadeRun(questions=37, trials=1, verdict="unparseable", domains=asked)
+    twice = MadeRun(
+        questions=40, trials=2, domains={n: d for n, d in DOMAINS.items() if n not in asked}
+    )
+    rows = [*made_scores(once, {"sums": 0}), *made_scores(twice, BASE)]
+    target = rows_product(
+        tmp_path / "outputs" / "products", "evaluate", {"of": "fewer"}, Score, rows
+    )
     record["products"]["scores"] = f"../../products/evaluate/{target.key}"
     (sweep / "0" / "run.json").write_text(json.dumps(record))
     found = cautions(Study(*load(sweep / "0")))

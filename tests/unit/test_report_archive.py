@@ -17,7 +17,7 @@ from spot.report.load import Study, load
 from spot.report.provenance import command
 from spot.report.style import duration, short
 from spot.utils.errors import UserError
-from tests.unit.test_report import make_run
+from tests.support.runs import make_run
 
 LAPTOP = Path(__file__).parents[2] / "experiments" / "laptop"
 STUDIES = sorted(LAPTOP.glob("*/runs.tar.gz"))

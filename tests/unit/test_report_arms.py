@@ -13,7 +13,7 @@ from spot.report.load import Study, load
 from spot.report.style import label
 from spot.report.tables import columns, funnels, score_table
 from spot.utils.redact import scrubbed
-from tests.unit.test_report import make_run
+from tests.support.runs import make_run
 
 ROWS = {
     "direct_2k": "data.arm=direct data.pairs=2000",

@@ -7,7 +7,7 @@ import pytest
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
 from spot.report import verdicts
 from spot.report.verdicts import CLAIMS, FAILS, HOLDS, UNCLEAR, judge, verdict_rows
-from tests.unit.runs import MADE_BASE, MadeRun, made_study
+from tests.support.runs import BASE, MadeRun, made_study
 
 SEEDS = (0, 1, 2)
 
@@ -129,7 +129,7 @@ def test_two_arms_without_a_common_seed_are_not_compared(tmp_path):
 def test_table_3_compares_rows_that_agree_in_everything_else(tmp_path):
     def row(right, pairs, gamma=0.6, data="rectified"):
         config = {"data.pairs": pairs, "data.gamma": gamma}
-        return seeds("bco", data, dict.fromkeys(MADE_BASE, right), config=config)
+        return seeds("bco", data, dict.fromkeys(BASE, right), config=config)
 
     study = made_study(
         tmp_path, row(20, 2000, data="direct") + row(50, 2000) + row(90, 4000, 1.0) + row(60, 4000)

@@ -13,6 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+pytest_plugins = ["tests.support.browser"]
+
 
 @pytest.fixture
 def needs() -> Callable[[object, str], None]:

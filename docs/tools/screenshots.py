@@ -7,20 +7,24 @@ writes docs/images/report.png and pairs.png, and the same in dark beside them.
 
 from __future__ import annotations
 
-import base64
 import io
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
+from playwright.sync_api import Page, ViewportSize
 
-from tests.oracle.chromium import Tab, chromium
+from tests.support.browser import chromium, complaints_of
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 WIDTH, HEIGHT = 1280, 860  # of the window, in CSS pixels
-SCHEMES = {"light": "", "dark": "-dark"}  # → what the file's name ends in
+SCHEMES: dict[Literal["light", "dark"], str] = {
+    "light": "",
+    "dark": "-dark",
+}  # → what the file's name ends in
 COLOURS = 128  # of the palette: text stays sharp and the file small
 LARGEST = 300_000  # bytes of a picture
 
@@ -34,11 +38,14 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pages = {name: page(name, source, folder) for name, source in given.items()}
-        with chromium(folder) as tab:
-            for name, path in pages.items():
-                for scheme, ending in SCHEMES.items():
-                    save(IMAGES / f"{name}{ending}.png", picture(tab, path, scheme))
-            assert not tab.complaints, tab.complaints
+        with chromium() as browser:
+            for scheme, ending in SCHEMES.items():
+                size: ViewportSize = {"width": WIDTH, "height": HEIGHT}
+                tab = browser.new_page(viewport=size, device_scale_factor=1.5, color_scheme=scheme)
+                complaints = complaints_of(tab)
+                for name, path in pages.items():
+                    save(IMAGES / f"{name}{ending}.png", picture(tab, path))
+                assert not complaints, complaints
 
 
 def page(name: str, source: str, folder: Path) -> Path:
@@ -49,21 +56,11 @@ def page(name: str, source: str, folder: Path) -> Path:
     return out / "report.html" if name == "report" else out
 
 
-def picture(tab: Tab, path: Path, scheme: str) -> bytes:
-    """What a reader sees first of a page, as PNG, in one of the two colour schemes."""
-    size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1.5, "mobile": False}
-    tab.call("Emulation.setDeviceMetricsOverride", **size)
-    tab.call("Emulation.setScrollbarsHidden", hidden=True)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    tab.call("Emulation.setEmulatedMedia", features=media)
-    tab.call("Page.navigate", url=path.as_uri())
-    tab.wait(f"location.href.startsWith({path.as_uri()!r}) && document.readyState === 'complete'")
-    tab.call(  # two frames later everything that is drawn late is there
-        "Runtime.evaluate",
-        expression="new Promise(done => requestAnimationFrame(() => setTimeout(done, 1000)))",
-        awaitPromise=True,
-    )
-    return base64.b64decode(tab.call("Page.captureScreenshot", format="png")["data"])
+def picture(page: Page, path: Path) -> bytes:
+    """What a reader sees first of a page, as PNG."""
+    page.goto(path.as_uri())
+    page.wait_for_timeout(1000)  # what is drawn late is there
+    return page.screenshot()
 
 
 def save(path: Path, png: bytes) -> None:

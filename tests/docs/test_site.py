@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 import yaml
+from playwright.sync_api import Page, expect
 
 from spot import config
 from spot.cli import main
 from spot.config import compose
-from tests.oracle.chromium import Tab, chromium, executable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,34 +147,25 @@ class Quiet(SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-def visit(tab: Tab, url: str) -> None:
-    tab.call("Page.navigate", url=url)
-    tab.wait(f"location.href == {url!r} && document.readyState == 'complete'")
-
-
 @pytest.mark.browser
 def test_a_reader_needs_no_network(
-    site: Path, served: str, needs: Callable[[object, str], None], tmp_path: Path
+    site: Path, served: str, page: Page, complaints: list[str]
 ) -> None:
     """Formulas, search and the dark palette; pages that are opened from disk have their formulas, too."""
-    needs(executable(), "Chromium")
-    with chromium(tmp_path) as tab:
-        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-        tab.call("Emulation.setEmulatedMedia", features=dark)
-        size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        tab.call("Emulation.setDeviceMetricsOverride", **size)
-        for start in (served, f"{site.as_uri()}/"):
-            for name in ("method", "index", "configuration/oracle"):
-                visit(tab, f"{start}{name}.html")
-                formulas = tab.value("document.querySelectorAll('.arithmatex').length")
-                assert tab.value("document.querySelectorAll('.arithmatex math').length") == formulas
-                assert (formulas > 40) is (name == "method")
-                tab.wait("document.body.dataset.mdColorScheme == 'slate'")
-        visit(tab, f"{served}index.html")
-        tab.value("document.querySelector('[data-md-component=search-query]').focus()")
-        tab.write("delta")
-        tab.wait("document.querySelectorAll('.md-search-result__item').length > 0")
-        loaded = tab.value("performance.getEntriesByType('resource').map(e => e.name)")
-        assert len(loaded) > 5
-        assert not [url for url in loaded if not url.startswith((served, "data:", "blob:"))]
-        assert not tab.complaints
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for start in (served, f"{site.as_uri()}/"):
+        for name in ("method", "index", "configuration/oracle"):
+            page.goto(f"{start}{name}.html")
+            formulas = page.locator(".arithmatex").count()
+            assert page.locator(".arithmatex math").count() == formulas
+            assert (formulas > 40) is (name == "method")
+            expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
+    page.goto(f"{served}index.html")
+    page.focus("[data-md-component=search-query]")
+    page.keyboard.insert_text("delta")
+    page.wait_for_selector(".md-search-result__item")
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+    assert len(loaded) > 5
+    assert not [url for url in loaded if not url.startswith((served, "data:", "blob:"))]
+    assert not complaints

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from spot.data.rows import Pair, Rectification, to_json
 from spot.report import pair_page
-from tests.oracle.chromium import Tab, chromium, executable
+from tests.support.browser import PHONE, wait
 
 pytestmark = pytest.mark.browser
 
@@ -32,149 +32,144 @@ def pair(number: int, before: str | None, after: str, **changed: Any) -> Pair:
     return Pair(**values | changed)
 
 
-@pytest.fixture
-def tab(tmp_path: Path, needs: Callable[[object, str], None]) -> Iterator[Tab]:
-    """A browser that says what it asks a network for, in `tab.complaints` with all else."""
-    needs(executable(), "Chromium")
-    with chromium(tmp_path) as tab:
-        yield tab
-        assert tab.complaints == []
-        loaded = tab.value("performance.getEntriesByType('resource').map((entry) => entry.name)")
-        assert loaded == [], "the page is one file"
-
-
-def opened(tab: Tab, folder: Path, *rows: Any, at: str = "") -> None:
-    source = folder / "rows.jsonl"
-    source.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
-    pair_page.build(source, folder / "pairs.html")
-    tab.load("Page.navigate", url=(folder / "pairs.html").as_uri() + at)
-    drawn(tab)
-
-
-def drawn(tab: Tab) -> None:
-    tab.wait("document.getElementById('pair').dataset.drawn !== undefined")
-
-
-def texts(tab: Tab, selector: str) -> list[str]:
-    return list(
-        tab.value(
-            f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.textContent)"
-        )
+@pytest.fixture(autouse=True)
+def one_file(page: Page, complaints: list[str]) -> Iterator[None]:
+    """It asks a network for nothing and runs without a complaint."""
+    yield
+    assert complaints == []
+    assert (
+        page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)") == []
     )
 
 
-def said(tab: Tab) -> str:
-    return str(tab.value("document.getElementById('count').textContent"))
+def opened(page: Page, folder: Path, *rows: Any, at: str = "") -> None:
+    source = folder / "rows.jsonl"
+    source.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    pair_page.build(source, folder / "pairs.html")
+    page.goto((folder / "pairs.html").as_uri() + at)
+    drawn(page)
 
 
-def test_the_right_words_are_marked_and_formulas_are_drawn(tab: Tab, tmp_path: Path) -> None:
+def drawn(page: Page) -> None:
+    wait(page, "document.getElementById('pair').dataset.drawn !== undefined")
+
+
+def title(page: Page, start: str) -> None:
+    wait(page, f"document.querySelector('main h2').textContent.startsWith('{start}')")
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    return page.locator(selector).evaluate_all("nodes => nodes.map((node) => node.textContent)")
+
+
+def test_the_right_words_are_marked_and_formulas_are_drawn(page: Page, tmp_path: Path) -> None:
     before = "First we add $a^2 + b^2$ and\n  3 + 4 = 8. Since $x = 1 + 2 + 5$ we get: \\[y = 9\\] So $\\boxed{8}$."
     after = "First we add $a^2 + b^2$ and\n  3 + 4 = 7. Since $x = 1 + 2 + 4$ we now get: \\[y = 9\\] So $\\boxed{7}$."
-    opened(tab, tmp_path, pair(1, before, after))
-    assert said(tab) == "1 of 1 shown"
-    assert texts(tab, ".before .text .prefix")[0].startswith("First we add")
-    assert texts(tab, ".before .text annotation") == [
+    opened(page, tmp_path, pair(1, before, after))
+    expect(page.locator("#count")).to_have_text("1 of 1 shown")
+    assert texts(page, ".before .text .prefix")[0].startswith("First we add")
+    assert texts(page, ".before .text annotation") == [
         "a^2 + b^2",
         "x = 1 + 2 + 5",
         "y = 9",
         "\\boxed{8}",
     ]
-    assert tab.value("document.querySelectorAll('.before math, .after math').length") == 8
-    assert tab.value("document.querySelectorAll('.before math[display=block]').length") == 1
-    assert texts(tab, ".before math .del") == ["5"], "the edited word inside of a formula"
-    assert texts(tab, ".after math .ins") == ["4"]
+    assert page.evaluate("document.querySelectorAll('.before math, .after math').length") == 8
+    assert page.evaluate("document.querySelectorAll('.before math[display=block]').length") == 1
+    assert texts(page, ".before math .del") == ["5"], "the edited word inside of a formula"
+    assert texts(page, ".after math .ins") == ["4"]
 
-    tab.key("r")  # the source, to the letter
-    drawn(tab)
-    assert tab.value("document.querySelectorAll('math').length") == 0
-    assert texts(tab, ".before .text") == [before]
-    assert texts(tab, ".after .text") == [after]
-    assert texts(tab, ".before del") == ["8.", "5$", "", "$\\boxed{8}$."]
-    assert texts(tab, ".after ins") == ["7.", "4$", "now", "$\\boxed{7}$."]
-    facts = texts(tab, ".about .facts dd")
+    page.keyboard.press("r")  # the source, to the letter
+    drawn(page)
+    assert page.evaluate("document.querySelectorAll('math').length") == 0
+    assert texts(page, ".before .text") == [before]
+    assert texts(page, ".after .text") == [after]
+    assert texts(page, ".before del") == ["8.", "5$", "", "$\\boxed{8}$."]
+    assert texts(page, ".after ins") == ["7.", "4$", "now", "$\\boxed{7}$."]
+    facts = texts(page, ".about .facts dd")
     assert facts == ["25.0%", "3 tokens", "8 → 9", "rectified", "2"]
 
 
-def test_an_edit_that_breaks_a_formula_marks_all_of_it(tab: Tab, tmp_path: Path) -> None:
+def test_an_edit_that_breaks_a_formula_marks_all_of_it(page: Page, tmp_path: Path) -> None:
     before, after = "So $\\frac{1 + a}{b + 2} = 3$ it is", "So $\\frac{1 + c}{d + 2} = 3$ it is"
-    opened(tab, tmp_path, pair(1, before, after))
-    assert texts(tab, ".before .whole annotation") == ["\\frac{1 + a}{b + 2} = 3"]
-    assert tab.value("document.querySelectorAll('.before math .del').length") == 0
-    tab.key("r")
-    drawn(tab)
-    assert texts(tab, ".before del") == ["a}{b"]
+    opened(page, tmp_path, pair(1, before, after))
+    assert texts(page, ".before .whole annotation") == ["\\frac{1 + a}{b + 2} = 3"]
+    assert page.evaluate("document.querySelectorAll('.before math .del').length") == 0
+    page.keyboard.press("r")
+    drawn(page)
+    assert texts(page, ".before del") == ["a}{b"]
 
 
-def test_filters_search_and_keys(tab: Tab, tmp_path: Path) -> None:
+def test_filters_search_and_keys(page: Page, tmp_path: Path) -> None:
     rows = [
         pair(n, f"{n} start {'same ' * n} wrong{n}", f"{n} start {'same ' * n} right{n}", change_ratio=n / 40,
              common_prefix=n + 2, arm="direct" if n % 4 == 0 else "rectified")
         for n in range(40)
     ]  # fmt: skip
-    opened(tab, tmp_path, *rows, at="#q0007%230")
-    assert texts(tab, "main h2")[0].startswith("q0007#0"), "the address names the pair"
+    opened(page, tmp_path, *rows, at="#q0007%230")
+    assert texts(page, "main h2")[0].startswith("q0007#0"), "the address names the pair"
     set_ = "Object.assign(document.getElementById('{}'), {{value: '{}'}}).dispatchEvent(new Event('input', {{bubbles: true}}))"
 
-    tab.value(set_.format("low", 0.5))
-    tab.wait("document.getElementById('count').textContent === '20 of 40 shown'")
-    assert texts(tab, "#rows .id")[0] == "q0020#0"
-    tab.value(set_.format("high", 0.75))
-    tab.wait("document.getElementById('count').textContent === '11 of 40 shown'")
-    tab.click("#kinds label:last-child")  # direct: 20, 24, 28
-    tab.wait("document.getElementById('count').textContent === '3 of 40 shown'")
-    assert texts(tab, "#rows .id") == ["q0020#0", "q0024#0", "q0028#0"]
-    tab.value(set_.format("prefix-low", 26))
-    tab.wait("document.getElementById('count').textContent === '2 of 40 shown'")
-    tab.value(set_.format("sort", "-ratio"))
-    tab.wait(f"{SHOWN}[0] === 'q0028#0'")
-    tab.click("#reset")
-    tab.wait("document.getElementById('count').textContent === '40 of 40 shown'")
+    page.evaluate(set_.format("low", 0.5))
+    expect(page.locator("#count")).to_have_text("20 of 40 shown")
+    assert texts(page, "#rows .id")[0] == "q0020#0"
+    page.evaluate(set_.format("high", 0.75))
+    expect(page.locator("#count")).to_have_text("11 of 40 shown")
+    page.click("#kinds label:last-child")  # direct: 20, 24, 28
+    expect(page.locator("#count")).to_have_text("3 of 40 shown")
+    assert texts(page, "#rows .id") == ["q0020#0", "q0024#0", "q0028#0"]
+    page.evaluate(set_.format("prefix-low", 26))
+    expect(page.locator("#count")).to_have_text("2 of 40 shown")
+    page.evaluate(set_.format("sort", "-ratio"))
+    wait(page, f"{SHOWN}[0] === 'q0028#0'")
+    page.click("#reset")
+    expect(page.locator("#count")).to_have_text("40 of 40 shown")
 
-    tab.value("document.getElementById('pair').focus()")
-    tab.key("/")
-    tab.write("RIGHT17")
-    tab.wait("document.getElementById('count').textContent === '1 of 40 shown'")
-    drawn(tab)
-    assert texts(tab, ".after ins") == ["right17"]
-    assert tab.value("CSS.highlights.get('found').size") == 1
-    tab.value(set_.format("where", "before"))
-    tab.wait("document.getElementById('count').textContent === '0 of 40 shown'")
-    assert texts(tab, "main .nothing") == [
+    page.focus("#pair")
+    page.keyboard.press("/")
+    page.keyboard.insert_text("RIGHT17")
+    expect(page.locator("#count")).to_have_text("1 of 40 shown")
+    drawn(page)
+    assert texts(page, ".after ins") == ["right17"]
+    assert page.evaluate("CSS.highlights.get('found').size") == 1
+    page.evaluate(set_.format("where", "before"))
+    expect(page.locator("#count")).to_have_text("0 of 40 shown")
+    assert texts(page, "main .nothing") == [
         "No pair passes. Press reset, or search for other words."
     ]
-    tab.click("#reset")
-    tab.wait("document.getElementById('count').textContent === '40 of 40 shown'")
+    page.click("#reset")
+    expect(page.locator("#count")).to_have_text("40 of 40 shown")
 
-    tab.value("document.getElementById('list').focus()")
-    tab.key("Home")
+    page.focus("#list")
+    page.keyboard.press("Home")
     for key in ("j", "ArrowDown", "j", "k"):
-        tab.key(key)
-    tab.wait("location.hash === '#q0002%230'")
-    tab.wait("document.querySelector('main h2').textContent.startsWith('q0002#0')")
+        page.keyboard.press(key)
+    wait(page, "location.hash === '#q0002%230'")
+    title(page, "q0002#0")
     selected = "document.querySelector('#rows [aria-selected=true]')"
-    assert tab.value(f"{selected}.id") == tab.value(
+    assert page.evaluate(f"{selected}.id") == page.evaluate(
         "document.getElementById('list').getAttribute('aria-activedescendant')"
     )
-    tab.key("Enter")
-    assert tab.value("document.activeElement.id") == "pair"
-    tab.key("n")
-    assert texts(tab, "ins.now") == ["right2"]
-    tab.key("?")
-    assert tab.value("document.getElementById('keys').open") is True
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "pair"
+    page.keyboard.press("n")
+    assert texts(page, "ins.now") == ["right2"]
+    page.keyboard.press("?")
+    assert page.evaluate("document.getElementById('keys').open") is True
 
 
-def test_a_long_prefix_folds(tab: Tab, tmp_path: Path) -> None:
+def test_a_long_prefix_folds(page: Page, tmp_path: Path) -> None:
     same = "word " * 400
-    opened(tab, tmp_path, pair(1, f"{same}3", f"{same}4"))
-    tab.key("p")
-    tab.wait("document.querySelectorAll('.unfold').length === 2")
-    assert texts(tab, ".after ins") == ["4"]
-    assert len(texts(tab, ".after .text")[0]) < 300
-    tab.click(".unfold")
-    tab.wait("document.querySelectorAll('.unfold').length === 0")
+    opened(page, tmp_path, pair(1, f"{same}3", f"{same}4"))
+    page.keyboard.press("p")
+    wait(page, "document.querySelectorAll('.unfold').length === 2")
+    assert texts(page, ".after ins") == ["4"]
+    assert len(texts(page, ".after .text")[0]) < 300
+    page.click(".unfold")
+    wait(page, "document.querySelectorAll('.unfold').length === 0")
 
 
-def test_what_models_wrote_is_text(tab: Tab, tmp_path: Path) -> None:
+def test_what_models_wrote_is_text(page: Page, tmp_path: Path) -> None:
     wide = "$" + "x" * 1_000_000 + "$ " + "$\\sqrt{" * 20_000
     deep = "$" + "{" * 900 + "x" + "}" * 900 + "$ $\\rule{900em}{900em}$ $\\kern-900em x$"
     many = "$x$ " * 3000 + "\\( " * 3000
@@ -184,34 +179,34 @@ def test_what_models_wrote_is_text(tab: Tab, tmp_path: Path) -> None:
         pair(3, deep, f"{deep} right"),
         pair(4, many, f"{many} right"),
     ]  # fmt: skip
-    opened(tab, tmp_path, *rows)
-    scripts = tab.value("document.querySelectorAll('script:not([type])').length")
+    opened(page, tmp_path, *rows)
+    scripts = page.evaluate("document.querySelectorAll('script:not([type])').length")
     assert scripts == 2, "KaTeX and the page's own"
-    assert texts(tab, "ins") == ["4"]
+    assert texts(page, "ins") == ["4"]
     assert (
-        tab.value(
+        page.evaluate(
             "document.querySelectorAll('main img, main script, main a:not(.link), main [data-a]').length"
         )
         == 0
     )
     unseen = "[...document.querySelectorAll('.after .unseen')].map((node) => node.dataset.code)"
-    assert tab.value(unseen) == ["U+2028", "U+202E"]
-    tab.key("r")
-    drawn(tab)
-    assert texts(tab, ".after .text") == [f"{HOSTILE} 4"]
-    assert texts(tab, ".question .text") == [HOSTILE]
-    tab.key("r")
+    assert page.evaluate(unseen) == ["U+2028", "U+202E"]
+    page.keyboard.press("r")
+    drawn(page)
+    assert texts(page, ".after .text") == [f"{HOSTILE} 4"]
+    assert texts(page, ".question .text") == [HOSTILE]
+    page.keyboard.press("r")
     for row in rows[1:]:
-        tab.key("j")
-        tab.wait(f"document.querySelector('main h2').textContent.startsWith('{row.id}')")
-        drawn(tab)
-        assert texts(tab, "ins") == ["right"]
+        page.keyboard.press("j")
+        title(page, row.id)
+        drawn(page)
+        assert texts(page, "ins") == ["right"]
         right = "document.querySelector('.after .text').getBoundingClientRect().right"
-        assert tab.value(right) <= tab.value("innerWidth")
-    assert tab.value("window.hacked") is None
+        assert page.evaluate(right) <= page.evaluate("innerWidth")
+    assert page.evaluate("window.hacked") is None
 
 
-def test_an_oracle_is_audited(tab: Tab, tmp_path: Path) -> None:
+def test_an_oracle_is_audited(page: Page, tmp_path: Path) -> None:
     def row(name: str, outcome: str, chosen: str = "", **detail: Any) -> Rectification:
         return Rectification(
             name, name, "sums", "What is 1 + 1?", "2", "rectified", "It is 3 .", chosen,
@@ -225,72 +220,69 @@ def test_an_oracle_is_audited(tab: Tab, tmp_path: Path) -> None:
         "reason": "5 does not match",
     }
     rows = [row("a", "ok", "It is 2 ."), row("b", "wrong", tries=[tried]), row("c", "refused")]
-    opened(tab, tmp_path, *rows)
-    assert texts(tab, ".tries") == []
-    tab.click("#correct label:last-child")
-    tab.wait("document.getElementById('count').textContent === '2 of 3 shown'")
-    tab.wait("document.querySelector('main h2').textContent.startsWith('b')")
-    drawn(tab)
-    assert texts(tab, ".after ins") == ["<b>5</b>"]
-    assert "not taken" in texts(tab, ".after h3")[0]
-    assert texts(tab, ".tries p") == ["wrong 5 does not match · rectify"]
-    tab.key("j")
-    tab.wait("document.querySelector('main .nothing') !== null")
-    assert texts(tab, "main .nothing") == ["No correction: refused."]
+    opened(page, tmp_path, *rows)
+    assert texts(page, ".tries") == []
+    page.click("#correct label:last-child")
+    expect(page.locator("#count")).to_have_text("2 of 3 shown")
+    title(page, "b")
+    drawn(page)
+    assert texts(page, ".after ins") == ["<b>5</b>"]
+    assert "not taken" in texts(page, ".after h3")[0]
+    assert texts(page, ".tries p") == ["wrong 5 does not match · rectify"]
+    page.keyboard.press("j")
+    wait(page, "document.querySelector('main .nothing') !== null")
+    assert texts(page, "main .nothing") == ["No correction: refused."]
 
 
-def test_pairs_without_a_rejected_response(tab: Tab, tmp_path: Path) -> None:
+def test_pairs_without_a_rejected_response(page: Page, tmp_path: Path) -> None:
     alone = {"change_ratio": None, "common_prefix": None, "rejected_tokens": None, "arm": "self"}
-    opened(tab, tmp_path, pair(1, None, "By itself $1$.", **alone))
-    assert texts(tab, ".sides h3") == ["y⁺"]
-    assert tab.value("document.querySelectorAll('ins, del').length") == 0
+    opened(page, tmp_path, pair(1, None, "By itself $1$.", **alone))
+    assert texts(page, ".sides h3") == ["y⁺"]
+    assert page.evaluate("document.querySelectorAll('ins, del').length") == 0
 
 
-def test_dark_narrow_and_paper(tab: Tab, tmp_path: Path) -> None:
-    opened(tab, tmp_path, pair(1, "We add 3 $+ 4$ to it. " * 60, "We add 3 $+ 5$ to it. " * 60))
-    for scheme in ("light", "dark"):
-        feature = [{"name": "prefers-color-scheme", "value": scheme}]
-        tab.call("Emulation.setEmulatedMedia", features=feature)
+def test_dark_narrow_and_paper(browser: Browser, page: Page, tmp_path: Path) -> None:
+    opened(page, tmp_path, pair(1, "We add 3 $+ 4$ to it. " * 60, "We add 3 $+ 5$ to it. " * 60))
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
         colours = [
-            tab.value(f"getComputedStyle(document.body).{name}")
+            page.evaluate(f"getComputedStyle(document.body).{name}")
             for name in ("color", "backgroundColor")
         ]
         dark = [sum(map(int, c[4:-1].split(","))) < 384 for c in colours]
         assert dark == ([True, False] if scheme == "light" else [False, True])
-    tab.call(
-        "Emulation.setDeviceMetricsOverride",
-        width=390,
-        height=800,
-        deviceScaleFactor=1,
-        mobile=True,
-    )
-    assert tab.value("document.documentElement.scrollWidth") <= 390
-    assert tab.call("Page.printToPDF")["data"].startswith("JVBERi")
-    assert tab.value("document.querySelectorAll('.tex:not(.drawn)').length") == 0, (
+    phone = browser.new_page(**PHONE)
+    phone.goto(page.url)
+    drawn(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.close()
+    assert page.pdf().startswith(b"%PDF")
+    assert page.evaluate("document.querySelectorAll('.tex:not(.drawn)').length") == 0, (
         "paper shows all formulas"
     )
 
 
 @pytest.mark.slow
-def test_five_thousand_long_pairs(tab: Tab, tmp_path: Path) -> None:
+def test_five_thousand_long_pairs(page: Page, tmp_path: Path) -> None:
     words = [f"word{i} $x_{{{i}}}$" if i % 12 == 0 else f"word{i}" for i in range(1300)]
     before = " ".join(words)
     rows = (
         pair(n, before, before.replace(f"word{n % 1300}", f"right{n}", 1), change_ratio=n / 5000)
         for n in range(5000)
     )
-    opened(tab, tmp_path, *rows)
-    assert said(tab) == "5,000 of 5,000 shown"
-    tab.value("document.getElementById('list').focus()")
-    tab.key("End")
-    tab.wait("document.querySelector('main h2').textContent.startsWith('q4999#0')")
-    assert tab.value("document.querySelectorAll('#rows > *').length") < 60, (
+    opened(page, tmp_path, *rows)
+    expect(page.locator("#count")).to_have_text("5,000 of 5,000 shown")
+    page.focus("#list")
+    page.keyboard.press("End")
+    title(page, "q4999#0")
+    assert page.evaluate("document.querySelectorAll('#rows > *').length") < 60, (
         "rows out of sight are not there"
     )
-    tab.value("document.getElementById('pair').focus()")
-    tab.key("/")
-    tab.write("right4321")
-    tab.wait("document.getElementById('count').textContent === '1 of 5,000 shown'")
-    tab.wait("document.querySelector('main h2').textContent.startsWith('q4321#0')")
-    drawn(tab)
-    assert "right4321" in texts(tab, ".after ins")[0]
+    page.focus("#pair")
+    page.keyboard.press("/")
+    page.keyboard.insert_text("right4321")
+    expect(page.locator("#count")).to_have_text("1 of 5,000 shown")
+    title(page, "q4321#0")
+    drawn(page)
+    assert "right4321" in texts(page, ".after ins")[0]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from spot import report
-from tests.oracle.chromium import Tab, chromium, executable
+from tests.support.browser import PHONE
 from tests.support.runs import make_run
 from tests.unit.test_report_arms import NINE
 
@@ -19,6 +18,7 @@ pytestmark = pytest.mark.browser
 WIDER = """[...document.querySelectorAll('table, pre, figure svg, .pair')].filter(e => {
   const box = e.getBoundingClientRect(), frame = (e.closest('.wide') || document.body).getBoundingClientRect();
   return box.right > Math.min(innerWidth, frame.right) + 1 || box.left < -1; }).map(e => e.outerHTML.slice(0, 80))"""
+OPEN_ALL = "document.querySelectorAll('details').forEach(e => { e.open = true; })"
 LUMINANCE = """(() => { const of = c => c.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b, 0);
   const style = getComputedStyle(document.body); return [of(style.backgroundColor), of(style.color)]; })()"""
 
@@ -36,70 +36,58 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tab(tmp_path: Path, needs: Callable[[object, str], None]) -> Iterator[Tab]:
-    needs(executable(), "Chromium")
-    with chromium(tmp_path) as tab:
-        tab.call("Network.enable")
-        yield tab
+def page(page: Page, study: Path) -> Page:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(study.as_uri())
+    return page
 
 
-def show(tab: Tab, page: Path, width: int = 1280, scheme: str = "light") -> None:
-    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
-    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
-    tab.load("Page.navigate", url=page.as_uri())
-
-
-def test_it_opens_from_a_file_without_network_or_complaints(tab: Tab, study: Path) -> None:
-    show(tab, study)
-    assert tab.value("document.querySelectorAll('figure svg').length") >= 6
-    assert tab.value("performance.getEntriesByType('resource').length") == 0
-    assert tab.value("document.scripts.length") == 0
-    assert "<script>alert(1)</script>" in tab.value("document.querySelector('#pairs').textContent")
-    assert tab.complaints == []
+def test_it_opens_from_a_file_without_network_or_complaints(
+    complaints: list[str], page: Page
+) -> None:
+    page.reload()
+    assert page.locator("figure svg").count() >= 6
+    assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+    assert page.evaluate("document.scripts.length") == 0
+    assert "<script>alert(1)</script>" in str(page.text_content("#pairs"))
+    assert complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_in_both_schemes(tab: Tab, study: Path, scheme: str) -> None:
-    show(tab, study, scheme=scheme)
-    back, ink = tab.value(LUMINANCE)
+def test_it_is_readable_in_both_schemes(page: Page, scheme: Any) -> None:
+    page.emulate_media(color_scheme=scheme)
+    back, ink = page.evaluate(LUMINANCE)
     assert (back > 700 and ink < 200) if scheme == "light" else (back < 120 and ink > 600)
     # Figures follow: their ink is the page's, their ground is transparent.
-    fills = tab.value(
+    fills = page.evaluate(
         "[...document.querySelectorAll('figure svg')].map(e => getComputedStyle(e.querySelector('path')).fill)"
     )
     assert set(fills) == {"none"}
 
 
-def test_every_table_fits_a_laptops_screen(tab: Tab, study: Path) -> None:
-    show(tab, study)
-    tab.value("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-    assert tab.value(WIDER) == []
-    assert tab.value("document.documentElement.scrollWidth <= innerWidth")
+def test_every_table_fits_a_laptops_screen(page: Page) -> None:
+    page.evaluate(OPEN_ALL)
+    assert page.evaluate(WIDER) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_phone_scrolls_tables_and_not_the_page(tab: Tab, study: Path) -> None:
-    show(tab, study, width=390)
-    tab.value("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-    assert tab.value("document.documentElement.scrollWidth") <= 390
-    wide = "document.querySelector('#scores .wide')"
-    assert tab.value(f"{wide}.scrollWidth > {wide}.clientWidth")
-    claims = "document.querySelector('#claims .wide')"  # folded, so that no number is out of sight
-    assert tab.value(f"{claims}.scrollWidth <= {claims}.clientWidth")
+def test_a_phone_scrolls_tables_and_not_the_page(browser: Browser, study: Path) -> None:
+    page = browser.new_page(**PHONE)
+    page.goto(study.as_uri())
+    page.evaluate(OPEN_ALL)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    scrolls = "e => e.scrollWidth > e.clientWidth"
+    assert page.eval_on_selector("#scores .wide", scrolls)
+    assert not page.eval_on_selector("#claims .wide", scrolls)  # folded: no number is out of sight
+    page.close()
 
 
-def test_print_keeps_hashes_and_configuration(tab: Tab, study: Path) -> None:
-    show(tab, study)
-    tab.call("Emulation.setEmulatedMedia", media="print")
-    heights = tab.value("[...document.querySelectorAll('details.kept')].map(e => e.getBoundingClientRect().height)")  # fmt: skip
-    tab.call("Emulation.setEmulatedMedia", media="")
+def test_paper_has_several_pages_with_hashes_and_configuration(page: Page) -> None:
+    page.emulate_media(media="print")
+    kept = page.locator("details.kept").all()
+    heights = [box["height"] for each in kept if (box := each.bounding_box())]
     assert len(heights) == 2
     assert min(heights) > 100
-
-
-def test_it_prints_on_several_pages(tab: Tab, study: Path) -> None:
-    show(tab, study)
-    printed = tab.call("Page.printToPDF", printBackground=True)
-    pdf = base64.b64decode(printed["data"])
+    pdf = page.pdf(print_background=True)
     assert pdf.startswith(b"%PDF")
-    pages = pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") + pdf.count(b"/Type /Page ")
-    assert pages > 1, json.dumps(pages)
+    assert sum(pdf.count(b"/Type /Page" + end) for end in (b"\n", b"/", b" ")) > 1

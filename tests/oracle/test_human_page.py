@@ -7,18 +7,20 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from spot.grading.math import Verifier
 from spot.oracle import human_sheet
-from spot.oracle.human_page import Corrections, correct, marked, page
+from spot.oracle.human_page import Corrections, correct, marked
+from spot.oracle.human_page import page as served
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
-from tests.oracle.chromium import Tab, chromium, executable
+from tests.support.browser import wait
 
 pytestmark = pytest.mark.oracle
 
@@ -47,104 +49,99 @@ def corrections(tmp_path: Path, verifier: Verifier) -> Corrections:
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.fixture
-def tab(tmp_path: Path, needs: Callable[[object, str], None]) -> Iterator[Tab]:
-    needs(executable(), "Chromium")
-    with chromium(tmp_path) as tab:
-        yield tab
-
-
-def shown(tab: Tab, place: str) -> str:
-    return str(tab.value(f"document.getElementById('{place}').textContent"))
-
-
-def typed(tab: Tab, text: str) -> None:
+def typed(page: Page, text: str) -> None:
     """Replace the whole correction and wait until the page says that it is saved."""
-    tab.click("#correction")
-    tab.value("document.getElementById('correction').select()")
-    tab.write(text)
-    tab.wait("document.getElementById('saved').textContent === 'saved'")
+    page.click("#correction")
+    page.evaluate("document.getElementById('correction').select()")
+    page.keyboard.insert_text(text)
+    expect(page.locator("#saved")).to_have_text("saved")
 
 
 @pytest.mark.browser
-def test_open_edit_save_reload_finish(tab: Tab, corrections: Corrections) -> None:
-    with page(corrections) as address:
-        tab.load("Page.navigate", url=address)
-        tab.wait("document.getElementById('ratio').textContent === '0.0%'")
-        assert shown(tab, "question") == TASKS[0].question
-        assert shown(tab, "before") == TASKS[0].response
-        assert shown(tab, "verdict") == "8: wrong"
+def test_open_edit_save_reload_finish(
+    page: Page, complaints: list[str], corrections: Corrections
+) -> None:
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.accept()))
+    with served(corrections) as address:
+        page.goto(address)
+        expect(page.locator("#ratio")).to_have_text("0.0%")
+        assert page.text_content("#question") == TASKS[0].question
+        assert page.text_content("#before") == TASKS[0].response
+        assert page.text_content("#verdict") == "8: wrong"
 
         right = "We add:\n  3 + 4 = 7.\nSo $\\boxed{7}$."
-        typed(tab, right)
+        typed(page, right)
         assert human_sheet.read(corrections.sheet, TASKS) == {"q1#0": right}
-        tab.wait("document.getElementById('verdict').textContent === '7: correct'")
-        assert shown(tab, "ratio") == "22.2%"  # 2 of 9 words
-        assert shown(tab, "progress") == "1 of 3 corrected"
+        expect(page.locator("#verdict")).to_have_text("7: correct")
+        assert page.text_content("#ratio") == "22.2%"  # 2 of 9 words
+        assert page.text_content("#progress") == "1 of 3 corrected"
         gone = "[...document.querySelectorAll('del')].map((part) => part.textContent)"
         new = "[...document.querySelectorAll('ins')].map((part) => part.textContent)"
-        assert tab.value(gone) == ["8.", "$\\boxed{8}$."]
-        assert tab.value(new) == ["7.", "$\\boxed{7}$."]
-        assert shown(tab, "after") == right
+        assert page.evaluate(gone) == ["8.", "$\\boxed{8}$."]
+        assert page.evaluate(new) == ["7.", "$\\boxed{7}$."]
+        assert page.text_content("#after") == right
 
-        tab.load("Page.reload")
-        tab.wait(f"document.getElementById('correction').value === {json.dumps(right)}")
-        tab.wait("document.getElementById('verdict').textContent === '7: correct'")
+        page.reload()
+        wait(page, f"document.getElementById('correction').value === {json.dumps(right)}")
+        expect(page.locator("#verdict")).to_have_text("7: correct")
 
-        tab.key("ArrowRight", modifiers=1)
-        tab.wait("location.hash === '#2'")
-        tab.click("#next")
-        tab.wait("document.getElementById('question').textContent === 'What is 1 + 1?'")
-        typed(tab, "It is\n$\\boxed{2}$")
-        tab.click("#finish")
-        tab.wait("!document.getElementById('over').hidden")
-        assert tab.dialogs == ["1 attempts are not corrected and will be left out. Finish?"]
+        page.keyboard.press("Alt+ArrowRight")
+        wait(page, "location.hash === '#2'")
+        page.click("#next")
+        expect(page.locator("#question")).to_have_text("What is 1 + 1?")
+        typed(page, "It is\n$\\boxed{2}$")
+        page.click("#finish")
+        expect(page.locator("#over")).to_be_visible()
+        assert dialogs == ["1 attempts are not corrected and will be left out. Finish?"]
         assert corrections.finished.is_set()
     done = {"q1#0": right, "q3#0": "It is\r\n$\\boxed{2}$"}
     assert corrections.result() == human_sheet.read(corrections.sheet, TASKS) == done
-    assert tab.complaints == []
+    assert complaints == []
 
 
 @pytest.mark.browser
-def test_what_a_model_wrote_is_text(tab: Tab, corrections: Corrections) -> None:
+def test_what_a_model_wrote_is_text(
+    page: Page, complaints: list[str], corrections: Corrections
+) -> None:
     task = TASKS[1]
-    with page(corrections) as address:
-        tab.load("Page.navigate", url=f"{address}#2")
-        tab.wait("document.getElementById('ratio').textContent === '0.0%'")
-        assert shown(tab, "question") == task.question
-        assert shown(tab, "answer") == task.answer
-        assert shown(tab, "before") == shown(tab, "after") == task.response
-        assert tab.value("document.getElementById('correction').value") == task.response
+    with served(corrections) as address:
+        page.goto(f"{address}#2")
+        expect(page.locator("#ratio")).to_have_text("0.0%")
+        assert page.text_content("#question") == task.question
+        assert page.text_content("#answer") == task.answer
+        assert page.text_content("#before") == page.text_content("#after") == task.response
+        assert page.evaluate("document.getElementById('correction').value") == task.response
         right = task.response.replace("8", "<script>window.hacked = 3</script> 7")
-        typed(tab, right)
-        tab.wait(f"document.getElementById('after').textContent === {json.dumps(right)}")
+        typed(page, right)
+        wait(page, f"document.getElementById('after').textContent === {json.dumps(right)}")
         assert human_sheet.read(corrections.sheet, TASKS) == {"q2#0": right}
-        assert tab.value("document.querySelectorAll('script, img, b').length") == 1, (
+        assert page.evaluate("document.querySelectorAll('script, img, b').length") == 1, (
             "the page's own"
         )
-        assert tab.value("window.hacked") is None
-        assert tab.value("document.title") == "Corrections"
-    assert tab.complaints == []
+        assert page.evaluate("window.hacked") is None
+        assert page.evaluate("document.title") == "Corrections"
+    assert complaints == []
 
 
 @pytest.mark.browser
-def test_an_edit_that_cannot_be_saved_is_not_lost(tab: Tab, corrections: Corrections) -> None:
-    with page(corrections) as address:
-        tab.load("Page.navigate", url=address)
-        tab.wait("document.getElementById('ratio').textContent === '0.0%'")
+def test_an_edit_that_cannot_be_saved_is_not_lost(page: Page, corrections: Corrections) -> None:
+    with served(corrections) as address:
+        page.goto(address)
+        expect(page.locator("#ratio")).to_have_text("0.0%")
         good = corrections.sheet.read_bytes()
         corrections.sheet.write_text("a person has broken it")
-        tab.click("#correction")
-        tab.write("mine ")
-        tab.wait("document.getElementById('saved').textContent.startsWith('not saved: ')")
-        assert "keep the first row as it is" in shown(tab, "saved")
-        tab.click("#next")
-        tab.wait("document.getElementById('saved').textContent.startsWith('not saved: ')")
-        assert tab.value("location.hash") == "#1"
-        assert "mine " in tab.value("document.getElementById('correction').value")
+        page.click("#correction")
+        page.keyboard.insert_text("mine ")
+        wait(page, "document.getElementById('saved').textContent.startsWith('not saved: ')")
+        assert "keep the first row as it is" in page.text_content("#saved")
+        page.click("#next")
+        wait(page, "document.getElementById('saved').textContent.startsWith('not saved: ')")
+        assert page.evaluate("location.hash") == "#1"
+        assert "mine " in page.evaluate("document.getElementById('correction').value")
         corrections.sheet.write_bytes(good)
-        tab.click("#next")
-        tab.wait("location.hash === '#2'")
+        page.click("#next")
+        wait(page, "location.hash === '#2'")
     assert "mine " in human_sheet.read(corrections.sheet, TASKS)["q1#0"]
 
 
@@ -188,7 +185,7 @@ def test_the_whole_way_without_a_browser(corrections: Corrections) -> None:
 
 
 def test_only_this_machine_and_who_knows_the_address(corrections: Corrections) -> None:
-    with page(corrections) as address:
+    with served(corrections) as address:
         assert urlsplit(address).hostname == "127.0.0.1"
         assert ask(address, "")[0] == 200
         assert ask(address, "tasks")[0] == 200
@@ -208,7 +205,7 @@ def test_only_this_machine_and_who_knows_the_address(corrections: Corrections) -
 
 
 def test_the_answer_allows_no_foreign_script(corrections: Corrections) -> None:
-    with page(corrections) as address:
+    with served(corrections) as address:
         parts = urlsplit(address)
         connection = http.client.HTTPConnection(parts.netloc, timeout=30)
         connection.request("GET", parts.path)
@@ -238,21 +235,21 @@ def test_the_answer_allows_no_foreign_script(corrections: Corrections) -> None:
 def test_nonsense_is_refused(
     corrections: Corrections, path: str, body: object, status: int
 ) -> None:
-    with page(corrections) as address:
+    with served(corrections) as address:
         assert ask(address, path, body)[0] == status
         assert ask(address, "tasks")[0] == 200, "and the page lives on"
     assert human_sheet.read(corrections.sheet, TASKS) == {}
 
 
 def test_what_is_too_long_is_not_read(corrections: Corrections) -> None:
-    with page(corrections) as address:
+    with served(corrections) as address:
         for length in (str(9 << 20), "-1", "many"):
             assert ask(address, "save", "x", {"Content-Length": length})[0] == 413
 
 
 def test_every_edit_is_in_the_file_and_an_older_one_never_wins(corrections: Corrections) -> None:
     saved = lambda: human_sheet.read(corrections.sheet, TASKS)  # noqa: E731
-    with page(corrections) as address:
+    with served(corrections) as address:
         assert ask(address, "save", edit("newer", serial=2)) == (200, {"done": True})
         assert saved() == {"q1#0": "newer"}
         assert ask(address, "save", edit("older", serial=1)) == (200, {"done": True})
@@ -294,8 +291,8 @@ def test_pieces_join_to_both_texts() -> None:
 
 def test_a_taken_port_is_named(corrections: Corrections) -> None:
     with (
-        page(corrections) as address,
+        served(corrections) as address,
         pytest.raises(UserError, match=r"oracle\.port=\d+ cannot be used"),
-        page(corrections, urlsplit(address).port or 0),
+        served(corrections, urlsplit(address).port or 0),
     ):
         pass

@@ -95,7 +95,7 @@ def make_run(
 
 
 def percent(shares: Sequence[float], domains: Iterable[str] = DOMAINS) -> dict[str, float]:
-    return {name: 100 * share for name, share in zip(domains, shares, strict=True)}
+    return {name: round(100 * share, 6) for name, share in zip(domains, shares, strict=True)}
 
 
 def eventful(arm: str, seed: int) -> dict[str, list[float | None]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests at once as there are workers
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for the network
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -58,58 +61,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device")
 
 
-FAKE_PIPELINE = '''
-"""Stands in for the pipeline in every process a test starts: no model, no torch."""
-import json, os, signal, subprocess, sys, time, types
-
-
-def run(config, folder, overrides=(), until=None):
-    from spot.config import plain
-    from spot.utils.errors import UserError
-
-    print("ran", until or "all", config.arm, "seed", config.seed, os.environ.get("LOCAL_RANK"))
-    print("gpus", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    began = time.monotonic()
-    if config.seed == 13:
-        raise ValueError("thirteen is unlucky")
-    if config.seed == 14:
-        raise UserError("the file is empty: give another.")
-    if config.seed in (97, 98, 99):
-        if config.seed == 97:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child = subprocess.Popen(["sleep", "600"], start_new_session=config.seed == 98)
-        print("child", child.pid, flush=True)
-        time.sleep(600)
-    if config.seed == 96:
-        print("child", subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
-    if config.seed >= 100:
-        time.sleep(config.seed / 100)
-    print("from", began, "to", time.monotonic())
-    record = {"status": "complete", "overrides": list(overrides), "config": plain(config)}
-    (folder / "run.json").write_text(json.dumps(record))
-    return None if until else folder / "report.html"
-
-
-def pretrain(config, folder):
-    print("pretrained", config.model.name)
-
-
-def build(folder):
-    print("reporting on", sorted(path.parent.name for path in folder.glob("*/run.json")))
-    return folder / "report.html"
-
-
-sys.modules["spot.pipeline.way"] = types.ModuleType("spot.pipeline.way")
-vars(sys.modules["spot.pipeline.way"]).update(run=run, pretrain=pretrain)
-sys.modules["spot.report"] = types.ModuleType("spot.report")
-vars(sys.modules["spot.report"]).update(build=build)
-'''
-
-
 @pytest.fixture
-def fake_pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which `spot` and everything it starts have a pipeline that only records."""
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "sitecustomize.py").write_text(FAKE_PIPELINE)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+def fake_pipeline(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A pipeline that only records: in this process and, in the environment returned, in every other."""
+    import spot.pipeline.preview  # noqa: F401 - what keeps a name of the real pipeline imports it first
+    from tests.support.fake import sitecustomize as fake
+
+    for name, module in fake.MODULES.items():
+        parent, _, child = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
+    return {**os.environ, "PYTHONPATH": str(Path(fake.__file__).parent)}
+
+
+@pytest.fixture(scope="session")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small run of the laptop world has finished: to read, and to copy."""
+    from filelock import FileLock
+
+    from tests.support.laptop import run
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # shared by the workers: the first one makes it
+    folder, done = base / "laptop", base / "laptop.done"
+    with FileLock(base / "laptop.lock"):
+        if not done.exists():
+            folder.mkdir()
+            run(folder, "run")
+            done.touch()
+    return folder

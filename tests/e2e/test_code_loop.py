@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from spot.data import code_tasks
 from spot.grading.code import truth_of
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.command_line import spot
 
 
 def program(body: str) -> str:
@@ -38,12 +35,10 @@ def test_the_loop_runs_on_code(tmp_path: Path) -> None:
         )
     file = tmp_path / "attempts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, str(ROOT / "train.py"), "data=jsonl", f"data.path={file}"]
-    command += ["data.fields.id=id", "data.fields.response=response"]
-    command += ["data.fields.solution=solution", "data.answer_format=code", "data.gamma=1"]
-    command += ["data.held_out=8", "loss.epochs=1", "model.pretrain.steps=5"]
-    command += ["generator.max_new_tokens=32"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    overrides = ["data=jsonl", f"data.path={file}", "data.answer_format=code", "data.gamma=1"]
+    overrides += ["data.fields.id=id", "data.fields.response=response"]
+    overrides += ["data.fields.solution=solution", "data.held_out=8", "loss.epochs=1"]
+    done = spot(tmp_path, *overrides, "model.pretrain.steps=5", "generator.max_new_tokens=32")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "report: " in done.stdout
     manifests = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,17 +12,9 @@ from pathlib import Path
 import pytest
 
 from spot.cli import manual
+from tests.support.command_line import spot
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def spot(
-    folder: Path, environment: dict[str, str], *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spot.cli.main", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
-    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +24,7 @@ def spot(
 def test_a_command_is_the_way_up_to_its_stage(
     tmp_path: Path, fake_pipeline: dict[str, str], command: str, until: str
 ) -> None:
-    done = spot(tmp_path, fake_pipeline, command, "arm=dft", "seed=3")
+    done = spot(tmp_path, command, "arm=dft", "seed=3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"ran {until} dft seed 3")
     (record,) = tmp_path.glob("outputs/runs/*/*/run.json")
@@ -56,11 +47,11 @@ def test_train_py_stays_a_doorway() -> None:
 
 
 def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    done = spot(tmp_path, fake_pipeline, "pretrain", "model=tiny")
+    done = spot(tmp_path, "pretrain", "model=tiny")
     assert "pretrained tiny" in done.stdout
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "run.json").write_text("{}")
-    done = spot(tmp_path, fake_pipeline, "report", "sweep")
+    done = spot(tmp_path, "report", "sweep")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"report: {Path('sweep') / 'report.html'}"
 
@@ -98,12 +89,12 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
         (["run", "seed=14"], "file is empty"),
         (["run", f"output={ROOT / 'train.py'}"], "train.py Not a directory output=<folder>"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value)[:80] if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done_is_said_in_one_line(
     tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str], words: str
 ) -> None:
-    done = spot(tmp_path, fake_pipeline, *arguments)
+    done = spot(tmp_path, *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     for word in words.split():
@@ -111,7 +102,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 def test_a_real_failure_keeps_its_traceback(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    done = spot(tmp_path, fake_pipeline, "run", "seed=13")
+    done = spot(tmp_path, "run", "seed=13")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.splitlines()[-1] == "ValueError: thirteen is unlucky"
@@ -121,7 +112,7 @@ def test_a_real_failure_keeps_its_traceback(tmp_path: Path, fake_pipeline: dict[
 def test_help_names_every_command_and_exit_code(
     tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str]
 ) -> None:
-    done = spot(tmp_path, fake_pipeline, *arguments)
+    done = spot(tmp_path, *arguments)
     assert done.returncode == 0
     for name in manual.COMMANDS:
         assert f"  {name} " in done.stdout
@@ -137,7 +128,7 @@ def test_help_names_every_command_and_exit_code(
 def test_a_command_explains_itself_before_the_keys(
     tmp_path: Path, fake_pipeline: dict[str, str]
 ) -> None:
-    done = spot(tmp_path, fake_pipeline, "train", "--help", "loss=dpo")
+    done = spot(tmp_path, "train", "--help", "loss=dpo")
     assert done.returncode == 0
     page, keys = done.stdout.split("Groups and their options")
     assert page.startswith("spot train [key=value …]")
@@ -159,7 +150,7 @@ def test_every_page_fits_and_its_examples_are_its_own() -> None:
 
 
 def test_the_version(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    done = spot(tmp_path, fake_pipeline, "--version")
+    done = spot(tmp_path, "--version")
     assert done.stdout == f"spot {importlib.metadata.version('spot')}\n"
 
 
@@ -167,10 +158,8 @@ def test_the_version(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     ("arguments", "code"),
     [
         (["run", "seed=1"], 0),
-        (["run", "--dry-run"], 0),
         (["run", "seed=13"], 1),
         (["run", "-m", "seed=1,13"], 1),
-        (["plan", "model=qwen3_8b", "hardware=cpu", "hardware.memory_gib=1"], 1),
         (["run", "seed=-1"], 2),
         (["run", "seed=14"], 2),
     ],
@@ -178,9 +167,20 @@ def test_the_version(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
 def test_exit_codes(
     tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str], code: int
 ) -> None:
-    looks = arguments[0] == "plan" or "--dry-run" in arguments  # nothing would be made anyway
-    environment = dict(os.environ) if looks else fake_pipeline
-    assert spot(tmp_path, environment, *arguments).returncode == code
+    environment = fake_pipeline  # which reaches the jobs of a sweep
+    assert spot(tmp_path, *arguments, environment=environment).returncode == code
+    assert code in manual.EXIT_CODES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["run", "--dry-run"], 0),
+        (["plan", "model=qwen3_8b", "hardware=cpu", "hardware.memory_gib=1"], 1),
+    ],
+)
+def test_exit_codes_of_looking(tmp_path: Path, arguments: list[str], code: int) -> None:
+    assert spot(tmp_path, *arguments).returncode == code
     assert code in manual.EXIT_CODES
 
 
@@ -190,14 +190,7 @@ def test_exit_codes(
 def test_exit_codes_of_signals(
     tmp_path: Path, fake_pipeline: dict[str, str], sent: signal.Signals, code: int
 ) -> None:
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "spot.cli.main",
-        "run",
-        "seed=6000",
-    ]  # which takes a minute
+    command = [sys.executable, "-u", "-m", "spot.cli.main", "run", "seed=6000"]  # takes a minute
     with subprocess.Popen(
         command, cwd=tmp_path, env=fake_pipeline, stdout=subprocess.PIPE, text=True
     ) as running:

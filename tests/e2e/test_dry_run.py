@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +12,10 @@ import pytest
 from spot.config.compose import compose, expand
 from spot.pipeline import way
 from spot.pipeline.preview import MAKE, REUSE, found, look
+from tests.support.command_line import spot
+from tests.support.laptop import SMALL, copy, products
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    *("benchmarks=quick", "data.questions=40", "data.held_out=4", "data.pairs=8", "loss.epochs=1"),
-    *("loss.batch_pairs=8", "probe.ability_every=0", "probe.pairs=2", "hardware.threads=1"),
-]
-
-
-def spot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`spot …` in a folder, without any key or server."""
-    environment = {k: v for k, v in os.environ.items() if "API_KEY" not in k}
-    command = [sys.executable, "-m", "spot.cli.main", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
-    )
 
 
 def tree(folder: Path) -> dict[str, tuple[int, str]]:
@@ -41,19 +28,16 @@ def tree(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def selected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def selected(laptop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything up to the pairs of the small run is there."""
-    folder = tmp_path_factory.mktemp("dry")
-    config = compose([*SMALL, f"output={folder}/outputs"], "select")
-    way.run(config, folder / "run", until="select")
-    return folder
+    return copy(laptop, tmp_path_factory.mktemp("dry"), without=("train", "evaluate"))
 
 
 def test_an_empty_folder_stays_empty(tmp_path: Path) -> None:
     done = spot(tmp_path, "run", "--dry-run", "--dry-run", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "  elicit   attempts                 make   elicit/" in done.stdout
-    assert "(40 responses)" in done.stdout
+    assert "(80 responses)" in done.stdout
     assert "unknown until elicit" in done.stdout
     assert "unknown until select" in done.stdout
     assert "0 of 8 products are there" in done.stdout
@@ -68,7 +52,6 @@ def test_train_py_has_it_too(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
     before = tree(selected)
     done = spot(selected, "run", "--dry-run", *SMALL)
@@ -76,49 +59,45 @@ def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
     assert tree(selected) == before
     assert sum(" reuse " in line for line in done.stdout.splitlines()) == 5
     assert "5 of 8 products are there" in done.stdout
-    assert "8 pairs, 1 steps" in done.stdout
+    assert "24 pairs, 3 steps" in done.stdout
     assert "unknown until train" in done.stdout
     products = {path.name for path in (selected / "outputs" / "products").glob("*/*")}
     named = {word.partition("/")[2] for word in done.stdout.split() if "/" in word}
     assert products <= named, "every product on disk is named"
 
 
-@pytest.mark.slow
 def test_a_plan_finds_the_pairs(selected: Path) -> None:
     known = found(compose([*SMALL, f"output={selected}/outputs"]))
     assert known is not None
     pairs, wrong = known
-    assert (len(pairs), wrong >= 8) == (8, True)
-    assert found(compose([*SMALL, "data.pairs=7", f"output={selected}/outputs"])) is None
+    assert (len(pairs), wrong >= 24) == (24, True)
+    assert found(compose([*SMALL, "data.pairs=23", f"output={selected}/outputs"])) is None
 
 
-@pytest.mark.slow
 def test_a_stage_names_its_product_last_and_pairs_shows_it(selected: Path) -> None:
     done = spot(selected, "select", *SMALL)
     assert done.returncode == 0, done.stderr
     name, _, folder = done.stdout.splitlines()[-1].partition(": ")
     assert (name, (selected / folder / "rows.jsonl").exists()) == ("pairs", True)
     shown = spot(selected, "pairs", folder, "out=page.html")
-    assert shown.stdout == "pairs: page.html (8 shown)\n", shown.stderr
+    assert shown.stdout == "pairs: page.html (24 shown)\n", shown.stderr
 
 
-@pytest.mark.slow
-def test_it_names_what_the_run_then_makes(selected: Path) -> None:
-    config = compose([*SMALL, f"output={selected}/outputs"])
-    expected = {seen.name: seen for seen in look(config)}
+def test_it_names_what_the_run_then_makes(laptop: Path, selected: Path) -> None:
+    expected = {seen.name: seen for seen in look(compose([*SMALL, f"output={selected}/outputs"]))}
     assert [seen.does for seen in expected.values()].count(REUSE) == 5
-    (selected / "trained").mkdir()
-    way.run(config, selected / "trained")
-    record = json.loads((selected / "trained" / "run.json").read_text())
-    made = {name: Path(folder).name for name, folder in record["products"].items()}
+    made = {name: folder.name for name, folder in products(laptop).items()}
     assert list(made) == list(expected)
     known = {name: seen.key for name, seen in expected.items() if seen.until is None}
     assert {name: made[name] for name in known} == known
-    assert {seen.does for seen in look(config)} == {REUSE}
+    finished = look(compose([*SMALL, f"output={laptop}/outputs"]))
+    assert {seen.does for seen in finished} == {REUSE}
 
 
-@pytest.mark.slow
-def test_a_paid_oracle_is_priced_and_not_asked(selected: Path) -> None:
+def test_a_paid_oracle_is_priced_and_not_asked(
+    selected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     before = tree(selected)
     done = spot(selected, "rectify", "--dry-run", "oracle=gemini", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -128,7 +107,6 @@ def test_a_paid_oracle_is_priced_and_not_asked(selected: Path) -> None:
     assert tree(selected) == before
 
 
-@pytest.mark.slow
 def test_a_sweep_counts_what_its_jobs_share(tmp_path: Path) -> None:
     done = spot(tmp_path, "run", "--dry-run", "-m", "arm=dpo,sft", "seed=0,1", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -1,140 +1,118 @@
-"""The whole loop through its command line: once, again, killed in every stage, and resumed."""
+"""The whole loop through its command line: once, again, interrupted in every stage, and resumed."""
+
+from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spot.data import artifacts
-from spot.data.rows import Attempt, Pair, Rectification, Score
-from tests.e2e.killing import killed
+from spot.data.rows import Attempt, Rectification
+from tests.support.laptop import SMALL, content, copy, last_run, products, run
+from tests.support.processes import killed
 
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    "data.questions=160",
-    "data.pairs=40",
-    "data.held_out=12",
-    "benchmarks=quick",
-    "loss.epochs=1",
-    "loss.batch_pairs=8",
-    "probe.pairs=4",
-    "probe.questions=4",
-    "probe.ability_every=2",
-    "generator.batch=64",
-    "generator.max_new_tokens=128",
-    "save.every=1",
-]
-ROWS = {"elicit": Attempt, "rectify": Rectification, "select": Pair, "evaluate": Score}
+TRAIN = Path(__file__).parents[2] / "train.py"
 
 
-def command(*overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), *SMALL, *overrides]
-
-
-def spot(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(command(*overrides), cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def products(folder: Path) -> dict[str, bytes]:
-    """Rows and weights of every product, by path below the store."""
-    base = folder / "outputs" / "products"
-    files = [*base.glob("*/*/rows.jsonl"), *base.glob("train/*/model/*.safetensors")]
-    assert {p.relative_to(base).parts[0] for p in files} == {*ROWS, "train"}
-    return {str(p.relative_to(base)): p.read_bytes() for p in files}
-
-
-def last_run(folder: Path) -> tuple[Path, dict]:
-    file = max((folder / "outputs" / "runs").glob("*/*/run.json"), key=os.path.getmtime)
-    return file.parent, json.loads(file.read_text())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder with one uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
-    spot(folder)
-    return folder
-
-
-def test_every_question_is_accounted_for(finished):
-    run, record = last_run(finished)
-    folder = {name: (run / path).resolve() for name, path in record["products"].items()}
+def test_every_question_is_accounted_for(laptop: Path) -> None:
+    folder = products(laptop)
     attempts = artifacts.read_rows(folder["attempts"], Attempt)
-    assert len(attempts) == len({row.question_id for row in attempts}) == 160
+    assert len(attempts) == len({row.question_id for row in attempts}) == 80
     wrong = {row.id for row in attempts if row.verdict == "wrong"}
     held_out = artifacts.read_rows(folder["held_out_rectifications"], Rectification)
     train = artifacts.read_rows(folder["rectifications"], Rectification)
     assert {row.id for row in held_out} | {row.id for row in train} == wrong
-    assert len(held_out) == 12
+    assert len(held_out) == 8
     assert not {row.question_id for row in held_out} & {row.question_id for row in train}
     pairs = artifacts.read_manifest(folder["pairs"])["counts"]
     assert sum(pairs.values()) == len(train)
-    assert pairs["rectified"] <= 40
+    assert pairs["rectified"] == 24
 
 
-def test_the_report_and_the_checkpoint_are_there(finished):
-    run, record = last_run(finished)
+def test_the_report_and_the_checkpoint_are_there(laptop: Path) -> None:
+    folder, _ = last_run(laptop)
     for name in ("report.html", "report.md", "scores.csv"):
-        assert (run / name).stat().st_size > 0
+        assert (folder / name).stat().st_size > 0
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = (run / record["products"]["checkpoint"] / "model").resolve()
+    model = products(laptop)["checkpoint"] / "model"
     assert AutoModelForCausalLM.from_pretrained(model).config.model_type == "qwen3"
     assert AutoTokenizer.from_pretrained(model).chat_template
 
 
-def test_a_second_run_reuses_everything(finished):
-    before = products(finished)
-    again = spot(finished)
-    assert again.stderr.count("reused") == len(last_run(finished)[1]["stages"])
-    assert products(finished) == before
+def test_a_second_run_reuses_everything(laptop: Path, tmp_path: Path) -> None:
+    printed = run(copy(laptop, tmp_path), "run")
+    assert printed.count("reused") == len(last_run(tmp_path)[1]["stages"])
+    assert content(tmp_path) == content(laptop)
 
 
-def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(finished):
-    spot(finished, "data.gamma=1.0")
-    made = {s["product"] for s in last_run(finished)[1]["stages"] if not s["reused"]}
+def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(
+    laptop: Path, tmp_path: Path
+) -> None:
+    run(copy(laptop, tmp_path), "run", "data.gamma=1.0")
+    made = {s["product"] for s in last_run(tmp_path)[1]["stages"] if not s["reused"]}
     assert made == {"pairs", "checkpoint", "scores"}
 
 
-def test_a_sweep_shares_what_its_jobs_have_in_common(finished):
-    before = set(products(finished))
-    sweep = spot(finished, "-m", "arm=spot_bco,sft_plus", "seed=0,1")
-    made = {name.split("/")[0] for name in set(products(finished)) - before}
+def test_a_sweep_shares_what_its_jobs_have_in_common(laptop: Path, tmp_path: Path) -> None:
+    printed = run(copy(laptop, tmp_path), "-m", "arm=spot_bco,sft_plus", "seed=1")
+    made = {name.split("/")[0] for name in set(content(tmp_path)) - set(content(laptop))}
     assert made == {"train", "evaluate"}
-    (folder,) = (finished / "outputs" / "sweeps").iterdir()
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     with (folder / "scores.csv").open() as file:
-        rows = [(row["arm"], row["seed"]) for row in csv.DictReader(file)]
-    assert set(rows) == {("base", "")} | {(a, s) for a in ("spot_bco", "sft_plus") for s in "01"}
-    assert "report.html" in sweep.stdout
+        rows = {(row["arm"], row["seed"]) for row in csv.DictReader(file)}
+    assert rows == {("base", ""), ("spot_bco", "1"), ("sft_plus", "1")}
+    assert "report.html" in printed
 
 
-def lines_of(folder: Path, stage: str, count: int) -> bool:
-    partial = (folder / "outputs" / "products" / stage).glob("*/rows.partial.jsonl")
-    return any(file.read_bytes().count(b"\n") >= count for file in partial)
+@pytest.mark.parametrize(
+    ("stage", "later"),
+    [
+        ("elicit", ("rectify", "select", "train", "evaluate")),
+        ("rectify", ("select", "train", "evaluate")),
+        ("evaluate", ("train",)),
+    ],
+)
+def test_interrupted_in_a_stage_it_ends_the_same(
+    laptop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    later: tuple[str, ...],
+) -> None:
+    """Rows that were written stay, and the others come out as they would have."""
+    copy(laptop, tmp_path, without=(stage, *later))
+    track = artifacts.track
+
+    def some(rows: Iterator[Any], title: str, *rest: Any) -> Iterator[Any]:
+        for count, row in enumerate(track(rows, title, *rest)):
+            if title == stage and count == 5:
+                raise OSError(28, "No space left on device", "rows")
+            yield row
+
+    command = "elicit" if stage == "elicit" else "rectify" if stage == "rectify" else "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "track", some)
+        with pytest.raises(AssertionError, match="the disk is full"):
+            run(tmp_path, command)
+    (partial,) = tmp_path.glob(f"outputs/products/{stage}/*/rows.partial.jsonl")
+    assert partial.read_bytes().count(b"\n") == 5
+    run(tmp_path, command)
+    found, expected = content(tmp_path), content(laptop)
+    assert {name for name in expected if name.startswith(stage)} <= set(found)
+    assert all(expected[name] == data for name, data in found.items())
 
 
-def checkpointed(folder: Path) -> bool:
-    return any((folder / "outputs" / "products" / "train").glob("*/resume/*"))
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
-    moments = {
-        "elicit": lambda: lines_of(tmp_path, "elicit", 64),
-        "rectify": lambda: lines_of(tmp_path, "rectify", 1),
-        "train": lambda: checkpointed(tmp_path),
-        "evaluate": lambda: lines_of(tmp_path, "evaluate", 1),
-    }
-    for stage, moment in moments.items():
-        assert killed(command(), tmp_path, moment), f"the run ended before it was killed in {stage}"
-    spot(tmp_path)
-    expected = products(finished)
-    for name, data in products(tmp_path).items():
-        assert data == expected[name], f"{name} differs from the uninterrupted run's"
+def test_killed_while_it_trains_it_ends_the_same(laptop: Path, tmp_path: Path) -> None:
+    copy(laptop, tmp_path, without=("train",))
+    train = tmp_path / "outputs" / "products" / "train"
+    command = [sys.executable, str(TRAIN), *SMALL]
+    assert killed(command, tmp_path, lambda: any(train.glob("*/resume/*")))
+    assert not list(train.glob("*/manifest.json")), "the run ended before it was killed"
+    assert "Training goes on after step" in run(tmp_path, "run")
+    assert content(tmp_path) == content(laptop)

@@ -3,20 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
-
-ROOT = Path(__file__).parents[2]
-
-
-def spot(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "spot.cli.main", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+from tests.support.command_line import spot
 
 
 def refused(done: subprocess.CompletedProcess) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support.command_line import spot
 
 PROBLEM = "A farmer has {} cows and buys {} more at the market. How many cows does the farmer have now, all in all?"
 
@@ -26,7 +26,6 @@ def row(problem: str, answer: str, index: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_dapo_is_read_cleaned_and_asked(tmp_path: Path) -> None:
     rows = [row(PROBLEM.format(n, n + 1), str(2 * n + 1), f"q{n}") for n in range(12)]
     rows += [
@@ -39,11 +38,9 @@ def test_dapo_is_read_cleaned_and_asked(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     asked = {"unique_id": "x", "problem": f"  {PROBLEM.format('$3$', 4).upper()}", "answer": "7"}
     (tmp_path / "b" / "math500.jsonl").write_text(json.dumps(asked) + "\n")
-    command = [sys.executable, "-m", "spot.cli.main", "elicit", "data=dapo", "data.path=dapo.jsonl"]
-    command += ["model=tiny", "oracle=self", "benchmarks=quick", "benchmarks.folder=b"]
-    command += ["+benchmark@benchmarks.tasks.math500=math500", "data.questions=10"]
-
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    overrides = ["data=dapo", "data.path=dapo.jsonl", "data.questions=10", "model=tiny"]
+    overrides += ["oracle=self", "benchmarks=quick", "benchmarks.folder=b"]
+    done = spot(tmp_path, "elicit", *overrides, "+benchmark@benchmarks.tasks.math500=math500")
     assert done.returncode == 0, done.stderr
     (product,) = (tmp_path / "outputs" / "products" / "elicit").iterdir()
     counts = json.loads((product / "manifest.json").read_text())["counts"]

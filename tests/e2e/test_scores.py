@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
+from tests.support import command_line
 
-def spot(folder: Path, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spot.cli.main", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+
+def spot(folder: Path, *arguments: str, ok: bool = True) -> CompletedProcess[str]:
+    done = command_line.spot(folder, *arguments)
     if ok:
         assert done.returncode == 0, done.stderr
     else:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +11,18 @@ import pytest
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
-from tests.e2e.killing import killed
+from tests.support.laptop import SMALL, content, copy, last_run, run
+from tests.support.processes import killed
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-FEW = [
-    "data.questions=120",
-    "data.held_out=8",
-    "benchmarks=quick",
-    "loss.epochs=1",
-    "loss.batch_pairs=8",
-    "probe.pairs=4",
-    "probe.ability_every=0",
-    "generator.max_new_tokens=128",
-    "save.every=1",
-    "logger=none",
-]
-TWICE = [*FEW, "rounds=2", "data.pairs=24"]
 ARMS = ("sft", "rft", "sft_plus", "spot_bco")
 
 
-def command(*overrides: str) -> list[str]:
-    return [sys.executable, str(TRAIN), *overrides]
-
-
-def spot(folder: Path, *overrides: str) -> str:
-    """Run to the end; what it printed."""
-    done = subprocess.run(command(*overrides), cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def records(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
-    """Every finished run's run.json, and the folders of its products by name."""
-    for file in sorted((folder / "outputs").glob("*/*/*/run.json")):
-        record = json.loads(file.read_text())
-        paths = record["products"].items()
-        yield record, {name: (file.parent / path).resolve() for name, path in paths}
+def read(file: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A run.json, and the folders of its products by name."""
+    record = json.loads(file.read_text())
+    paths = record["products"].items()
+    return record, {name: (file.parent / path).resolve() for name, path in paths}
 
 
 def made(folder: Path, stage: str) -> int:
@@ -56,18 +30,12 @@ def made(folder: Path, stage: str) -> int:
     return len(list((folder / "outputs" / "products" / stage).glob("*/manifest.json")))
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Rows and weights of every product, by path below the store."""
-    base = folder / "outputs" / "products"
-    files = [*base.glob("*/*/rows.jsonl"), *base.glob("train/*/model/*.safetensors")]
-    return {str(path.relative_to(base)): path.read_bytes() for path in files}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_jobs_of_table_1_share_all_that_is_dear(tmp_path: Path) -> None:
-    printed = spot(tmp_path, "-m", "+paper=table1", "seed=0", *FEW)
-    found = {record["arm"]: (record, folders) for record, folders in records(tmp_path)}
+    printed = run(tmp_path, "-m", "+paper=table1", "seed=0")
+    files = tmp_path.glob("outputs/sweeps/*/*/run.json")
+    found = {record["arm"]: (record, folders) for record, folders in map(read, files)}
     assert tuple(sorted(found)) == tuple(sorted(ARMS))
 
     assert made(tmp_path, "elicit") == 1
@@ -99,15 +67,15 @@ def test_the_jobs_of_table_1_share_all_that_is_dear(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one uninterrupted run of two rounds."""
-    folder = tmp_path_factory.mktemp("rounds")
-    spot(folder, *TWICE)
+def two_rounds(laptop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one uninterrupted run of two rounds, of which the first is there already."""
+    folder = copy(laptop, tmp_path_factory.mktemp("rounds"))
+    run(folder, "run", "rounds=2")
     return folder
 
 
 def test_the_second_round_starts_where_the_first_one_ended(two_rounds: Path) -> None:
-    ((record, folders),) = records(two_rounds)
+    record, folders = read(last_run(two_rounds)[0] / "run.json")
     first = artifacts.read_manifest(folders["round1/checkpoint"])
     last = artifacts.read_manifest(folders["checkpoint"])
     asked = artifacts.read_manifest(folders["attempts"])
@@ -129,32 +97,32 @@ def test_the_second_round_starts_where_the_first_one_ended(two_rounds: Path) -> 
     assert {stage["round"] for stage in record["stages"]} == {1, 2}
 
 
-def test_one_round_is_the_first_of_two(two_rounds: Path) -> None:
-    before = set(content(two_rounds))
-    spot(two_rounds, *FEW, "data.pairs=24")
-    assert {name.split("/")[0] for name in set(content(two_rounds)) - before} == {"evaluate"}
+def test_one_round_is_the_first_of_two(laptop: Path, two_rounds: Path) -> None:
+    new = {name.split("/")[0] for name in set(content(two_rounds)) - set(content(laptop))}
+    assert new == {"elicit", "rectify", "select", "train", "evaluate"}
+    first = [s for s in last_run(two_rounds)[1]["stages"] if s["round"] == 1]
+    assert all(stage["reused"] for stage in first)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_in_its_second_round_it_ends_the_same(two_rounds: Path, tmp_path: Path) -> None:
+def test_killed_in_its_second_round_it_ends_the_same(
+    laptop: Path, two_rounds: Path, tmp_path: Path
+) -> None:
+    copy(laptop, tmp_path)
     products = tmp_path / "outputs" / "products"
 
     def asking_again() -> bool:
-        return made(tmp_path, "train") == 1 and len(list((products / "elicit").glob("*"))) == 2
+        return len(list((products / "elicit").glob("*"))) == 2
 
     def training_again() -> bool:
-        return made(tmp_path, "train") == 1 and any(
+        return any(
             not (checkpoint.parents[1] / "manifest.json").exists()
             for checkpoint in products.glob("train/*/resume/*")
         )
 
+    command = [sys.executable, str(TRAIN), *SMALL, "rounds=2"]
     for moment in (asking_again, training_again):
-        assert killed(command(*TWICE), tmp_path, moment), (
-            f"the run ended before it was killed when {moment}"
-        )
-    spot(tmp_path, *TWICE)
-    found, expected = content(tmp_path), content(two_rounds)
-    assert len(found) >= 12
-    for name, data in found.items():
-        assert data == expected[name], f"{name} differs from the uninterrupted run's"
+        assert killed(command, tmp_path, moment), f"it ended before it was killed when {moment}"
+    run(tmp_path, "run", "rounds=2")
+    assert content(tmp_path) == content(two_rounds)

@@ -1,4 +1,4 @@
-"""A command killed at a moment of the test's choice."""
+"""Processes that a test starts: waiting for what they do, and killing one at a chosen moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], seconds: float = 200.0) -> T:
+    """The condition's first true value. Raises TimeoutError; the machine may be busy, so wait long."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds:.0f} s")
+        time.sleep(0.02)
+    return result
 
 
 def killed(command: Sequence[str], folder: Path, moment: Callable[[], bool]) -> bool:

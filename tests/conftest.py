@@ -19,7 +19,7 @@ os.environ["WANDB_SILENT"] = "true"
 pytest_plugins = ["tests.support.browser"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs() -> Callable[[object, str], None]:
     """`needs(shutil.which("g++"), "a C++ compiler")`: skip without it, but fail in CI (CI=true)."""
 

@@ -19,11 +19,6 @@ from spot.utils.errors import UserError
 from tests.evaluation.agreement import CASES, ENGLISH, FRENCH, GERMAN, JAPANESE, responses, row
 
 
-@pytest.fixture(autouse=True)
-def _checker(needs):
-    needs(importlib.util.find_spec("lm_eval"), "the extra ifeval")
-
-
 def question(*names, text="Go on."):
     cases = {case.instruction: case for case in CASES}
     return read(row(7, text, [cases[name] for name in names]), "row-1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,12 +150,8 @@ class _Alone:
 
 def _trl(loss_type: str, logps: torch.Tensor, reference: torch.Tensor, beta: float) -> Any:
     """TRL's DPOTrainer loss and metrics for given log-probs [2 * pairs], without training."""
-    try:
-        from trl import DPOTrainer
-    except ImportError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"TRL is not installed: {error}")
+    from trl import DPOTrainer
+
     shape = (len(logps), 2)
     metrics: dict[str, list[float]] = {
         name: [] for name in ("entropy", "num_tokens", "logits/chosen", "logits/rejected",

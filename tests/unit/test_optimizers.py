@@ -1,6 +1,5 @@
 """8-bit AdamW against torch's: its first update, its size, its curve, and that it resumes exactly."""
 
-import importlib.util
 import io
 import sys
 
@@ -10,14 +9,8 @@ import torch
 from spot.training import optimizers
 from spot.utils.errors import UserError
 
-LIBRARY = "bitsandbytes (make install EXTRAS=test,adam8bit)"
 SHAPES = {"matrix": (96, 128), "norm": (128,), "wide_norm": (8192,), "small": (8, 16)}
 BETAS = (0.9, 0.95)
-
-
-@pytest.fixture
-def library(needs):
-    needs(importlib.util.find_spec("bitsandbytes"), LIBRARY)
 
 
 def parameters(device: str = "cpu") -> dict[str, torch.nn.Parameter]:
@@ -76,14 +69,14 @@ def test_adamw_is_torchs_with_the_values_given():
     torch.testing.assert_close(named["matrix"].detach(), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_the_first_update_is_adamws(library):
+def test_the_first_update_is_adamws():
     """Moments are quantised after the update they cause, so the first has no error to show."""
     (exact, _), (narrow, _) = run("adamw", 1), run("adamw8bit", 1)
     for name in SHAPES:
         torch.testing.assert_close(narrow[name], exact[name], atol=2e-7, rtol=1e-5)
 
 
-def test_later_updates_are_adamws_within_quantisation(library):
+def test_later_updates_are_adamws_within_quantisation():
     exact, narrow = moved(run("adamw", 5)[0]), moved(run("adamw8bit", 5)[0])
     for name in SHAPES:
         off = (narrow[name] - exact[name]).norm() / exact[name].norm()
@@ -94,7 +87,7 @@ def test_later_updates_are_adamws_within_quantisation(library):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_weights_decay_by_rate_and_group_alone(name, library):
+def test_weights_decay_by_rate_and_group_alone(name):
     """Without gradients nothing but the decay moves: w (1 − rate · decay) a step."""
     named = parameters()
     optimizer = optimizers.make(name, groups(named, decay=0.5), 0.1, BETAS)
@@ -107,7 +100,7 @@ def test_weights_decay_by_rate_and_group_alone(name, library):
         torch.testing.assert_close(named[key].detach(), start.detach() * factor)
 
 
-def test_matrices_take_two_bytes_a_parameter_and_vectors_eight(library):
+def test_matrices_take_two_bytes_a_parameter_and_vectors_eight():
     named, optimizer = run("adamw8bit", 1)
     matrix = named["matrix"]
     assert {k: v.dtype for k, v in optimizer.state[matrix].items() if k.startswith("state")} == {
@@ -120,7 +113,7 @@ def test_matrices_take_two_bytes_a_parameter_and_vectors_eight(library):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_a_saved_state_goes_on_exactly(name, library):
+def test_a_saved_state_goes_on_exactly(name):
     whole, _ = run(name, 6)
     half, before = run(name, 3)
     file = io.BytesIO()
@@ -136,7 +129,7 @@ def test_a_saved_state_goes_on_exactly(name, library):
         assert torch.equal(again[key], whole[key])
 
 
-def test_a_schedule_moves_its_rate(library):
+def test_a_schedule_moves_its_rate():
     named = parameters()
     optimizer = optimizers.make("adamw8bit", groups(named, 0.0), 1e-2, BETAS)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.0 if t else 1.0)
@@ -174,7 +167,7 @@ def losses(name: str, steps: int) -> list[float]:
     return found
 
 
-def test_a_language_models_loss_follows_adamws(library):
+def test_a_language_models_loss_follows_adamws():
     exact, narrow = losses("adamw", 40), losses("adamw8bit", 40)
     assert exact[-1] < 0.5 * exact[0]  # there was something to follow
     assert narrow == pytest.approx(exact, rel=0.02)  # 0.5% at most, where it was measured
@@ -188,7 +181,7 @@ def test_a_missing_library_is_said_in_one_line(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpu_does_the_same(library):
+def test_a_gpu_does_the_same():
     (exact, _), (narrow, optimizer) = run("adamw", 1, "cuda"), run("adamw8bit", 1, "cuda")
     for name in SHAPES:  # its kernel lets weights decay after the update: rate² · decay apart
         torch.testing.assert_close(narrow[name], exact[name], atol=1e-6, rtol=1e-5)

@@ -11,43 +11,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from spot.config import compose
+from tests.support.command_line import spot
+from tests.support.processes import wait_for
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
 def sweep(folder: Path, environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """`python train.py -m …`: its exit code, and everything it printed."""
-    done = subprocess.run(
-        [sys.executable, str(TRAIN), "-m", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout
+    """`spot -m …`, whose jobs are processes: its exit code, and everything it printed."""
+    done = spot(folder, "-m", *arguments, environment=environment)
+    return done.returncode, done.stdout + done.stderr
 
 
 def only(folder: Path) -> Path:
     (found,) = folder.iterdir()
     return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> object:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if result := condition():
-            return result
-        time.sleep(0.05)
-    raise TimeoutError
 
 
 def running(pid: int) -> bool:
@@ -289,7 +273,6 @@ def test_stopping_a_sweep_stops_its_jobs_and_all_they_started(
     process = start(tmp_path, fake_pipeline, "seed=99,98,1", "hydra.launcher.n_jobs=2")
     sweeps = tmp_path / "outputs" / "sweeps"
     pids = wait_for(lambda: children(sweeps, 2))
-    assert isinstance(pids, list)
     assert all(map(running, pids))
     os.kill(process.pid, number)
     _, errors = process.communicate(timeout=60)
@@ -310,7 +293,6 @@ def test_jobs_that_do_not_want_to_end_are_given_their_time_together(
 ) -> None:
     process = start(tmp_path, fake_pipeline, "seed=97,97", "hydra.launcher.n_jobs=2")
     pids = wait_for(lambda: children(tmp_path / "outputs" / "sweeps", 2))
-    assert isinstance(pids, list)
     os.kill(process.pid, signal.SIGINT)
     began = time.monotonic()
     process.communicate(timeout=60)
@@ -322,13 +304,8 @@ def test_jobs_that_do_not_want_to_end_are_given_their_time_together(
 def test_a_sweep_that_an_experiment_asks_for_needs_no_flag(
     tmp_path: Path, fake_pipeline: dict[str, str]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, str(TRAIN), "+paper=table2", "arm=dpo", "seed=1,2", "output=here"],
-        cwd=tmp_path,
-        env=fake_pipeline,
-        capture_output=True,
-        text=True,
-    )
+    study = ["+paper=table2", "arm=dpo", "seed=1,2", "output=here"]
+    done = spot(tmp_path, *study, environment=fake_pipeline)
     assert done.returncode == 0, done.stderr
     assert "2 jobs in" in done.stdout
     assert len(list((tmp_path / "here" / "sweeps").glob("*/*/run.json"))) == 2

@@ -58,6 +58,7 @@ def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(
     assert made == {"pairs", "checkpoint", "scores"}
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_what_its_jobs_have_in_common(laptop: Path, tmp_path: Path) -> None:
     printed = run(copy(laptop, tmp_path), "-m", "arm=spot_bco,sft_plus", "seed=1")
     made = {name.split("/")[0] for name in set(content(tmp_path)) - set(content(laptop))}

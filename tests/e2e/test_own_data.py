@@ -10,6 +10,7 @@ import pytest
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
 from tests.support.command_line import spot
+from tests.support.laptop import SMALL, copy, run
 
 
 def refused(done: subprocess.CompletedProcess) -> str:
@@ -128,35 +129,30 @@ def test_bad_rows_can_be_dropped_and_are_counted(tmp_path):
     assert sum(counts.values()) == 2
 
 
-def small(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    """The laptop world's way to its pairs, with few questions."""
-    return spot(
-        folder, "select", "data.questions=40", "data.held_out=4", "generator.batch=40", *overrides
-    )
-
-
-def test_a_gamma_that_leaves_nothing_names_the_smallest_ratio(tmp_path):
-    line = refused(small(tmp_path, "data.gamma=0"))
+def test_a_gamma_that_leaves_nothing_names_the_smallest_ratio(laptop, tmp_path):
+    copy(laptop, tmp_path)
+    line = refused(spot(tmp_path, "select", *SMALL, "data.gamma=0"))
     assert "data.gamma=0 leaves no pair" in line
     assert "smallest change ratio" in line
 
 
-def test_over_long_pairs_are_dropped_and_counted(tmp_path):
-    done = small(tmp_path, "model.context_length=110", "data.gamma=1")
+def test_over_long_pairs_are_dropped_and_counted(laptop, tmp_path):
+    copy(laptop, tmp_path)
+    done = spot(tmp_path, "select", *SMALL, "model.context_length=110", "data.gamma=1")
     assert done.returncode == 0, done.stderr
     assert "over_long" in done.stderr
 
 
-def test_a_damaged_product_is_named(tmp_path):
-    assert small(tmp_path).returncode == 0
+def test_a_damaged_product_is_named(laptop, tmp_path):
+    copy(laptop, tmp_path)
     (rows,) = (tmp_path / "outputs" / "products" / "elicit").glob("*/rows.jsonl")
     rows.write_bytes(rows.read_bytes()[:-30] + b"\n")
-    line = refused(small(tmp_path, "oracle.seed=1"))
+    line = refused(spot(tmp_path, "select", *SMALL, "oracle.seed=1"))
     assert "does not match its manifest" in line
     assert str(rows.parent.name) in line
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path, needs):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(laptop, tmp_path, needs):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = os.geteuid() == 0 and not subprocess.call(
@@ -164,16 +160,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path, needs)
     )
     needs(mounted, "the right to mount a small tmpfs")
     try:
-        assert "disk is full" in refused(small(tmp_path, f"output={disk}"))
+        assert "disk is full" in refused(spot(tmp_path, "elicit", *SMALL, f"output={disk}"))
         subprocess.check_call(["mount", "-o", "remount,size=16m", str(disk)])
-        done = small(tmp_path, f"output={disk}")
-        assert done.returncode == 0, done.stderr
-        whole = small(tmp_path)
-        assert whole.returncode == 0, whole.stderr
-        rows = [
-            sorted(base.glob("products/elicit/*/rows.jsonl"))
-            for base in (disk, tmp_path / "outputs")
-        ]
-        assert rows[0][0].read_bytes() == rows[1][0].read_bytes()
+        run(tmp_path, "elicit", f"output={disk}")
+        (rows,) = disk.glob("products/elicit/*/rows.jsonl")
+        (expected,) = laptop.glob("outputs/products/elicit/*/rows.jsonl")
+        assert rows.read_bytes() == expected.read_bytes()
     finally:
         subprocess.call(["umount", str(disk)])

@@ -7,14 +7,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from spot.pipeline import workspace
+from tests.support.processes import wait_for
 from tests.unit.wandb_files import Saved, saved_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # two sweeps, one after another
@@ -44,13 +44,6 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def processes_in(folder: Path) -> Iterator[psutil.Process]:
     """Processes of W&B that were started below `folder`."""
     for process in psutil.process_iter(["name", "cwd"]):
@@ -70,7 +63,7 @@ def swept(tmp_path_factory) -> tuple[Path, str]:
     first.communicate()
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
     kept = json.loads((sweep / "0" / "logs" / "wandb.json").read_text())["id"]
-    wait_for(lambda: not list(processes_in(folder)), 60)
+    wait_for(lambda: not list(processes_in(folder)))
     again = start(folder)
     said, _ = again.communicate()
     assert again.returncode == 0, said[-3000:]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.oracle import world
 from tests.oracle.server import Plan, Server, serving
+from tests.support.command_line import spot
 
 pytestmark = pytest.mark.oracle
 KEY = "sk-planted-9f3b7c2d1e"
@@ -56,17 +57,8 @@ def environment() -> dict[str, str]:
 
 
 def run(folder: Path, arguments: list[str]) -> tuple[int, str]:
-    done = subprocess.run(
-        arguments,
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout
+    done = spot(folder, *arguments[len(SPOT) :], environment=environment())
+    return done.returncode, done.stdout + done.stderr
 
 
 def products(folder: Path) -> list[dict[str, Any]]:
@@ -229,23 +221,16 @@ def test_a_mistake_is_one_line(
     assert "sk-123" not in last
 
 
-def test_gemini_in_batches(server: Server, folder: Path) -> None:
+def test_gemini_in_batches(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.plan(Plan(batch_seconds=0.2, batch_ends=["EXPIRED"]))
     arguments = command(server, "oracle.batch_size=40", "oracle.batch_poll=0.2")
     gemini = ["oracle=gemini", f"oracle.base_url={server.gemini}", "oracle.batch=true"]
     kept = [
         a for a in arguments if not a.startswith(("oracle=", "oracle.base_url", "oracle.model"))
     ]
-    done = subprocess.run(
-        [*kept, *gemini],
-        cwd=folder,
-        env={**environment(), "GEMINI_API_KEY": KEY},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    code, told = run(folder, [*kept, *gemini])
+    assert code == 0, told
     rows = [row for product in products(folder) for row in product["rows"]]
     assert len({row["id"] for row in rows}) == ATTEMPTS
     assert {row["outcome"] for row in rows} == {"ok"}

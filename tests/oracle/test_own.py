@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
 from spot.oracle.task_loop import Desk, Policy
 from tests.oracle import world
+from tests.support.command_line import spot
 
 pytestmark = pytest.mark.oracle
 SAMPLING = Sampling(0.7, 0.8, 20, 200)
@@ -100,16 +98,9 @@ def test_the_shipped_student_corrects_itself_at_the_command_line(tmp_path: Path)
     """It understands no instructions, so little is right; every attempt has its row and its tries."""
     (tmp_path / "short.md").write_text("{question} {answer} {response}")
     (tmp_path / "again.md").write_text(" {previous} {reason}")
-    command = [sys.executable, "-m", "spot.cli.main", "rectify", "oracle=self", "data.questions=60"]
-    command += ["data.held_out=5", "oracle.prompt=short.md", "oracle.reask_prompt=again.md"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    overrides = ["oracle=self", "data.questions=60", "data.held_out=5"]
+    prompts = ["oracle.prompt=short.md", "oracle.reask_prompt=again.md"]
+    done = spot(tmp_path, "rectify", *overrides, *prompts)
     assert done.returncode == 0, done.stderr
     files = list(tmp_path.glob("outputs/products/rectify/*/rows.jsonl"))
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]

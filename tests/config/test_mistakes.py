@@ -11,28 +11,10 @@ import pytest
 from spot.cli.main import mistakes_in_one_line
 from spot.config.compose import check, compose
 from spot.utils.errors import UserError
+from tests.support.command_line import spot
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "pytorch_lightning", "numpy", "datasets", "deepspeed"}
-
-
-def train(*arguments: str, folder: Path) -> tuple[int, list[str], set[str]]:
-    """`python train.py …` in an empty folder: exit code, lines on stderr, packages it imported."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    lines, packages = [], set()
-    for line in done.stderr.splitlines():
-        if line.startswith("import time:"):
-            packages.add(line.rsplit("|", 1)[1].strip().split(".")[0])
-        else:
-            lines.append(line)
-    assert done.stdout == ""
-    return done.returncode, lines, packages
 
 
 @pytest.mark.parametrize(
@@ -53,13 +35,29 @@ def train(*arguments: str, folder: Path) -> tuple[int, list[str], set[str]]:
     ],
 )
 def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_path: Path) -> None:
-    code, lines, packages = train(*arguments.split(), folder=tmp_path)
-    assert code == 2
-    assert len(lines) == 1, lines
+    done = spot(tmp_path, *arguments.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     for word in words.split():
-        assert word in lines[0]
-    assert not packages & HEAVY
+        assert word in done.stderr
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize("arguments", ["loss.bta=1", "-m seed=0,x", "--nonsense"])
+def test_a_mistake_is_found_before_anything_heavy_is_imported(
+    arguments: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = done.stderr.splitlines()
+    imported = [line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")]
+    assert not {name.split(".")[0] for name in imported} & HEAVY
+    assert (done.returncode, len(lines) - len(imported)) == (2, 1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

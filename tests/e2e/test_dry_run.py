@@ -173,24 +173,3 @@ def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None
     made = way.pretrain(config, tmp_path / "run")
     (after,) = look(config, "pretrain")
     assert (after.does, after.key) == (REUSE, made.parent.name)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["plan", "--dry-run"], "spot plan no --dry-run run elicit"),
-        (["run", "--dry-run", "loss.bta=1"], "loss.bta loss.beta"),
-        (["elicit", "--dry-run", "-m", "seed=0,1"], "spot elicit one configuration"),
-        (["report", "--dry-run", "nowhere"], "nowhere not exist"),
-        (["run", "--dry-run", "data=jsonl", "data.path=x", "data.fields.response=r"], "oracle"),
-    ],
-)
-def test_what_the_command_would_refuse_is_refused(
-    tmp_path: Path, arguments: list[str], words: str
-) -> None:
-    done = spot(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    for word in words.split():
-        assert word in done.stderr
-    assert not list(tmp_path.iterdir())

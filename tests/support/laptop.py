@@ -14,7 +14,7 @@ SMALL = [
     *("data.questions=80", "data.pairs=24", "data.held_out=8", "benchmarks=quick"),
     *("loss.epochs=1", "loss.batch_pairs=8", "save.every=1"),
     *("probe.pairs=4", "probe.questions=4", "probe.ability_every=2"),
-    *("generator.batch=32", "generator.max_new_tokens=128"),
+    *("generator.batch=80", "generator.max_new_tokens=96"),
 ]
 
 

@@ -33,17 +33,20 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from performance import common
-from spot.training import attention, memory
+from performance import common, plan_check
+from spot.config import HardwareConfig
+from spot.training import attention
+from spot.training.activation_checkpointing import checkpoint_layers, layers_of
 from spot.training.bin_packing import Cost
 from spot.training.forward import Kernels, pack_logprobs
 from spot.training.kernel_checks import check_attention
 from spot.training.losses import bce
-from spot.training.memory_model import RESERVE
+from spot.training.memory_model import RESERVE, Lengths, Rows, moving
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.utils.errors import UserError
 
@@ -127,7 +130,7 @@ def packed_arm(
     packs = [pack.to(model.device) for pack in step_packs(pairs, settings)]
     whole = sum(pair.cost(settings) for pair in pairs)
     head = settings.cost.scored * sum(pair.scored(settings) for pair in pairs)
-    flops = 3 * whole + checkpointed / len(memory.layers_of(model)) * (whole - head) + head
+    flops = 3 * whole + checkpointed / len(layers_of(model)) * (whole - head) + head
     tokens = sum(pack.tokens for pack in packs)
     return Arm(name, packs, sums, kernels.attention, checkpointed, tokens, 1.0, flops)
 
@@ -151,16 +154,22 @@ def make_arms(
 def fewest_layers(
     model: Any, pairs: Sequence[PairTokens], settings: PackingSettings, kernels: Kernels
 ) -> int:
-    """Layers to checkpoint: what a pair's pack keeps, against what weights and gradients leave."""
-    kept = memory.measure(model, step_packs(pairs[:1], settings)[0].to(model.device), kernels)
+    """Layers to checkpoint: the fewest whose pack fits what weights and gradients leave."""
     torch.cuda.empty_cache()  # does nothing where there is no GPU
     cuda = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info()[0] if cuda else memory.device_bytes(model.device)
-    available = RESERVE * free - memory.head_bytes(model)
+    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    precision = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+    hardware = HardwareConfig(
+        accelerator="gpu" if cuda else "cpu", precision=precision, attention=kernels.attention
+    )
+    shape, layers = plan_check.config_shape(model.config), len(layers_of(model))
+    rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, True, settings.share_prefix)
     tokens = max(pack.tokens for pack in step_packs(pairs, settings))
-    layers = len(memory.layers_of(model))
-    few = memory.fewest_layers(kept, layers, tokens, available)
-    return layers if few is None else few
+    for count in range(layers):
+        needed = sum(item.device for item in moving(shape, hardware, rows, tokens, count))
+        if needed <= RESERVE * free:
+            return count
+    return layers
 
 
 def step(model: Any, arm: Arm, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -180,7 +189,7 @@ def step(model: Any, arm: Arm, reference: Tensor | None = None) -> tuple[Tensor,
 
 def prepare(model: Any, checkpointed: int) -> None:
     """So many checkpointed layers, and gradients of 0 that are there already."""
-    memory.checkpoint_layers(model, checkpointed)
+    checkpoint_layers(model, checkpointed)
     for p in model.parameters():
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad.zero_()
 
@@ -255,7 +264,7 @@ def time_arm(model: Any, arm: Arm, options: argparse.Namespace) -> tuple[float, 
 
 def optimizer_seconds(model: Any, device: str) -> float:
     """Seconds of AdamW for all parameters, as measured on one layer's fp32 copy and scaled up."""
-    layer = [p.detach().float().requires_grad_() for p in memory.layers_of(model)[0].parameters()]
+    layer = [p.detach().float().requires_grad_() for p in layers_of(model)[0].parameters()]
     for p in layer:
         p.grad = torch.full_like(p, 1e-3)
     adamw = torch.optim.AdamW(layer, lr=1e-6, fused=True)

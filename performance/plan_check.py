@@ -3,7 +3,7 @@
 `python -m performance.plan_check` writes three tables:
 
 - layers: bytes per token that autograd saves in a layer and outside the layers, counted by
-  `spot.training.memory.measure`, and the plan's formula.
+  `measure`, and the plan's formula.
 - steps: the most bytes of live tensors in a training step. `spot.training.loop.train` runs three
   steps; torch's profiler reports every allocation and release of the CPU allocator from the middle
   of the run to its end, on top of the weights and the moments. The process's own memory would not
@@ -30,22 +30,34 @@ from typing import Any
 
 import torch
 from pytorch_lightning.loggers.logger import DummyLogger
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from performance import common
-from spot.config import NEEDS_REJECTED
+from spot.config import NEEDS_REJECTED, HardwareConfig, LossConfig
 from spot.data.rows import Pair
-from spot.pipeline.plan.shapes import SHIPPED, Shape, read
-from spot.pipeline.plan.work import Lengths, Rows
-from spot.training import memory
-from spot.training.forward import PLAIN
-from spot.training.hardware import Hardware
+from spot.training import attention
+from spot.training.activation_checkpointing import checkpoint_layers, layers_of
+from spot.training.forward import pack_logprobs
 from spot.training.loop import RunOptions, tokenise, train
-from spot.training.losses import Method
-from spot.training.memory_model import Activations, Footprint, footprint, standing
-from spot.training.packing import PackingSettings, PairTokens, build_pack, plan_steps, step_packs
+from spot.training.memory_model import (
+    Activations,
+    Footprint,
+    Lengths,
+    Rows,
+    footprint,
+    standing,
+)
+from spot.training.packing import (
+    Pack,
+    PackingSettings,
+    PairTokens,
+    build_pack,
+    plan_steps,
+    step_packs,
+)
 from spot.training.precision import DTYPES
-from spot.training.schedule import Optimisation
+from spot.training.shapes import SHIPPED, Shape, read
 
 MODULE = "performance.plan_check"
 TINY = SHIPPED.parent
@@ -65,12 +77,53 @@ def config_shape(config: Any) -> Shape:
         return read(Path(folder) / "config.json")
 
 
+def measure(model: Any, pack: Pack) -> Activations:
+    """What a forward pass over this pack really keeps, by the storages that autograd saves."""
+    kept: list[Any] = []  # storages, held so that no address is used twice
+    seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    marks: list[int] = []
+    total = 0
+
+    def save(tensor: Tensor) -> Any:
+        """Keeps no tensor: one would hold the graph that holds this hook. No backward pass follows."""
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept.append(storage)
+            total += storage.nbytes()
+
+    def mark(*_: Any) -> None:
+        marks.append(total)
+
+    layers = layers_of(model)
+    checkpoint_layers(model, 0)
+    handles = [layers[0].register_forward_pre_hook(mark)]
+    handles += [layer.register_forward_hook(mark) for layer in layers]
+    try:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(save, lambda kept: kept),
+            attention.packed(model),
+        ):
+            pack_logprobs(model, pack)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layer = (marks[-1] - marks[0]) / len(layers)
+    itemsize = next(model.parameters()).element_size()
+    return Activations(
+        layer / pack.tokens,
+        model.config.hidden_size * itemsize,
+        (total - (marks[-1] - marks[0])) / pack.tokens,
+    )
+
+
 def check_layers(model: Any, pairs: Sequence[PairTokens], name: str) -> Row:
     """Measured and planned bytes per token of one pack of these pairs."""
     pack = build_pack(pairs, PackingSettings(10**9))
-    found = memory.measure(model, pack, PLAIN)
+    found = measure(model, pack)
     shape, precision = config_shape(model.config), "fp32" if model.dtype.itemsize == 4 else "bf16"
-    hardware = Hardware(precision=precision, attention="sdpa")
+    hardware = HardwareConfig(precision=precision, attention="sdpa")
     rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, rejected=True, shared=True)
     planned = Activations.of(shape, hardware, rows)
     return {
@@ -162,12 +215,13 @@ def check_step(
     from transformers import AutoTokenizer
 
     pairs = make_pairs(count, response, 0.5)
-    optimisation = Optimisation(learning_rate=1e-5, epochs=EPOCHS, batch_pairs=count)
+    config = LossConfig(loss, beta=0.1, learning_rate=1e-5, epochs=EPOCHS, batch_pairs=count)
     packing = PackingSettings(tokens_per_pack)
     profiled = Profiled(EPOCHS)
     with tempfile.TemporaryDirectory() as out:
-        options = RunOptions(packing, Hardware(checkpoint_layers=layers), loggers=[profiled])
-        train(folder, Path(out), pairs, [], Method(loss), optimisation, 0, options)
+        hardware = HardwareConfig(tokens_per_pack=tokens_per_pack, checkpoint_layers=layers)
+        options = RunOptions(hardware, loggers=[profiled])
+        train(folder, Path(out), pairs, [], config, 0, options)
 
     shape = read(folder / "config.json")
     tokenised = tokenise(AutoTokenizer.from_pretrained(folder), pairs, False)
@@ -187,7 +241,7 @@ def check_step(
 
 
 def planned_peak(shape: Shape, tokens: int, layers: str, rows: Rows) -> Footprint:
-    return footprint(shape, Hardware(checkpoint_layers=layers), "cached", rows, tokens, None)
+    return footprint(shape, HardwareConfig(checkpoint_layers=layers), "cached", rows, tokens, None)
 
 
 def middle(folder: Path) -> Path:
@@ -223,9 +277,9 @@ class Toy:
     head: int = WIDTH * WIDTH
 
 
-def zero_hardware(stage: int, precision: str) -> Hardware:
+def zero_hardware(stage: int, precision: str) -> HardwareConfig:
     """Two processes, with buckets that hardly count beside the toy."""
-    return Hardware(
+    return HardwareConfig(
         devices=2, strategy="deepspeed", precision=precision, zero_stage=stage,
         overlap_comm=False, reduce_bucket=100_000, gather_bucket=100_000,
     )  # fmt: skip

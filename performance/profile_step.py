@@ -25,13 +25,11 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from performance.common import write_results
+from spot.config import HardwareConfig, LossConfig
 from spot.data.rows import Pair, from_json
 from spot.pipeline.policy import SHIPPED
 from spot.training.loop import RunOptions, train
-from spot.training.losses import Method
 from spot.training.module import PairModule
-from spot.training.packing import PackingSettings
-from spot.training.schedule import Optimisation
 
 STEP = "spot::step"
 WARMUP = 3  # steps that are left out
@@ -59,10 +57,10 @@ def around_steps(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> It
 
 def run(pairs: list[Pair], loss: str) -> None:
     """One epoch as the laptop world trains, without probes."""
-    optimisation = Optimisation(1e-4, epochs=1)
-    options = RunOptions(packing=PackingSettings(2048))
+    config = LossConfig(loss, beta=0.1, learning_rate=1e-4, epochs=1)
+    options = RunOptions(HardwareConfig(tokens_per_pack=2048))
     with tempfile.TemporaryDirectory() as out:
-        train(SHIPPED, Path(out), pairs, [], Method(loss), optimisation, 0, options)
+        train(SHIPPED, Path(out), pairs, [], config, 0, options)
 
 
 def step_seconds(pairs: list[Pair], loss: str) -> list[float]:

@@ -14,7 +14,6 @@ import yaml
 
 from spot import config
 from spot.config.compose import CONF, check, compose, sweep_name
-from spot.pipeline import unpack
 from spot.utils.errors import UserError
 
 ROOT = CONF.parent
@@ -189,8 +188,8 @@ def test_learning_rates_are_the_papers(model: str, reward: float, sft: float) ->
     for loss in config.LOSSES:
         expected = sft if loss in ("sft", "dft") else reward
         chosen = compose([f"model={model}", f"loss={loss}"])
-        assert unpack.learning_rate(chosen) == expected
-        assert unpack.beta(chosen) == 0.1
+        resolved = config.resolved_loss(chosen)
+        assert (resolved.learning_rate, resolved.beta) == (expected, 0.1)
 
 
 def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> None:
@@ -200,7 +199,8 @@ def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> N
             "sft": config.Tuned(learning_rate=0.1),
             "sft_plus": config.Tuned(learning_rate=0.2, beta=0.5),
         }
-        return unpack.learning_rate(chosen), unpack.beta(chosen)
+        resolved = config.resolved_loss(chosen)
+        return resolved.learning_rate, resolved.beta
 
     assert tuned("arm=rft") == (0.1, 0.1)
     assert tuned("arm=sft_plus") == (0.2, 0.5)

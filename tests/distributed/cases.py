@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import warnings
@@ -27,21 +28,17 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     """Train as the case says, below `case["out"]`; what TrainResult tells."""
     from dataclasses import asdict
 
+    from spot.config import HardwareConfig, ProbeConfig, SaveConfig
     from spot.data.rows import Pair
-    from spot.training.checkpoint import Saving
-    from spot.training.hardware import Hardware
     from spot.training.loop import RunOptions, train
-    from spot.training.losses import Method
-    from spot.training.packing import PackingSettings
-    from spot.training.schedule import Optimisation
+    from tests.unit.runs import loss
 
     pairs = [Pair(**row) for row in json.loads(Path(case["pairs"]).read_text())]
     options = RunOptions(
-        packing=PackingSettings(case.get("budget", 2048)),
-        hardware=Hardware(**case.get("hardware", {})),
+        HardwareConfig(tokens_per_pack=case.get("budget", 2048), **case.get("hardware", {})),
         reference=case.get("reference", "cached"),
-        saving=Saving(**case.get("saving", {"optimizer": False})),
-        probe_every=case.get("probe_every", 1),
+        save=SaveConfig(**case.get("save", {"optimizer": False})),
+        probe=ProbeConfig(every=case.get("probe_every", 1)),
     )
     held_out = case.get("held_out", 5)
     with inspected() as seen:
@@ -50,8 +47,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             Path(case["out"]),
             pairs[held_out:],
             pairs[:held_out],
-            Method(case["method"], **case.get("method_options", {})),
-            Optimisation(3e-3, epochs=case.get("epochs", 2), batch_pairs=8),
+            loss(case["method"], epochs=case.get("epochs", 2)),
             case.get("seed", 0),
             options,
         )
@@ -61,12 +57,12 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def inspected() -> Iterator[dict[str, str]]:
     """What stands at the end of the training: dtypes of gradients and masters, rotary frequencies."""
-    from spot.training.checkpoint_callback import Keeper
+    from spot.training.checkpoint_callback import CheckpointCallback
 
     seen: dict[str, str] = {}
-    write = Keeper.on_train_end
+    write = CheckpointCallback.on_train_end
 
-    def look(keeper: Keeper, trainer: Any, module: Any) -> None:
+    def look(callback: CheckpointCallback, trainer: Any, module: Any) -> None:
         inner = module.model.base_model.rotary_emb.inv_freq
         exact = 1 / 10_000 ** (torch.arange(0, 8, 2).float() / 8)
         seen["rotary"] = f"{inner.dtype} {torch.equal(inner, exact)}"
@@ -75,35 +71,41 @@ def inspected() -> Iterator[dict[str, str]]:
         for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
             if parts := getattr(optimizer, name, None):
                 seen["masters"] = str(parts[0].dtype)
-        write(keeper, trainer, module)
+        write(callback, trainer, module)
 
-    Keeper.on_train_end = look  # type: ignore[method-assign]
+    CheckpointCallback.on_train_end = look  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        Keeper.on_train_end = write  # type: ignore[method-assign]
+        CheckpointCallback.on_train_end = write  # type: ignore[method-assign]
 
 
 def start(
     cases: list[dict[str, Any]], file: Path, largest_file: int | None = None
 ) -> dict[Path, subprocess.Popen[bytes]]:
     """Two ranks that run all cases, by their logs; no file may grow beyond `largest_file` bytes."""
-    from spot.pipeline.distributed import group
-
     file.write_text(json.dumps(cases))
-    processes = {}
-    for rank, environment in group.form(1, 2, group.meeting_point(None), None).items():
+    port, processes = free_port(), {}
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        place |= {"MASTER_ADDR": "127.0.0.1", "NODE_RANK": 0}
         log = file.with_suffix(f".rank{rank}.log")
         with log.open("w") as output:
             processes[log] = subprocess.Popen(
                 [sys.executable, "-m", "tests.distributed.cases", str(file)],
                 cwd=ROOT,
-                env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **{k: str(v) for k, v in place.items()}, "OMP_NUM_THREADS": "1"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=partial(_limit, largest_file) if largest_file else None,
             )
     return processes
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return int(listening.getsockname()[1])
 
 
 def _limit(size: int) -> None:

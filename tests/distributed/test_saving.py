@@ -35,7 +35,7 @@ def long_cases(world: Path, kind: str) -> list[dict[str, Any]]:
             hardware=TWO | way,
             epochs=13,
             budget=100,
-            saving={"every": 5, "exports": 11},
+            save={"every": 5, "exports": 11},
             probe_every=10,
         )
         for name, way in WAYS.items()
@@ -119,7 +119,7 @@ def test_a_live_reference_is_in_no_checkpoint(tmp_path: Path, prerequisites: Non
             hardware=TWO | {"zero_stage": stage},
             reference=reference,
             epochs=1,
-            saving={"every": 1},
+            save={"every": 1},
             probe_every=100,
         )
         for stage in (2, 3)
@@ -147,7 +147,7 @@ def test_a_disk_without_room_leaves_the_last_state(tmp_path: Path, prerequisites
             "bco",
             hardware=TWO,
             epochs=6,
-            saving={"every": 5},
+            save={"every": 5},
             probe_every=100,
         )
         for name in ("whole", "cut")

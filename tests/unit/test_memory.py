@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-import gc
 import random
-import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from spot.training import attention, memory
-from spot.training.forward import PLAIN, pack_logprobs
-from spot.training.hardware import Hardware
-from spot.training.memory import Activations, checkpoint_layers, fewest_layers, plan_layers
+from performance.plan_check import measure
+from spot.config import HardwareConfig
+from spot.training import attention
+from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
+from spot.training.forward import pack_logprobs
+from spot.training.memory_model import RESERVE, Lengths, Rows, footprint
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
+from spot.training.shapes import read
 from spot.utils.errors import UserError
 
 
-def make_pack(pairs: int = 6, seed: int = 0) -> Pack:
-    rng = random.Random(seed)
-    made = [
+def make_pairs(pairs: int = 6) -> list[PairTokens]:
+    rng = random.Random(0)
+    return [
         PairTokens(str(i), rng.choices(range(2, 45), k=5), [2, *rng.choices(range(4, 45), k=20)],
                    [3, *rng.choices(range(4, 45), k=20)])
         for i in range(pairs)
     ]  # fmt: skip
-    return build_pack(made, PackingSettings(10**6))
+
+
+def make_pack(pairs: int = 6) -> Pack:
+    return build_pack(make_pairs(pairs), PackingSettings(10**6))
 
 
 def gradient(model: Any, pack: Pack) -> torch.Tensor:
@@ -55,7 +59,7 @@ def test_checkpointing_changes_no_bit(build_model: Any, kind: str, count: int) -
 def test_measured_bytes_are_those_autograd_keeps(build_model: Any) -> None:
     """What is predicted for 0, 1 and 2 checkpointed layers against what autograd holds on to then."""
     model, pack = build_model(), make_pack(12)
-    found = memory.measure(model, pack, PLAIN)
+    found = measure(model, pack)
     assert found.layer > found.boundary == 32 * 4
     kept = []
     for count in range(3):
@@ -82,60 +86,31 @@ def test_measured_bytes_are_those_autograd_keeps(build_model: Any) -> None:
     assert kept[1] - kept[2] == pytest.approx(layer, rel=0.25)
 
 
-def test_measuring_leaves_nothing_behind(build_model: Any) -> None:
-    model, pack, outputs = build_model(), make_pack(), []
-    handle = model.model.layers[0].register_forward_hook(
-        lambda *args: outputs.append(weakref.ref(args[2]))
-    )
-    memory.measure(model, pack, PLAIN)
-    handle.remove()
-    gc.collect()
-    assert [output() for output in outputs] == [None]
+def auto(tmp_path: Path, pairs: list[PairTokens], model: Any, **hardware: Any) -> int:
+    model.config.save_pretrained(tmp_path)
+    config = HardwareConfig(**{"checkpoint_layers": "auto", "tokens_per_pack": 1024} | hardware)
+    packing = PackingSettings(config.tokens_per_pack)
+    return layers_to_checkpoint(tmp_path / "config.json", 2, pairs, packing, config, "cached")
 
 
-def test_auto_takes_the_fewest_layers_that_fit() -> None:
-    activations = Activations(layer=100, boundary=10, rest=50)
-    # per token with k of 4 layers: the last one gains nothing, its layer has to be whole once anyway
-    assert [activations.kept(4, k) for k in range(5)] == [450, 360, 270, 180, 190]
-    budgets = {4500: 0, 4499: 1, 3600: 1, 3599: 2, 2699: 3, 1800: 3, 1799: None}
-    assert {b: fewest_layers(activations, 4, 10, b) for b in budgets} == budgets
+def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path) -> None:
+    """… by the memory model of `spot plan`; the last layer that is needed decides each border."""
+    model, pairs = build_model(), make_pairs()
+    assert [auto(tmp_path, pairs, model, checkpoint_layers=s) for s in ("none", "all", "1", "7")] == [
+        0, 2, 1, 2,
+    ]  # fmt: skip
+    shape = read(tmp_path / "config.json")
+    rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, rejected=True, shared=True)
+    needs = [
+        footprint(shape, HardwareConfig(checkpoint_layers=n), "cached", rows, 1024, None).device
+        for n in "012"
+    ]
+    assert needs[0] > needs[1]
 
+    def with_bytes(size: float) -> int:
+        return auto(tmp_path, pairs, model, memory_gib=size / RESERVE / 2**30)
 
-def test_settings() -> None:
-    activations = Activations(layer=100, boundary=10, rest=50)
-
-    def plan(setting: str, memory: float = 1e9, tokens: int = 10) -> int:
-        return plan_layers(setting, 4, lambda: (activations, 1000.0), tokens, memory)
-
-    assert [plan(s) for s in ("none", "all", "1", "7", "auto")] == [0, 4, 1, 4, 0]
-    assert [plan("auto", 1000 + room) for room in (4500, 4499, 3599, 1800)] == [0, 1, 2, 3]
-    with pytest.raises(UserError, match=r"10 tokens does not fit .* lower hardware.tokens_per"):
-        plan("auto", 1000 + 1799)
-    with pytest.raises(UserError, match=r"optimiser take .* GiB\): take a smaller model"):
-        plan("auto", 999)
-
-
-def test_two_layers_stand_for_all(build_model: Any) -> None:
-    """What auto measures on a small model is what each layer of the whole one keeps."""
-    model, pack = build_model(), make_pack(12)
-    whole = copy.deepcopy(model.config)
-    whole.num_hidden_layers, whole.layer_types = 5, ["full_attention"] * 5
-    torch.manual_seed(0)
-    large = type(model)(whole).train()
-    small = memory.small_model(whole, torch.float32, torch.device("cpu"))
-    assert len(memory.layers_of(small)) == 2
-    found, wanted = (memory.measure(m, pack, PLAIN) for m in (small, large))
-    assert found.layer == pytest.approx(wanted.layer, rel=0.03)
-    assert found.rest == pytest.approx(wanted.rest, rel=0.03)
-
-
-def test_standing_memory_by_hand(build_model: Any) -> None:
-    model = build_model()
-    count = sum(p.numel() for p in model.parameters())
-    # weight, gradient, two moments
-    assert memory.standing_bytes(model, Hardware(), "cached") == 16 * count
-    # beside bf16 weights the optimiser's are fp32 copies, and so are the gradients
-    narrow = Hardware(precision="bf16")
-    assert memory.standing_bytes(model, narrow, "cached") == 18 * count
-    assert memory.standing_bytes(model, narrow, "copy") == 20 * count
-    assert memory.head_bytes(model) == 4 * (2 * 512 * 2048 + 3 * 45 * 32)
+    assert with_bytes(needs[0] + 1) == 0
+    assert with_bytes(needs[0] - 1) == 1
+    with pytest.raises(UserError, match=r"pack of 1024 tokens needs .* lower hardware.tokens_per"):
+        with_bytes(min(needs) - 1)

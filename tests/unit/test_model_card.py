@@ -11,11 +11,10 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from spot.config import Config, plain
+from spot.config import Config, plain, resolved_loss
 from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
-from spot.pipeline import unpack
 from spot.report import model_card
 from tests.support.runs import MadeRun, made_scores, percent, rows_product
 
@@ -29,10 +28,7 @@ def products_of(root: Path, config: Config, arm: str = "rectified") -> dict[str,
     pairs = rows_product(root, "select", {}, Pair, [PAIR])
     attempt = Attempt("a#0", "a", 0, "t", "q", "1", "r", "stop", 1, None, "wrong", "m", 0)
     attempts = rows_product(root, "elicit", {}, Attempt, [attempt])
-    settings = {
-        "loss": asdict(config.loss)
-        | {"learning_rate": unpack.learning_rate(config), "beta": unpack.beta(config)}
-    }
+    settings = {"loss": asdict(resolved_loss(config))}
     inputs = {"policy": "f00d", "pairs": pairs.digest}
     checkpoint = artifacts.product(root, "train", settings, inputs)
 

@@ -18,22 +18,19 @@ import torch
 from rich.console import Console
 
 from performance import common, plan_check
-from spot.config import Config, ModelConfig
+from spot.config import Config, HardwareConfig, ModelConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
-from spot.pipeline.plan.account import Plan
-from spot.pipeline.plan.shapes import KNOWN, Shape, read, shape_of
+from spot.pipeline.plan import Plan
 from spot.pipeline.plan.work import Lengths, Rows
-from spot.training import logprobs, memory
 from spot.training.bin_packing import Cost
-from spot.training.hardware import Hardware
-from spot.training.memory_model import TILES, Activations, head_work, standing
+from spot.training.memory_model import Activations, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.utils.errors import UserError
 
 QWEN = KNOWN["Qwen/Qwen3-8B"]
-GPUS = Hardware(accelerator="gpu", devices=8, strategy="deepspeed", precision="bf16")
-ONE_GPU = Hardware(accelerator="gpu", precision="bf16")
+GPUS = HardwareConfig(accelerator="gpu", devices=8, strategy="deepspeed", precision="bf16")
+ONE_GPU = HardwareConfig(accelerator="gpu", precision="bf16")
 
 
 def make(*overrides: str) -> Plan:
@@ -47,7 +44,7 @@ def text(plan: Plan) -> str:
 
 
 def bytes_of(
-    hardware: Hardware, reference: str = "cached", shape: Shape = QWEN
+    hardware: HardwareConfig, reference: str = "cached", shape: Shape = QWEN
 ) -> dict[str, float]:
     return {item.name: item.device for item in standing(shape, hardware, reference)}
 
@@ -154,7 +151,7 @@ def test_standing_memory_is_what_training_counts(build_model: Any) -> None:
     shape = plan_check.config_shape(model.config)
     for precision, each in (("fp32", 16), ("bf16", 18)):
         found = sum(
-            item.device for item in standing(shape, Hardware(precision=precision), "cached")
+            item.device for item in standing(shape, HardwareConfig(precision=precision), "cached")
         )
         assert found == each * sum(p.numel() for p in model.parameters())
 
@@ -174,10 +171,6 @@ def test_zero_keeps_what_is_planned(
 
 
 # ---- memory of a pack ----------------------------------------------------------------------------
-
-
-def test_tiles_are_those_of_training() -> None:
-    assert {"cpu": TILES["cpu"], "cuda": TILES["gpu"]} == logprobs.TILES
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
@@ -206,12 +199,6 @@ def test_the_peak_of_a_real_step(loss: str, layers: str) -> None:
     row = plan_check.check_step(plan_check.TINY, loss, 1024, layers, count=12)
     assert row["off %"] == pytest.approx(0, abs=15)
     assert row["measured MiB"] > 12 * 658_816 / 2**20 + 5  # more than weights and moments
-
-
-def test_log_probs_take_no_more_than_training_reserves(build_model: Any) -> None:
-    model = build_model(vocabulary=200)
-    shape = plan_check.config_shape(model.config)
-    assert head_work(shape, Hardware(), 0) <= memory.head_bytes(model)
 
 
 def test_rows_are_those_of_packs() -> None:
@@ -286,14 +273,9 @@ def test_what_does_not_fit_is_told_what_would(overrides: list[str], first: str) 
         assert make("model=qwen3_8b", *overrides, remedy).fits
 
 
-def test_where_no_single_option_helps_several_are_named() -> None:
-    overrides = [f"model.path={'meta-llama/Llama-3.3-70B-Instruct'}", "hardware=8xh800"]
-    plan = make("model=qwen3_8b", *overrides)
-    assert not plan.remedies
-    assert len(plan.combination) > 1
-    assert make("model=qwen3_8b", *overrides, *plan.combination).fits
+def test_where_no_single_option_helps_the_verdict_says_so() -> None:
     hopeless = make("model=qwen3_8b", "hardware=1xgpu", "hardware.memory_gib=8")
-    assert hopeless.verdict.endswith("take a smaller model or more memory")
+    assert hopeless.verdict.endswith("take a smaller model, more memory or devices")
 
 
 def test_measured_pairs_win_over_assumptions() -> None:
@@ -376,8 +358,8 @@ def test_a_file_that_is_not_here_is_the_papers_recipe(tmp_path: Path) -> None:
 
 def test_planning_loads_no_torch() -> None:
     code = (
-        "import sys; from spot import compose, planning\n"
-        "planning.show(planning.plan(compose.compose(['model=qwen3_8b', 'hardware=8xh800'])))\n"
+        "import sys; from spot.config.compose import compose; from spot.pipeline import plan\n"
+        "plan.show(plan.plan(compose(['model=qwen3_8b', 'hardware=8xh800'])))\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

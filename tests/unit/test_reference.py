@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from spot.config import HardwareConfig
 from spot.training import forward, reference
-from spot.training.forward import PLAIN, Kernels
+from spot.training.forward import PLAIN, Computing, Kernels
 from spot.training.loop import tokenise
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.training.weights import weights_digest
@@ -26,7 +27,8 @@ def pairs(tiny_tokenizer: Any, build_pairs: Any) -> list[Any]:
 def scores(
     model: Any, tokenizer: Any, pairs: list[Any], settings: PackingSettings, folder: Path | None
 ) -> reference.ReferenceScores:
-    identity = reference.model_identity("", tokenizer, settings, PLAIN, model.dtype, "cpu")
+    computing = Computing(HardwareConfig(), settings, PLAIN)
+    identity = reference.model_identity("", tokenizer, computing)
     return reference.reference_scores(model, pairs, settings, PLAIN, folder, identity)
 
 
@@ -89,19 +91,18 @@ def test_everything_it_depends_on_changes_the_key(
     def key(
         settings: PackingSettings = SETTINGS,
         kernels: Kernels = PLAIN,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
         weights: str = digests[0],
+        **hardware: Any,
     ) -> str:
-        made = reference.model_identity(weights, tiny_tokenizer, settings, kernels, dtype, device)
-        return json.dumps(made)
+        computing = Computing(HardwareConfig(**hardware), settings, kernels)
+        return json.dumps(reference.model_identity(weights, tiny_tokenizer, computing))
 
     base = key()
     assert base == key()
     assert base != key(weights=digests[2])
     assert base != key(PackingSettings(1000, share_prefix=False))
-    assert base != key(dtype=torch.bfloat16)
-    assert base != key(device="cuda")
+    assert base != key(precision="bf16")
+    assert base != key(accelerator="gpu")
     for kernels in (Kernels(attention="varlen"), Kernels(logprobs="liger")):
         assert base != key(kernels=kernels)
     assert reference.pairs_digest(pairs) != reference.pairs_digest(pairs[:-1])

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from spot.training.checkpoint import Saving
-from spot.training.hardware import Hardware
+from spot.config import HardwareConfig, ProbeConfig, SaveConfig
 from spot.training.loop import RunOptions, TrainResult, train
-from spot.training.losses import Method
 from spot.utils.errors import UserError
-from tests.unit.runs import OPTIMISATION, rows, weights, without_timings
+from tests.unit.runs import loss, rows, weights, without_timings
 
 
 class StoppedError(Exception):
@@ -53,16 +51,14 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     tmp_path: Path,
 ) -> None:
     def run(out: str, probe: Any) -> TrainResult:
-        hardware = Hardware(precision=precision, checkpoint_layers="01"[precision == "bf16"])
+        hardware = HardwareConfig(precision=precision, checkpoint_layers="01"[precision == "bf16"])
         options = RunOptions(
             hardware=hardware,
-            saving=Saving(every=save_every),
+            save=SaveConfig(every=save_every),
             ability_probe=probe,
-            ability_every=1,
+            probe=ProbeConfig(ability_every=1),
         )
-        return train(
-            tiny_policy, tmp_path / out, pairs, held_out, Method(name), OPTIMISATION, 3, options
-        )
+        return train(tiny_policy, tmp_path / out, pairs, held_out, loss(name), 3, options)
 
     run("whole", stop_at(-1))
     with pytest.raises(StoppedError):
@@ -79,28 +75,28 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
 def test_state_of_another_run_is_refused(
     tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
-    options = RunOptions(saving=Saving(1), ability_probe=stop_at(3), ability_every=1)
+    options = RunOptions(
+        save=SaveConfig(1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
+    )
     with pytest.raises(StoppedError):
-        train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
+        train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, options)
     with pytest.raises(UserError, match="belongs to another run"):
-        train(tiny_policy, tmp_path, pairs, held_out, Method("bce"), OPTIMISATION, 0, RunOptions())
+        train(tiny_policy, tmp_path, pairs, held_out, loss("bce"), 0, RunOptions())
 
 
 RUNS = """
 import json, sys
 from pathlib import Path
+from spot.config import LossConfig, SaveConfig
 from spot.data.rows import Pair
 from spot.training.loop import RunOptions, train
-from spot.training.losses import Method
-from spot.training.checkpoint import Saving
-from spot.training.schedule import Optimisation
 
 policy, data, *outs = map(Path, sys.argv[1:])
 pairs = [Pair(**row) for row in json.loads(data.read_text())]
 for out in outs:
-    optimisation = Optimisation(3e-3, epochs=20, batch_pairs=4)
-    options = RunOptions(saving=Saving(every=7))
-    train(policy, out, pairs, pairs[:4], Method("bco"), optimisation, 0, options)
+    loss = LossConfig("bco", beta=0.1, learning_rate=3e-3, epochs=20, batch_pairs=4)
+    options = RunOptions(save=SaveConfig(every=7))
+    train(policy, out, pairs, pairs[:4], loss, 0, options)
 """
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from spot.data.held_out import split_held_out
 from spot.data.rows import Attempt, Rectification
 from spot.grading.math import Verifier
-from spot.pipeline.selection import Rules, nothing_left, select, split_held_out
+from spot.pipeline.selection import Rules, nothing_left, select
 from spot.utils.errors import UserError
 
 EOS = 0

@@ -6,13 +6,13 @@ import json
 import random
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from spot.config import PretrainConfig
 from spot.data import laptop_corpus, laptop_world
 from spot.data.chat import prompt_ids, response_ids
 from spot.grading.laptop import DOMAINS
@@ -34,7 +34,7 @@ def settings(**changes: Any) -> Any:
         "learning_rate": 1e-2,
         "seed": 0,
     }
-    return SimpleNamespace(**small | changes)
+    return PretrainConfig(**small | changes)
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spot.config import HardwareConfig
 from spot.training.diagnostics import KL_SIDES, SIDES
-from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
-from spot.training.losses import LOSSES, Method
+from spot.training.losses import LOSSES
 from spot.training.module import start_bound
-from spot.training.packing import PackingSettings, plan_steps
-from spot.training.schedule import Optimisation
+from spot.training.packing import plan_steps
+from spot.training.schedule import rate_factor
 from spot.utils import files
-from tests.unit.runs import OPTIMISATION, STEPS, TIMINGS, distance, rows, weights
+from tests.unit.runs import STEPS, TIMINGS, distance, loss, rows, weights
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def runs(
     done = {}
     for name in LOSSES:
         out = folder / name
-        result = train(tiny_policy, out, pairs, held_out, Method(name), OPTIMISATION, 0, options)
+        result = train(tiny_policy, out, pairs, held_out, loss(name), 0, options)
         done[name] = (out, result)
     return done
 
@@ -188,8 +188,8 @@ def test_parts_add_up_and_the_shared_prefix_is_left_alone(name: str, runs: Any) 
 def test_edit_weight_moves_edited_tokens_further(
     runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
-    method = Method("bco", edit_weight=4.0)
-    train(tiny_policy, tmp_path, pairs, held_out, method, OPTIMISATION, 0, RunOptions())
+    method = loss("bco", edit_weight=4.0)
+    train(tiny_policy, tmp_path, pairs, held_out, method, 0, RunOptions())
     plain, weighted = rows(runs["bco"][0])[1], rows(tmp_path)[1]
     for side in ("chosen", "rejected"):
         name = f"gradients/{side}_edited"
@@ -204,8 +204,8 @@ def test_edit_weight_in_a_token_loss(
     runs: Any, tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path
 ) -> None:
     """Edited tokens of y⁺ count three times in the sum; the mean is still over all tokens."""
-    method = Method("sft", edit_weight=3.0)
-    train(tiny_policy, tmp_path, pairs, [], method, OPTIMISATION, 0, RunOptions())
+    method = loss("sft", edit_weight=3.0)
+    train(tiny_policy, tmp_path, pairs, [], method, 0, RunOptions())
     tokens = tokenise(tiny_tokenizer, pairs, False)
     total, count, model = 0.0, 0, load(tiny_policy)
     for i in plan_steps(20, 8, 2, 0)[0]:
@@ -219,14 +219,14 @@ def test_edit_weight_in_a_token_loss(
 # --- the same in bf16, with fp32 masters --------------------------------------------------------
 
 
-BF16 = RunOptions(hardware=Hardware(precision="bf16"))
+BF16 = RunOptions(hardware=HardwareConfig(precision="bf16"))
 
 
 def test_bf16_follows_fp32(
     runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
     """Rewards start at rounding, and the curves are those of fp32 within what bf16 allows."""
-    result = train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, BF16)
+    result = train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, BF16)
     assert result.max_start_reward < start_bound(torch.bfloat16, 0.1, tokens=30)
     got, wanted = rows(tmp_path), rows(runs["bco"][0])
     assert float(got[1]["loss"]) == pytest.approx(2 * math.log(2), abs=5e-3)
@@ -243,8 +243,10 @@ def test_updates_too_small_for_bf16_add_up(
     tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
     """At a rate of 1e-5 no update of a weight above 0.05 reaches bf16's resolution by itself."""
-    slow = Optimisation(1e-5, epochs=40, batch_pairs=8, schedule="constant", weight_decay=0.0)
-    train(tiny_policy, tmp_path, pairs, [], Method("sft"), slow, 0, BF16)
+    slow = loss(
+        "sft", learning_rate=1e-5, epochs=40, batch_pairs=8, schedule="constant", weight_decay=0.0
+    )
+    train(tiny_policy, tmp_path, pairs, [], slow, 0, BF16)
     start, end = load_file(tiny_policy / "model.safetensors"), weights(tmp_path)
     name = "model.layers.0.mlp.up_proj.weight"
     before, after = start[name].bfloat16().float(), end[name].float()
@@ -257,8 +259,8 @@ def test_updates_too_small_for_bf16_add_up(
 def test_checkpointed_layers_change_nothing(
     runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
-    options = RunOptions(hardware=Hardware(checkpoint_layers="1"))
-    result = train(tiny_policy, tmp_path, pairs, held_out, Method("bco"), OPTIMISATION, 0, options)
+    options = RunOptions(hardware=HardwareConfig(checkpoint_layers="1"))
+    result = train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, options)
     assert result.checkpointed_layers == 1
     assert runs["bco"][1].checkpointed_layers == 0
     wanted = weights(runs["bco"][0])
@@ -284,13 +286,13 @@ def test_learning_rate_follows_the_schedule(runs: Any) -> None:
 
 def test_schedules_by_hand() -> None:
     def factors(schedule: str) -> list[float]:
-        o = Optimisation(1.0, schedule=schedule, warmup=0.2)
-        return [o.factor(step, 10) for step in range(10)]
+        chosen = loss("sft", schedule=schedule, warmup=0.2)
+        return [rate_factor(chosen, step, 10) for step in range(10)]
 
     assert factors("constant") == pytest.approx([0.5, 1] + [1] * 8)
     assert factors("linear") == pytest.approx([0.5, 1] + [1 - k / 8 for k in range(8)])
     assert factors("cosine")[6] == pytest.approx(0.5)
-    assert Optimisation(1.0, warmup=0).factor(0, 1) == 1.0
+    assert rate_factor(loss("sft", warmup=0), 0, 1) == 1.0
 
 
 # --- the same optimisation, whatever the packing -------------------------------------------------
@@ -301,10 +303,11 @@ ROUNDED = {"rewards/accuracies", "held_out/rewards/accuracies"}
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "bco"])
-@pytest.mark.parametrize("packing", [PackingSettings(60), PackingSettings(500, False)])
+@pytest.mark.parametrize(("tokens", "shared"), [(60, True), (500, False)])
 def test_packing_changes_nothing(
     name: str,
-    packing: PackingSettings,
+    tokens: int,
+    shared: bool,
     runs: Any,
     tiny_policy: Path,
     pairs: list[Any],
@@ -312,8 +315,8 @@ def test_packing_changes_nothing(
     tmp_path: Path,
 ) -> None:
     train(
-        tiny_policy, tmp_path, pairs, held_out, Method(name), OPTIMISATION, 0,
-        RunOptions(packing=packing),
+        tiny_policy, tmp_path, pairs, held_out, loss(name), 0,
+        RunOptions(HardwareConfig(tokens_per_pack=tokens), share_prefix=shared),
     )  # fmt: skip
     whole = rows(runs[name][0])
     for got, wanted in zip(rows(tmp_path), whole, strict=True):
@@ -329,7 +332,7 @@ def test_the_seed_moves_the_order_and_nothing_else(
 ) -> None:
     for seed in (0, 1):
         train(
-            tiny_policy, tmp_path / str(seed), pairs, held_out, Method("dpo"), OPTIMISATION, seed,
+            tiny_policy, tmp_path / str(seed), pairs, held_out, loss("dpo"), seed,
             RunOptions(),
         )  # fmt: skip
     same, other = weights(tmp_path / "0"), weights(tmp_path / "1")
@@ -341,8 +344,8 @@ def test_the_seed_moves_the_order_and_nothing_else(
 def test_sequence_sums_of_equation_2(
     runs: Any, tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    method = Method("sft", sft_reduction="sequence")
-    train(tiny_policy, tmp_path, pairs, [], method, OPTIMISATION, 0, RunOptions())
+    method = loss("sft", sft_reduction="sequence")
+    train(tiny_policy, tmp_path, pairs, [], method, 0, RunOptions())
     first = rows(tmp_path)[1]
     assert float(first["loss"]) == pytest.approx(-float(first["logps/chosen"]), rel=1e-6)
     assert first["logps/chosen"] == rows(runs["sft"][0])[1]["logps/chosen"]

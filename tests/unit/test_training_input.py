@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from spot.config import compose, plain
+from spot.config import HardwareConfig, ProbeConfig, compose, plain
 from spot.pipeline import tracking
-from spot.training.hardware import Hardware
 from spot.training.loop import RunOptions, train
-from spot.training.losses import Method
-from spot.training.packing import PackingSettings
-from spot.training.schedule import Optimisation
 from spot.utils.errors import UserError
-from tests.unit.runs import OPTIMISATION, rows, without_timings
+from tests.unit.runs import loss, rows, without_timings
 from tests.unit.wandb_files import saved_runs
 
 
@@ -30,8 +26,8 @@ def test_the_ability_probe_sees_the_model_as_it_is(
         seen.append((model.training, torch.is_grad_enabled(), model.config._attn_implementation))
         return {"words": len(seen)}
 
-    options = RunOptions(ability_probe=probe, ability_every=3)
-    train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
+    options = RunOptions(ability_probe=probe, probe=ProbeConfig(ability_every=3))
+    train(tiny_policy, tmp_path, pairs, [], loss("sft"), 0, options)
     assert seen == [(False, False, "sdpa")] * 3
     assert [row["probe/words"] for row in rows(tmp_path)] == ["1", "", "", "2", "", "3"]
 
@@ -41,7 +37,7 @@ def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_pa
 
     with tracking.loggers(["csv", "tensorboard"], tmp_path, {}, tmp_path) as loggers:
         options = RunOptions(loggers=loggers)
-        train(tiny_policy, tmp_path, pairs, [], Method("rwsft"), OPTIMISATION, 0, options)
+        train(tiny_policy, tmp_path, pairs, [], loss("rwsft"), 0, options)
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard")).Reload()
     logged = [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
     wanted = [(int(r["step"]), float(r["rewards/chosen"])) for r in rows(tmp_path)[1:]]
@@ -53,7 +49,7 @@ def test_wandb_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Pa
     config = plain(compose.compose(["logger=wandb"]))
     with tracking.loggers(["wandb"], tmp_path, config, tmp_path) as loggers:
         options = RunOptions(loggers=loggers)
-        train(tiny_policy, tmp_path, pairs, [], Method("sft"), OPTIMISATION, 0, options)
+        train(tiny_policy, tmp_path, pairs, [], loss("sft"), 0, options)
     (saved,) = saved_runs(tmp_path / "logs")
     for row in rows(tmp_path):
         measured = {n: pytest.approx(float(v)) for n, v in row.items() if v and n != "step"}
@@ -72,41 +68,39 @@ def test_unknown_logger(tmp_path: Path) -> None:
 def test_pairs_without_rejected(tiny_policy: Path, build_pairs: Any, tmp_path: Path) -> None:
     own = build_pairs(6, seed=2, with_rejected=False)
     for name in ("sft", "rwsft"):
-        train(tiny_policy, tmp_path / name, own, own, Method(name), OPTIMISATION, 0, RunOptions())
+        train(tiny_policy, tmp_path / name, own, own, loss(name), 0, RunOptions())
         last = rows(tmp_path / name)[-1]
         assert last["held_out/rewards/chosen"]
         assert not last["held_out/rewards/rejected"]
         assert not last["held_out/kl"]
     with pytest.raises(UserError, match="loss=bco needs rejected responses"):
-        train(tiny_policy, tmp_path, own, [], Method("bco"), OPTIMISATION, 0, RunOptions())
+        train(tiny_policy, tmp_path, own, [], loss("bco"), 0, RunOptions())
 
 
 def test_bad_input_is_one_line(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
     def run(some: list[Any], options: RunOptions) -> None:
-        train(tiny_policy, tmp_path, some, [], Method("bco"), OPTIMISATION, 0, options)
+        train(tiny_policy, tmp_path, some, [], loss("bco"), 0, options)
 
     with pytest.raises(UserError, match="no pairs"):
         run([], RunOptions())
     with pytest.raises(UserError, match="same id"):
         run([pairs[0], pairs[0]], RunOptions())
     with pytest.raises(UserError, match=r"All 20 pairs are longer than a pack of 20 tokens: raise"):
-        run(pairs, RunOptions(packing=PackingSettings(20)))
+        run(pairs, RunOptions(hardware=HardwareConfig(tokens_per_pack=20)))
     with pytest.raises(
         UserError, match=r"accelerator=gpu needs a CUDA device .* sees 0: choose hardware=cpu"
     ):
-        run(pairs, RunOptions(hardware=Hardware(accelerator="gpu")))
+        run(pairs, RunOptions(hardware=HardwareConfig(accelerator="gpu")))
     with pytest.raises(UserError, match=r"attention=varlen does not run here"):
-        run(pairs, RunOptions(hardware=Hardware(attention="varlen")))
+        run(pairs, RunOptions(hardware=HardwareConfig(attention="varlen")))
 
 
 @pytest.mark.parametrize("name", ["bco", "sft"])
 def test_pairs_longer_than_a_pack_are_dropped_and_counted(
     name: str, tiny_policy: Path, pairs: list[Any], tmp_path: Path, capsys: Any
 ) -> None:
-    options = RunOptions(packing=PackingSettings(36))
-    result = train(
-        tiny_policy, tmp_path / "a", pairs, pairs[:6], Method(name), OPTIMISATION, 0, options
-    )
+    options = RunOptions(hardware=HardwareConfig(tokens_per_pack=36))
+    result = train(tiny_policy, tmp_path / "a", pairs, pairs[:6], loss(name), 0, options)
     assert 0 < len(result.over_long) < 20
     assert f"{len(result.over_long)} of 20 pairs are longer than a pack" in capsys.readouterr().err
     assert set(result.held_out_over_long) <= set(result.over_long)
@@ -114,9 +108,7 @@ def test_pairs_longer_than_a_pack_are_dropped_and_counted(
     # the same as if they had never been there
     rest = [pair for pair in pairs if pair.id not in result.over_long]
     watched = [pair for pair in pairs[:6] if pair.id not in result.over_long]
-    again = train(
-        tiny_policy, tmp_path / "b", rest, watched, Method(name), OPTIMISATION, 0, options
-    )
+    again = train(tiny_policy, tmp_path / "b", rest, watched, loss(name), 0, options)
     assert without_timings(tmp_path / "a") == without_timings(tmp_path / "b")
     assert again.over_long == []
 
@@ -124,9 +116,9 @@ def test_pairs_longer_than_a_pack_are_dropped_and_counted(
 def test_a_run_that_blows_up_names_the_step_and_its_pairs(
     tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    wild = Optimisation(learning_rate=1e38, batch_pairs=8, schedule="constant")
+    wild = loss("sft", learning_rate=1e38, batch_pairs=8, schedule="constant")
     with pytest.raises(UserError, match=r"log-probs of step 2 are not finite \(pairs pair-0-\d+, "):
-        train(tiny_policy, tmp_path, pairs, [], Method("sft"), wild, 0, RunOptions())
+        train(tiny_policy, tmp_path, pairs, [], wild, 0, RunOptions())
 
 
 @pytest.mark.parametrize("watched", [0, 4])
@@ -134,13 +126,13 @@ def test_a_run_that_blows_up_names_the_step_and_its_pairs(
 def test_a_run_that_blows_up_in_its_last_step_leaves_no_model(
     watched: int, precision: str, tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    once = Optimisation(learning_rate=1e38, epochs=1, batch_pairs=20)
-    options = RunOptions(hardware=Hardware(precision=precision))
+    once = loss("sft", learning_rate=1e38, epochs=1, batch_pairs=20)
+    options = RunOptions(hardware=HardwareConfig(precision=precision))
     wanted = r"log-probs of held-out pairs are not finite \(pairs pair-" if watched else (
         r"weights that are not finite \(model"
     )  # fmt: skip
     with pytest.raises(UserError, match=wanted):
-        train(tiny_policy, tmp_path, pairs, pairs[:watched], Method("sft"), once, 0, options)
+        train(tiny_policy, tmp_path, pairs, pairs[:watched], once, 0, options)
     assert not (tmp_path / "model").exists()
 
 
@@ -170,8 +162,7 @@ def test_log_probs_that_are_not_finite_name_their_pair(
                 tmp_path,
                 plain,
                 [],
-                Method(name),
-                OPTIMISATION,
+                loss(name),
                 0,
                 RunOptions(),
             )
@@ -197,9 +188,9 @@ def test_gradients_that_are_not_finite_name_their_pair(
         return loss + zero.sqrt() - zero.sqrt().detach(), metrics
 
     monkeypatch.setattr(PairModule, "_pack_loss", steep)
-    options = RunOptions(hardware=Hardware(precision=precision))
+    options = RunOptions(hardware=HardwareConfig(precision=precision))
     with pytest.raises(UserError, match=r"gradients of step \d are not finite \(pairs pair-0-7\):"):
-        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, options)
+        train(tiny_policy, tmp_path, pairs, [], loss("bco"), 0, options)
 
 
 def test_a_reference_of_another_model_is_noticed(
@@ -214,4 +205,4 @@ def test_a_reference_of_another_model_is_noticed(
 
     monkeypatch.setattr(reference, "score", wrong)
     with pytest.raises(UserError, match=r"must be 0 .* delete the reference folder"):
-        train(tiny_policy, tmp_path, pairs, [], Method("bco"), OPTIMISATION, 0, RunOptions())
+        train(tiny_policy, tmp_path, pairs, [], loss("bco"), 0, RunOptions())

@@ -14,7 +14,7 @@ from spot.config.compose import Expanded
 from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.oracle import build as asking
-from spot.pipeline.distributed import group
+from spot.pipeline.distributed import nodes
 from spot.pipeline.plan import oracle as costs
 from spot.pipeline.preview import REUSE, Seen, look, look_at_exports
 from spot.utils.errors import UserError
@@ -36,7 +36,7 @@ def command(name: str, arguments: Sequence[str]) -> None:
         if (run := main.named_run(arguments)) is not None:
             return _exports(run)
         arguments = commands.evaluated(arguments)
-    if (started := group.started()) is not None and started.index > 0:
+    if (started := nodes.started()) is not None and started.index > 0:
         return  # torchrun and srun start many; the first one speaks
     parsed = main.parse_flags(list(arguments))
     until = None if name == "run" else name

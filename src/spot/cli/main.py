@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from spot import config
 from spot.cli import manual
 from spot.config import compose, origins
-from spot.pipeline.distributed import group
+from spot.pipeline.distributed import nodes
 from spot.utils.errors import FULL, UNUSABLE, RankError, UserError
 
 COMMANDS = {name: command.summary for name, command in manual.COMMANDS.items()}
@@ -161,9 +161,9 @@ def _with_hydra(command: str, arguments: list[str]) -> None:
     parsed = parse_flags(arguments)
     compose.register()
     if not _only_shows(parsed):
-        found = group.started()
+        found = nodes.started()
         if found is not None and found.index > 0:
-            _lend_ranks()
+            _follow(found)
             return
         sweep = compose.check(list(parsed.overrides), parsed.multirun, _until(command))
         if sweep and found is not None:
@@ -177,15 +177,13 @@ def _with_hydra(command: str, arguments: list[str]) -> None:
     entry(_task(command))()
 
 
-def _lend_ranks() -> None:
+def _follow(found: nodes.Started) -> None:
     """A process that torchrun or srun started beside another: that one keeps the run and its folder."""
-    from spot.pipeline.distributed import launch, session
+    if found.idle:
+        return
+    from spot.pipeline.distributed import launch
 
-    found = group.started()
-    assert found is not None
-    joined = session.Session(found)
-    with joined.lending():
-        launch.lend(joined)
+    launch.follow()
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
@@ -225,13 +223,13 @@ def _task(command: str) -> Callable[[DictConfig], None]:
 
 def _run(command: str, composed: DictConfig) -> None:
     """Hand a checked configuration to the pipeline."""
-    found = group.started()
+    found = nodes.started()
     if found is not None and found.index > 0:  # submitit calls this in every task of a job
-        _lend_ranks()
+        _follow(found)
         return
     settings = config.typed(composed, _until(command))
     if command in TRAINING:
-        _check_hardware(settings.hardware, found)
+        nodes.check(settings.hardware, found)
     if settings.oracle.kind in config.ASKED and command not in ("elicit", "pretrain", "evaluate"):
         from spot.oracle import build
 
@@ -242,7 +240,7 @@ def _run(command: str, composed: DictConfig) -> None:
     from spot.pipeline import heartbeat
 
     with heartbeat.announced(folder, command, settings, overrides):
-        _carry_out(command, settings, folder, overrides, found)
+        _carry_out(command, settings, folder, overrides)
 
 
 def _carry_out(
@@ -250,7 +248,6 @@ def _carry_out(
     settings: config.Config,
     folder: Path,
     overrides: list[str],
-    found: group.Started | None,
 ) -> None:
     """Call the pipeline and say where its results are."""
     from spot.pipeline import way  # imports torch
@@ -265,21 +262,10 @@ def _carry_out(
     if command == "pretrain":
         print(f"student: {way.pretrain(settings, folder)}", flush=True)
         return
-    what = settings, folder, overrides, _until(command)
-    if found is None:
-        made = way.run(*what)
-    else:
-        from spot.pipeline.distributed.session import Session
-
-        session = Session(found)
-        with session.running():
-            made = way.run(*what, session)
+    session = nodes.session()
+    with nullcontext() if session is None else session.leading():
+        made = way.run(settings, folder, overrides, _until(command))
     print(f"{MAKES[command]}: {made}", flush=True)
-
-
-def _check_hardware(hardware: config.HardwareConfig, found: group.Started | None) -> None:
-    """Refuse at the start, not after hours, what was started in another number than is needed."""
-    group.form(hardware.nodes, hardware.devices, {}, found)
 
 
 def named_run(arguments: Sequence[str]) -> Path | None:
@@ -325,7 +311,7 @@ def _plan(arguments: list[str]) -> None:
 
     from spot.pipeline import plan as planning
     from spot.pipeline import preview
-    from spot.pipeline.plan.work import Lengths
+    from spot.training.memory_model import Lengths
 
     lengths, wrong = None, None
     if known := preview.found(settings):

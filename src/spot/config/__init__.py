@@ -3,14 +3,15 @@
 YAML files under `conf/` hold choices; this package holds types, defaults and ranges. A misspelt key or a
 wrong type is refused by OmegaConf while composing, a value out of range by `__post_init__` when
 `typed()` turns the composed tree into these dataclasses. Nothing here imports torch, so a mistake is
-reported before anything heavy is loaded. Config objects stop where stages are put together (`stages.py`, `unpack.py`): what they call gets plain values.
+reported before anything heavy is loaded. The whole `Config` stops at `spot.pipeline`; each room takes
+its own group.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -61,6 +62,7 @@ __all__ = [
     "check_combination",
     "from_plain",
     "plain",
+    "resolved_loss",
     "typed",
 ]
 
@@ -116,6 +118,20 @@ def arm_name(loss: str, data_arm: str) -> str | None:
 def arm_label(arm: str | None, loss: str, data_arm: str) -> str:
     """What a run is called: the paper's name, else `bce on direct`."""
     return arm or f"{loss} on {data_arm}"
+
+
+def resolved_loss(config: Config) -> LossConfig:
+    """The loss with its β and learning rate: as given, else tuned for the arm or loss, else the default.
+
+    The default rate is the model's for this kind of loss, the default β the paper's 0.1.
+    """
+    loss, model = config.loss, config.model
+    tuned = model.tuned.get(config.arm or "", model.tuned.get(loss.name, Tuned()))
+    sft_like = loss.name in SFT_LIKE
+    default = model.learning_rate_sft if sft_like else model.learning_rate_reward
+    rates, betas = (loss.learning_rate, tuned.learning_rate, default), (loss.beta, tuned.beta, 0.1)
+    rate, beta = (next(v for v in values if v is not None) for values in (rates, betas))
+    return replace(loss, learning_rate=rate, beta=beta)
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -80,6 +80,20 @@ class HardwareConfig:
         """Processes in all."""
         return self.nodes * self.devices
 
+    @property
+    def device(self) -> str:
+        """torch's name of the kind of device."""
+        return "cuda" if self.accelerator == "gpu" else "cpu"
+
+    @property
+    def deepspeed(self) -> bool:
+        return self.strategy == "deepspeed"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each rank holds only a part of the weights."""
+        return self.deepspeed and self.zero_stage == 3
+
 
 @dataclass
 class SaveConfig:

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf._utils import split_key
 
-from spot.config import SFT_LIKE, Config
+from spot.config import SFT_LIKE, Config, resolved_loss
 from spot.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,15 +197,14 @@ def _value(tree: DictConfig, key: Path_, origin: Origin) -> Value:
 
 def computed(values: Values, config: Config) -> Values:
     """The same with what a run computes from it: the arm's name, its learning rate and its β."""
-    from spot.pipeline import unpack  # late: it brings the stages' helpers
-
     result = dict(values)
     if config.arm is not None:
         result["arm",] = Value(config.arm, Origin(COMPUTED, "from loss.name and data.arm"))
+    loss = resolved_loss(config)
     rate = "learning_rate_sft" if config.loss.name in SFT_LIKE else "learning_rate_reward"
     resolved = {
-        "learning_rate": (unpack.learning_rate(config), f"model.{rate}"),
-        "beta": (unpack.beta(config), "the paper's value, 0.1"),
+        "learning_rate": (loss.learning_rate, f"model.{rate}"),
+        "beta": (loss.beta, "the paper's value, 0.1"),
     }
     name = next((n for n in (config.arm, config.loss.name) if n in config.model.tuned), None)
     for key, (value, usual) in resolved.items():

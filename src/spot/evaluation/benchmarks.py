@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from spot.config import BenchmarkConfig, Config
 from spot.data import artifacts, templates
+from spot.data.held_out import wrong_attempts
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
 from spot.generation import build
 from spot.grading import sandbox
 from spot.grading.family import Family, RowError
 from spot.grading.math import Verifier
-from spot.pipeline import unpack
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _questions(
     seed, path = config.benchmarks.seed, local_path(task, config.benchmarks.folder)
     if task.family == "data":
         assert attempts is not None  # elicited where a benchmark asks for them
-        rows = unpack.wrong_attempts(config, attempts, "held_out")
+        rows = wrong_attempts(config.data, attempts, "held_out")
         by_id = {r.question_id: r for r in rows}
         questions = [Question(r.question_id, r.task, r.question, r.answer) for r in by_id.values()]
     elif path is None and task.hub is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,7 +21,7 @@ from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
 from spot.generation import build
 from spot.grading.math import Verifier
-from spot.oracle import async_runner, pricing, self_oracle
+from spot.oracle import Oracle, async_runner, pricing, self_oracle
 from spot.oracle import batch_runner as batch
 from spot.oracle.journal import Journal, Spend
 from spot.oracle.postprocess import Judge
@@ -32,6 +32,7 @@ from spot.pipeline import policy as weights
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
+SHEETS = (".csv", ".tsv")  # what `spot correct` writes
 WITHOUT_TERMINAL = 5.0  # USD that a run may cost which nobody is asked about
 
 
@@ -322,3 +323,50 @@ def _ask(expected: float) -> float:
         return float(typed) if typed else usual
     except ValueError:
         raise UserError(f"{typed} is no number: oracle.max_cost=<USD> says it, too.") from None
+
+
+# ---- Oracles that are not asked ------------------------------------------------------------------
+
+
+def local_settings(config: Config) -> dict[str, Any]:
+    """A rule Oracle is its shares and seed; a human one is the content of a file."""
+    oracle = config.oracle
+    if oracle.kind == "rule":
+        blind = {} if oracle.ground_truth else {"solves": oracle.solves}
+        return {
+            "kind": "rule",
+            "seed": oracle.seed,
+            "minimal": oracle.minimal,
+            "continuation": oracle.continuation,
+        } | blind
+    path = existing(oracle.path or config.data.path, "oracle.path")
+    return {
+        "kind": "human",
+        "file": artifacts.hash_file(path),
+        "fields": asdict(config.data.fields),
+    }
+
+
+def local_oracle(
+    config: Config, attempts: Sequence[Attempt], posed: Callable[[str], str]
+) -> Oracle:
+    """The rule or human Oracle that corrects these attempts. posed: how problems were put."""
+    settings, names = config.oracle, config.data.fields
+    if settings.kind == "rule":
+        from spot.oracle.rule import RuleOracle
+
+        solves = 1.0 if settings.ground_truth else settings.solves
+        return RuleOracle(settings.seed, settings.minimal, settings.continuation, solves)
+    from spot.oracle.human import HumanOracle, SheetOracle
+
+    path = existing(settings.path or config.data.path, "oracle.path")
+    if path.suffix in SHEETS:
+        return SheetOracle.read(path, attempts)
+    return HumanOracle(path, names.solution or "solution", names.id, names.question, posed)
+
+
+def existing(path: str | None, key: str) -> Path:
+    """The file a key names. Raises UserError when it is not there."""
+    if path is None or not Path(path).expanduser().is_file():
+        raise UserError(f"{key}={path} is not a file: give the path of a JSON Lines file.")
+    return Path(path).expanduser()

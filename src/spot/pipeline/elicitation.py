@@ -75,7 +75,7 @@ class Tally:
         self._last = 0.0
         self._tokens = 0  # of the responses after the first
         self._verdicts: Counter[str] = Counter()
-        self.said = ""  # the details in one line for the screen
+        self.summary = ""  # the details in one line for the screen
 
     def watch(self, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
         """Count the attempts that pass."""
@@ -112,7 +112,7 @@ class Tally:
         lengths = np.array([attempt.tokens for attempt in attempts])
         p50, p90, p99, longest = (int(q) for q in np.quantile(lengths, [0.5, 0.9, 0.99, 1]))
         speed = self.tokens_per_second
-        self.said = (
+        self.summary = (
             f"{accuracy.value:.1f}% correct [{accuracy.low:.1f}, {accuracy.high:.1f}]; "
             f"tokens of a response: mean {lengths.mean():.0f}, half below {p50}, 90% below {p90}, "
             f"longest {longest}; {speed:,.0f} tokens/s"

@@ -17,9 +17,10 @@ from typing import Any, cast
 
 from spot.config import PAID, Config
 from spot.data import artifacts
+from spot.data.held_out import split_attempts, wrong_attempts
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
-from spot.pipeline import policy, stages, unpack, way
+from spot.pipeline import policy, stages, way
 from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
@@ -67,7 +68,6 @@ class Look:
 
     config: Config
     folder: Path = Path("run")
-    session: None = None
     round: int = 1
     first: Any = None
     start: Policy | None = None
@@ -123,7 +123,7 @@ class Look:
         if read is not None and not read.complete and recipe["corpus"] == "data":
             target = artifacts.product(self.root, "model", recipe, {"texts": read.digest})
         else:
-            texts = unpack.split_attempts(self.config, read)[0] if read and read.complete else None
+            texts = split_attempts(self.config.data, read)[0] if read and read.complete else None
             target = policy.student(model, self.root, texts)[0]
         return self._noted("model", target, "the student is pretrained")
 
@@ -173,13 +173,13 @@ def found(config: Config) -> tuple[list[Pair], int] | None:
 
 
 def _go(here: Look, until: str | None) -> None:
-    this = cast(Run, here)
+    run = cast(Run, here)
     if until == "pretrain":
-        stages.pretrain(this)
+        stages.pretrain(run)
     elif until == "evaluate":
-        way.measure(this)
+        way.measure(run)
     else:
-        way.way(this, until)
+        way.way(run, until)
 
 
 def look_at_exports(run: Path) -> list[Seen]:
@@ -279,7 +279,7 @@ def _corrections(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
     config, part = here.config, target.settings["part"]
     attempts = here.there.get(target.inputs["attempts"])
     if attempts is not None:
-        count = len(unpack.wrong_attempts(config, attempts, part, here.first))
+        count = len(wrong_attempts(config.data, attempts, part, here.first))
         paid = config.oracle.kind in PAID
         journal = build.journal_path(config, attempts.digest) if paid else None
         note = ", ".join(filter(None, (f"{count:,} wrong attempts", seen.note)))

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, plain
 from spot.data import artifacts
+from spot.data.held_out import split_attempts
 from spot.data.rows import Attempt, Pair
 from spot.utils.files import write_aside
 from spot.utils.machine import processor
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
-    from spot.pipeline.distributed.session import Session
     from spot.pipeline.policy import Policy
 
 RUN_FILE = "run.json"
@@ -28,20 +28,15 @@ EVALUATION = "evaluation.json"  # of `spot evaluate`, which trains nothing
 
 
 class Run:
-    """Keeps the journal that ends as `run.json` in the run's folder.
-
-    session: reaches the processes that train along, if others were started beside this one.
-    """
+    """Keeps the journal that ends as `run.json` in the run's folder."""
 
     def __init__(
         self,
         config: Config,
         folder: Path,
         overrides: Sequence[str] = (),
-        session: Session | None = None,
     ) -> None:
         self.config = config
-        self.session = session
         self.folder = folder
         self.round = config.rounds
         self.first: artifacts.Product | None = None  # the first round's attempts
@@ -98,9 +93,7 @@ class Run:
         return policy.pretrain(self.config.model, self.root, self._texts(read))
 
     def _texts(self, read: artifacts.Product | None) -> list[Attempt] | None:
-        from spot.pipeline import unpack
-
-        return None if read is None else unpack.split_attempts(self.config, read)[0]
+        return None if read is None else split_attempts(self.config.data, read)[0]
 
     def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
         """As many pairs as the poorest pool has, `most` at most; tells which one decides."""

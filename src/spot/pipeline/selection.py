@@ -5,7 +5,6 @@ A row that is not taken is listed under one reason, so that rows in = pairs out 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,9 @@ from typing import Any
 
 from spot.data.chat import prompt_ids, response_ids
 from spot.data.edits import change_ratio, common_prefix
-from spot.data.rows import CORRECT, WRONG, Attempt, Pair, Rectification
+from spot.data.held_out import seeded_order
+from spot.data.rows import CORRECT, Attempt, Pair, Rectification
 from spot.grading.math import Item, Verifier
-from spot.utils.errors import UserError
 
 EMPTY = "empty"
 IDENTICAL = "identical"
@@ -116,7 +115,7 @@ def select(
         if sieve.passes(pair.id, reason):
             pairs.append(pair)
     taken = set(
-        sorted((p.id for p in pairs), key=lambda i: _shuffled(rules.seed, i))[: rules.pairs]
+        sorted((p.id for p in pairs), key=lambda i: seeded_order(rules.seed, i))[: rules.pairs]
     )
     pairs = [p for p in pairs if sieve.passes(p.id, "" if p.id in taken else BEYOND_PAIRS)]
     return Selection(pairs, dict(sieve.dropped), min(ratios, default=None))
@@ -132,42 +131,6 @@ def nothing_left(selection: Selection, rules: Rules, key: str = "data.gamma") ->
         )
     reasons = ", ".join(f"{reason} {count}" for reason, count in selection.counts.items())
     return f"no pair is left to train on ({reasons or 'no rows came in'}): ask more questions."
-
-
-def split_held_out(
-    attempts: Sequence[Attempt], count: int, seed: int
-) -> tuple[list[Attempt], list[Attempt]]:
-    """`(train, held_out)`: the attempts of as many questions as hold `count` wrong attempts.
-
-    Questions go in the order of a seeded hash of their id, so a question stays on its side whatever
-    else is asked. All attempts at the same text stay together, under whatever ids a file lists it.
-    Raises UserError if none is left to train on.
-    """
-    names: dict[str, str] = {}  # text → the first of its ids
-    for attempt in sorted(attempts, key=lambda a: a.question_id):
-        names.setdefault(" ".join(attempt.question.split()), attempt.question_id)
-    ids = {a.id: names[" ".join(a.question.split())] for a in attempts}
-    wrong: dict[str, int] = defaultdict(int)
-    for attempt in attempts:
-        wrong[ids[attempt.id]] += attempt.verdict == WRONG
-    held_out: set[str] = set()
-    found = 0
-    for question_id in sorted(wrong, key=lambda i: _shuffled(seed, i)):
-        if found >= count:
-            break
-        if wrong[question_id]:
-            held_out.add(question_id)
-            found += wrong[question_id]
-    if found and found == sum(wrong.values()):
-        raise UserError(
-            f"data.held_out={count} takes all {found} wrong attempts: lower it or ask more questions."
-        )
-    train = [a for a in attempts if ids[a.id] not in held_out]
-    return train, [a for a in attempts if ids[a.id] in held_out]
-
-
-def _shuffled(seed: int, row_id: str) -> tuple[str, str]:
-    return hashlib.sha256(f"{seed}\0{row_id}".encode()).hexdigest(), row_id
 
 
 def _candidate(row: Attempt | Rectification, arm: str) -> _Candidate:

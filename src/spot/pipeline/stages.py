@@ -1,4 +1,4 @@
-"""Each stage with what determines its product: config is unpacked into plain values here.
+"""Each stage with what determines its product, and what each room gets of the configuration.
 
 A stage's settings and its inputs' digests name its product, so they hold everything that can change
 the result and nothing else: that is what lets a sweep over losses elicit and rectify only once.
@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.config import ASKED, Config
+from spot.config import ASKED, Config, HardwareConfig, resolved_loss
 from spot.data import artifacts
+from spot.data.held_out import split_attempts, wrong_attempts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
@@ -24,7 +25,6 @@ from spot.grading import sandbox
 from spot.grading.math import Verifier
 from spot.oracle import build as asking
 from spot.pipeline import questions as sourcing
-from spot.pipeline import unpack
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.pipeline.policy import Policy
@@ -37,24 +37,24 @@ from spot.utils.progress import say
 # ---- elicit ------------------------------------------------------------------------------------
 
 
-def attempts(this: Run) -> artifacts.Product:
+def attempts(run: Run) -> artifacts.Product:
     """The policy's graded attempts: sampled from it, or, in the first round, imported with the data.
 
     Every round asks the same questions, with other random numbers: a file has no others, and one
     round with as many pairs then differs in nothing but whose errors they are.
     """
-    if this.start is not None:
-        return _elicit(this, this.start)
-    if this.config.data.fields.response is not None:
-        return _import(this)
-    return _elicit(this, this.weights(None))
+    if run.start is not None:
+        return _elicit(run, run.start)
+    if run.config.data.fields.response is not None:
+        return _import(run)
+    return _elicit(run, run.weights(None))
 
 
-def policy(this: Run, attempts: artifacts.Product | None) -> Policy:
+def policy(run: Run, attempts: artifacts.Product | None) -> Policy:
     """What the round of these attempts starts with; a student of the data reads those not held out."""
-    if this.start is not None and attempts is not this.first:
-        return this.start
-    return this.weights(attempts if this.config.data.fields.response is not None else None)
+    if run.start is not None and attempts is not run.first:
+        return run.start
+    return run.weights(attempts if run.config.data.fields.response is not None else None)
 
 
 def needs_attempts(config: Config) -> bool:
@@ -63,15 +63,15 @@ def needs_attempts(config: Config) -> bool:
     return learns or measuring.asks_held_out(config)
 
 
-def pretrain(this: Run) -> Path:
+def pretrain(run: Run) -> Path:
     """The student of `model.pretrain`, made even where the package ships the same one."""
-    read = _import(this) if this.config.data.fields.response is not None else None
-    return this.student(read).folder / "model"
+    read = _import(run) if run.config.data.fields.response is not None else None
+    return run.student(read).folder / "model"
 
 
-def _elicit(this: Run, policy: Policy) -> artifacts.Product:
-    config, data = this.config, this.config.data
-    seed = data.seed if this.start is None else data.seed + this.round - 1
+def _elicit(run: Run, policy: Policy) -> artifacts.Product:
+    config, data = run.config, run.config.data
+    seed = data.seed if run.start is None else data.seed + run.round - 1
     settings = {
         "questions": sourcing.settings(config),
         "answer_format": data.answer_format,
@@ -79,7 +79,7 @@ def _elicit(this: Run, policy: Policy) -> artifacts.Product:
         "seed": seed,
         "generation": build.settings(config, config.generator),
     }
-    target = artifacts.product(this.root, "elicit", settings, {"policy": policy.digest})
+    target = artifacts.product(run.root, "elicit", settings, {"policy": policy.digest})
 
     def make() -> None:
         from spot.pipeline.elicitation import Tally, elicit
@@ -114,17 +114,17 @@ def _elicit(this: Run, policy: Policy) -> artifacts.Product:
             details=tally.details,
             note=tally.note,
         )
-        if tally.said:  # another process may have made it meanwhile
-            say(f"elicit: {tally.said}")
+        if tally.summary:  # another process may have made it meanwhile
+            say(f"elicit: {tally.summary}")
 
-    return this.stage("attempts", target, make)
+    return run.stage("attempts", target, make)
 
 
-def _import(this: Run) -> artifacts.Product:
+def _import(run: Run) -> artifacts.Product:
     """Attempts that a model made elsewhere, graded here."""
-    config, data = this.config, this.config.data
+    config, data = run.config, run.config.data
     settings = {"import": sourcing.settings(config), "answer_format": data.answer_format}
-    target = artifacts.product(this.root, "elicit", settings)
+    target = artifacts.product(run.root, "elicit", settings)
 
     def make() -> None:
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
@@ -135,24 +135,24 @@ def _import(this: Run) -> artifacts.Product:
 
         artifacts.compute_rows(target, Attempt, produce)
 
-    return this.stage("attempts", target, make)
+    return run.stage("attempts", target, make)
 
 
 # ---- rectify -----------------------------------------------------------------------------------
 
 
-def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> artifacts.Product:
+def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> artifacts.Product:
     """The Oracle's word on the wrong attempts of one part: `train`, or the few that are held out.
 
     Held-out attempts are always corrected, never answered directly: every arm is watched on the same
     pairs.
     """
-    config, data = this.config, this.config.data
-    inputs = {"attempts": attempts.digest} | _first(this, attempts)
+    config, data = run.config, run.config.data
+    inputs = {"attempts": attempts.digest} | _first(run, attempts)
     asked = config.oracle.kind in ASKED
-    who = policy(this, attempts) if asked else None
-    if who is not None and asking.depends_on_policy(config):
-        inputs["policy"] = who.digest
+    student = policy(run, attempts) if asked else None
+    if student is not None and asking.depends_on_policy(config):
+        inputs["policy"] = student.digest
     target_pairs = config.oracle.target_pairs if part == "train" else None
     settings = {
         "part": part,
@@ -161,19 +161,19 @@ def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> 
         "mode": mode,
         "oracle": asking.settings(config, mode, target_pairs)
         if asked
-        else unpack.oracle_settings(config),
+        else asking.local_settings(config),
         "answer_format": data.answer_format,
     }
-    target = artifacts.product(this.root, "rectify", settings, inputs)
+    target = artifacts.product(run.root, "rectify", settings, inputs)
 
     def make() -> None:
         from spot.pipeline.rectification import rectify as rectify_attempts
 
-        wrong = unpack.wrong_attempts(config, attempts, part, this.first)
+        wrong = wrong_attempts(data, attempts, part, run.first)
         with Verifier() as verifier:
-            if who is not None:
+            if student is not None:
                 journal = asking.journal_path(config, attempts.digest)
-                oracle = asking.Asking(config, mode, verifier, who, journal, target_pairs)
+                oracle = asking.Asking(config, mode, verifier, student, journal, target_pairs)
                 artifacts.compute_rows(
                     target,
                     Rectification,
@@ -190,7 +190,7 @@ def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> 
                 Rectification,
                 lambda done, _: rectify_attempts(
                     wrong,
-                    unpack.oracle(config, wrong, sourcing.posed(config)),
+                    asking.local_oracle(config, wrong, sourcing.posed(config)),
                     verifier,
                     mode=mode,
                     answer_format=data.answer_format,
@@ -202,29 +202,29 @@ def rectify(this: Run, attempts: artifacts.Product, *, part: str, mode: str) -> 
     name = "rectifications" if part == "train" else "held_out_rectifications"
     if part == "train" and mode != data.arm:  # of an arm that this one is matched with
         name = f"{mode}_rectifications"
-    return this.stage(name, target, make)
+    return run.stage(name, target, make)
 
 
-def _first(this: Run, attempts: artifacts.Product) -> dict[str, str]:
+def _first(run: Run, attempts: artifacts.Product) -> dict[str, str]:
     """What decides whose questions are held out, where it is not these attempts themselves."""
-    if this.first is None or attempts is this.first:
+    if run.first is None or attempts is run.first:
         return {}
-    return {"first": this.first.digest}
+    return {"first": run.first.digest}
 
 
-def material(this: Run, attempts: artifacts.Product, arm: str) -> artifacts.Product:
+def material(run: Run, attempts: artifacts.Product, arm: str) -> artifacts.Product:
     """What the pairs of a data arm are made of: the Oracle's words, or in the self arm the attempts."""
-    return attempts if arm == "self" else rectify(this, attempts, part="train", mode=arm)
+    return attempts if arm == "self" else rectify(run, attempts, part="train", mode=arm)
 
 
-def correct(this: Run, attempts: artifacts.Product) -> Path:
+def correct(run: Run, attempts: artifacts.Product) -> Path:
     """Have a person correct all wrong attempts on a local page; returns the sheet they are in."""
     from spot.oracle import human_page
     from spot.oracle.types import Task
 
-    config = this.config
+    config = run.config
     sheet = Path(config.oracle.path or Path(config.output) / "corrections.csv")
-    if sheet.suffix not in unpack.SHEETS:
+    if sheet.suffix not in asking.SHEETS:
         raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
     wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
     tasks = [Task(row.id, row.question, row.answer, row.response) for row in wrong]
@@ -239,37 +239,37 @@ def correct(this: Run, attempts: artifacts.Product) -> Path:
 # ---- select ------------------------------------------------------------------------------------
 
 
-def select(this: Run, policy: Policy, attempts: artifacts.Product) -> artifacts.Product:
+def select(run: Run, policy: Policy, attempts: artifacts.Product) -> artifacts.Product:
     """The pairs to train on, `data.pairs` at most.
 
     With `data.matched` no arm gets more than the poorest of those named there has, and with
     `data.matched_gamma` no γ more than that one leaves.
     """
-    data = this.config.data
+    data = run.config.data
 
     def of(arm: str, gamma: float, name: str, pairs: int | None = None) -> artifacts.Product:
         """So many pairs of a data arm, or all it has."""
         limit = gamma if arm == "rectified" else None
         settings = {"arm": arm, "gamma": limit, "pairs": pairs}
-        return _select(this, policy, material(this, attempts, arm), name, settings)
+        return _select(run, policy, material(run, attempts, arm), name, settings)
 
     pools = {arm: of(arm, data.gamma, f"{arm}_pairs") for arm in data.matched}
     if data.matched_gamma is not None:
         pool = of("rectified", data.matched_gamma, "matched_pairs")
         pools[f"γ = {data.matched_gamma:g}"] = pool
-    return of(data.arm, data.gamma, "pairs", this.fewest(pools, data.pairs))
+    return of(data.arm, data.gamma, "pairs", run.fewest(pools, data.pairs))
 
 
-def select_held_out(this: Run, policy: Policy, corrections: artifacts.Product) -> artifacts.Product:
+def select_held_out(run: Run, policy: Policy, corrections: artifacts.Product) -> artifacts.Product:
     """The pairs every arm is watched on: all verified corrections of the part held out, any γ."""
     settings = {"arm": "rectified", "gamma": None, "pairs": None}
-    return _select(this, policy, corrections, "held_out", settings)
+    return _select(run, policy, corrections, "held_out", settings)
 
 
 def _select(
-    this: Run, policy: Policy, material: artifacts.Product, name: str, settings: dict[str, Any]
+    run: Run, policy: Policy, material: artifacts.Product, name: str, settings: dict[str, Any]
 ) -> artifacts.Product:
-    config = this.config
+    config = run.config
     settings |= {
         "seed": config.data.seed,
         "context_length": config.model.context_length,
@@ -279,8 +279,8 @@ def _select(
     inputs = {"material": material.digest, "policy": policy.digest}
     if settings["arm"] == "self":
         settings |= {"held_out": config.data.held_out}
-        inputs |= _first(this, material)
-    target = artifacts.product(this.root, "select", settings, inputs)
+        inputs |= _first(run, material)
+    target = artifacts.product(run.root, "select", settings, inputs)
 
     def make() -> None:
         from transformers import AutoTokenizer
@@ -291,7 +291,7 @@ def _select(
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Pair]:
             rows: list[Rectification] | list[Attempt]
             if rules.arm == "self":
-                rows = unpack.split_attempts(config, material, this.first)[0]
+                rows = split_attempts(config.data, material, run.first)[0]
             else:
                 rows = artifacts.read_rows(material.folder, Rectification)
             with Verifier() as verifier:
@@ -306,25 +306,21 @@ def _select(
 
         artifacts.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
 
-    return this.stage(name, target, make)
+    return run.stage(name, target, make)
 
 
 # ---- train -------------------------------------------------------------------------------------
 
 
 def train(
-    this: Run, policy: Policy, pairs: artifacts.Product, held_out: artifacts.Product
+    run: Run, policy: Policy, pairs: artifacts.Product, held_out: artifacts.Product
 ) -> Policy:
     """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep."""
-    config = this.config
+    config = run.config
     settings = {
-        "loss": asdict(config.loss)
-        | {
-            "learning_rate": unpack.learning_rate(config),
-            "beta": unpack.beta(config),
-        },
+        "loss": asdict(resolved_loss(config)),
         "seed": config.seed,
-        "hardware": unpack.hardware_settings(config),
+        "hardware": _hardware_settings(config.hardware),
         "reference": config.reference,
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
@@ -332,60 +328,67 @@ def train(
         "probe": asdict(config.probe) | measuring.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
-    target = artifacts.product(this.root, "train", settings, inputs)
+    target = artifacts.product(run.root, "train", settings, inputs)
 
     job = TrainingJob(
         config,
-        this.logs,
+        run.logs,
         policy.folder.absolute(),
         policy.digest,
         pairs.folder.absolute(),
         held_out.folder.absolute(),
         target.folder.absolute(),
-        (this.root.parent / "reference").absolute(),
+        (run.root.parent / "reference").absolute(),
     )
+    carry = launch.run if config.hardware.deepspeed else carry_out
 
     def make() -> None:
-        if config.hardware.strategy == "single":
-            artifacts.compute_files(target, lambda _: carry_out(job), "model/*")
-        else:
-            artifacts.compute_files(target, lambda _: launch.run(job, this.session), "model/*")
+        artifacts.compute_files(target, lambda _: carry(job), "model/*")
 
-    made = this.stage("checkpoint", target, make)
+    made = run.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
-        this.write_card()  # once more with scores, when the run is complete
+        run.write_card()  # once more with scores, when the run is complete
     return Policy(config.arm or config.loss.name, target.folder / "model", made.digest)
+
+
+def _hardware_settings(hardware: HardwareConfig) -> dict[str, Any]:
+    """What decides numbers, if only their last bits, and what decides which pairs fit a pack."""
+    idle = ["name", "memory_gib", "tflops"]
+    if not hardware.deepspeed:
+        idle += ["zero_stage", "offload_optimizer", "offload_parameters", "overlap_comm"]
+        idle += ["contiguous_gradients", "reduce_bucket", "gather_bucket"]
+    return {key: value for key, value in asdict(hardware).items() if key not in idle}
 
 
 # ---- evaluate ----------------------------------------------------------------------------------
 
 
 def evaluate(
-    this: Run, name: str, policy: Policy, attempts: artifacts.Product | None = None
+    run: Run, name: str, policy: Policy, attempts: artifacts.Product | None = None
 ) -> artifacts.Product:
     """Scores of one model on every benchmark; the same questions and random numbers for each model.
 
     attempts: where a benchmark asks the run's own held-out questions.
     """
-    config = this.config
+    config = run.config
     inputs = {"policy": policy.digest}
     if attempts is not None and measuring.asks_held_out(config):
         inputs["attempts"] = attempts.digest
-    target = artifacts.product(this.root, "evaluate", measuring.settings(config), inputs)
+    target = artifacts.product(run.root, "evaluate", measuring.settings(config), inputs)
 
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
 
-        who = build.evaluator(config)
+        evaluator = build.evaluator(config)
         with Verifier() as verifier:
             benchmarks = measuring.benchmarks(config, attempts, verifier)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
-                with closing(build.generator(config, who, policy)) as generator:
+                with closing(build.generator(config, evaluator, policy)) as generator:
                     yield from run_benchmarks(
                         benchmarks,
                         generator,
-                        build.sampling(who),
+                        build.sampling(evaluator),
                         seed=config.benchmarks.seed,
                         done=done,
                     )
@@ -398,4 +401,4 @@ def evaluate(
                 details=lambda _: measuring.details(benchmarks),
             )
 
-    return this.stage(name, target, make)
+    return run.stage(name, target, make)

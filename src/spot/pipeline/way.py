@@ -3,7 +3,7 @@
 questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores ─report→ pages
 
 Every arrow is a stage in a module of its own; every product is a folder named by what determines it, so
-what exists is reused and only what is missing is made. Here, and only here, config becomes plain values.
+what exists is reused and only what is missing is made. The whole configuration stops here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spot.config import Config
 from spot.data import artifacts
@@ -19,10 +18,6 @@ from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.pipeline import stages
 from spot.pipeline.run import EVALUATION, Run
-from spot.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from spot.pipeline.distributed.session import Session
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
 
@@ -32,7 +27,6 @@ def run(
     folder: Path,
     overrides: Sequence[str] = (),
     until: str | None = None,
-    session: Session | None = None,
 ) -> Path:
     """Compute what is missing of the way that `config` describes, up to the stage `until`.
 
@@ -41,15 +35,14 @@ def run(
     `base_scores` the first's. Every product is reused, so a run that was killed goes on in its round.
 
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
-    that of the stage's product is. `session` reaches the processes that torchrun or srun started beside
-    this one, to train along.
+    that of the stage's product is.
     """
-    _check(config, until, session)
-    this = Run(config, folder, overrides, session)
-    way(this, until)
+    _check(config, until)
+    new = Run(config, folder, overrides)
+    way(new, until)
     if until is not None:
-        return this.last(until).folder
-    this.complete()
+        return new.last(until).folder
+    new.complete()
     from spot import report
     from spot.pipeline import tracking
 
@@ -58,42 +51,37 @@ def run(
     return page
 
 
-def way(this: Run, until: str | None) -> None:
+def way(run: Run, until: str | None) -> None:
     """Go the way up to the stage `until`: with a run, or with one who only looks (`spot.pipeline.preview`)."""
-    rounds = this.config.rounds
+    rounds = run.config.rounds
     for number in range(1, rounds + 1):
-        this.round, end = number, until if number == rounds else None
-        attempts = stages.attempts(this)
-        this.first = first = this.first or attempts  # its held-out questions watch all rounds
+        run.round, end = number, until if number == rounds else None
+        attempts = stages.attempts(run)
+        run.first = first = run.first or attempts  # its held-out questions watch all rounds
         if end == "elicit":
             return
 
-        corrections = stages.rectify(this, first, part="held_out", mode="rectified")
-        stages.material(this, attempts, this.config.data.arm)
+        corrections = stages.rectify(run, first, part="held_out", mode="rectified")
+        stages.material(run, attempts, run.config.data.arm)
         if end == "rectify":
             return
 
-        base, policy = stages.policy(this, first), stages.policy(this, attempts)
-        held_out = stages.select_held_out(this, base, corrections)
-        pairs = stages.select(this, policy, attempts)
+        base, policy = stages.policy(run, first), stages.policy(run, attempts)
+        held_out = stages.select_held_out(run, base, corrections)
+        pairs = stages.select(run, policy, attempts)
         if end == "select":
             return
 
         if until is None:  # first, so that what cannot be measured is known before training
-            stages.evaluate(this, "base_scores", base, first)
-        this.start = checkpoint = stages.train(this, policy, pairs, held_out)
+            stages.evaluate(run, "base_scores", base, first)
+        run.start = checkpoint = stages.train(run, policy, pairs, held_out)
 
     if until is None:
-        stages.evaluate(this, "scores", checkpoint, first)
+        stages.evaluate(run, "scores", checkpoint, first)
 
 
-def _check(config: Config, until: str | None, session: Session | None) -> None:
+def _check(config: Config, until: str | None) -> None:
     """Refuse now, and not after hours of sampling, what could not be carried out."""
-    if session is not None and config.rounds > 1:
-        raise UserError(
-            "rounds above 1 train several times, and torchrun and srun are there for one training: "
-            "start it without them."
-        )
     if config.hardware.accelerator == "gpu" and (until in (None, "train") or config.rounds > 1):
         from spot.training.loop import check_devices
 
@@ -109,22 +97,22 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
     `folder` is the run's own and gets `evaluation.json`.
     """
     build.check(config)
-    this = Run(config, folder, overrides)
-    scores = measure(this)
-    this.record(EVALUATION)
+    new = Run(config, folder, overrides)
+    scores = measure(new)
+    new.record(EVALUATION)
     return scores.folder
 
 
-def measure(this: Run) -> artifacts.Product:
+def measure(run: Run) -> artifacts.Product:
     """The scores of the model that the configuration names, after all they need; as in `way`."""
-    attempts = stages.attempts(this) if stages.needs_attempts(this.config) else None
-    return stages.evaluate(this, "scores", stages.policy(this, attempts), attempts)
+    attempts = stages.attempts(run) if stages.needs_attempts(run.config) else None
+    return stages.evaluate(run, "scores", stages.policy(run, attempts), attempts)
 
 
 def correct(config: Config) -> Path:
     """Have a person correct the policy's wrong attempts; returns the sheet for `oracle.path`."""
-    this = Run(config, Path(os.devnull))
-    return stages.correct(this, stages.attempts(this))
+    new = Run(config, Path(os.devnull))
+    return stages.correct(new, stages.attempts(new))
 
 
 def pretrain(config: Config, folder: Path) -> Path:

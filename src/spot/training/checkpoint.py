@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,6 @@ from spot.utils.files import begin_aside, place_aside, publish, write_aside, wri
 
 CHECKPOINT = "state.ckpt"
 SHARD = "5GB"  # of exported weights
-
-
-@dataclass(frozen=True)
-class Saving:
-    """The config group `save`."""
-
-    every: int = 50
-    optimizer: bool = True
-    exports: int = 0
-    dtype: str | None = None
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = None) -> None:
@@ -63,7 +52,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
     if collectives.rank() == 0:
         with explained("The weights", place_aside(folder)):
             write_folder_aside(folder, fill)
-    collectives.meet()
+    collectives.barrier()
 
 
 @contextmanager
@@ -118,16 +107,16 @@ class Checkpoints:
         aside = place_aside(new)
         if collectives.rank() == 0:
             begin_aside(new)
-        collectives.meet()
+        collectives.barrier()
         with explained(f"The state after step {step}", aside):
             write(aside / CHECKPOINT)
-        collectives.meet()
+        collectives.barrier()
         if collectives.rank() == 0:
             publish(aside, new)
             for path in self.folder.glob("step_*"):
                 if path != new:
                     shutil.rmtree(path)
-        collectives.meet()
+        collectives.barrier()
 
 
 class MetricsTable:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from spot.config import SaveConfig
 from spot.training import collectives
-from spot.training.checkpoint import Checkpoints, MetricsTable, Saving, save_model
+from spot.training.checkpoint import Checkpoints, MetricsTable, save_model
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
 from spot.utils.errors import UserError
 from spot.utils.files import sync
@@ -31,23 +32,23 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-class Keeper(pl.Callback):
+class CheckpointCallback(pl.Callback):
     """`<out>/metrics.csv`, `<out>/resume`, `<out>/exports/step_<n>` and, at the end, `<out>/model`.
 
     A state holds weights, optimiser, schedule, δ, the place in the data and the RNG.
     """
 
     def __init__(
-        self, out: Path, tokenizer: Any, saving: Saving, loggers: Sequence[Any] = ()
+        self, out: Path, tokenizer: Any, save: SaveConfig, loggers: Sequence[Any] = ()
     ) -> None:
-        self.out, self.tokenizer, self.saving, self.loggers = out, tokenizer, saving, loggers
+        self.out, self.tokenizer, self.save, self.loggers = out, tokenizer, save, loggers
         self.checkpoints = Checkpoints(out / "resume")
         self.table = MetricsTable(out / "metrics.csv", COLUMNS)
 
-        self.found = self.checkpoints.latest()
+        self.resume = self.checkpoints.latest()
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if collectives.tell(self.found) != self.found:
+        if collectives.broadcast_object(self.resume) != self.resume:
             raise UserError(
                 f"Ranks see different states in {self.checkpoints.folder}: output=<folder> must be one that "
                 "all nodes share."
@@ -55,9 +56,9 @@ class Keeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Go on after the last state: rows of later steps go, they will be written again."""
-        if self.found and collectives.rank() == 0:
-            self.table.open_at(self.found[0])
-            say(f"Training goes on after step {self.found[0]}.")
+        if self.resume and collectives.rank() == 0:
+            self.table.open_at(self.resume[0])
+            say(f"Training goes on after step {self.resume[0]}.")
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Rank 0's row of one step."""
@@ -75,11 +76,11 @@ class Keeper(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
-        if self.saving.optimizer and (step % self.saving.every == 0 or step == last):
+        if self.save.optimizer and (step % self.save.every == 0 or step == last):
             if collectives.rank() == 0:
                 sync(self.table.path)  # no state without the rows that led to it
             self.checkpoints.save(step, trainer.save_checkpoint)
-        if self.saving.exports and step % self.saving.exports == 0 and step < last:
+        if self.save.exports and step % self.save.exports == 0 and step < last:
             self._export(module, self.out / "exports" / f"step_{step:08d}")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -89,4 +90,4 @@ class Keeper(pl.Callback):
             logger.finalize("success")
 
     def _export(self, module: pl.LightningModule, folder: Path) -> None:
-        save_model(module.model, self.tokenizer, folder, self.saving.dtype)
+        save_model(module.model, self.tokenizer, folder, self.save.dtype)

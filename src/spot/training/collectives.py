@@ -22,14 +22,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def add_up(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of every rank's tensor of this shape, on all of them. Changes `values`."""
     if ranks() > 1:
         dist.all_reduce(values)
     return values
 
 
-def tell(message: Any) -> Any:
+def broadcast_object(message: Any) -> Any:
     """What rank 0 passes in, on all ranks."""
     if ranks() == 1:
         return message
@@ -38,14 +38,14 @@ def tell(message: Any) -> Any:
     return box[0]
 
 
-def share(values: Tensor) -> Tensor:
+def broadcast(values: Tensor) -> Tensor:
     """Rank 0's tensor, on all ranks. Changes `values`, which has the same shape everywhere."""
     if ranks() > 1:
         dist.broadcast(values, 0)
     return values
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait for all ranks."""
     if ranks() > 1:
         dist.barrier()

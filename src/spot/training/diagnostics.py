@@ -115,11 +115,11 @@ class PartMeans:
             self.sums[key] = self.sums.get(key, 0.0) + sums[at]
             self.counts[key] = self.counts.get(key, 0) + int(counts[at])
 
-    def add_up(self) -> None:
+    def all_reduce(self) -> None:
         """Make the sums and counts those of all ranks."""
         mine = [[float(of.get(n, 0)) for n in MEASURED] for of in (self.sums, self.counts)]
         values = torch.tensor(mine, dtype=torch.float64, device=collectives.device())
-        sums, counts = collectives.add_up(values).tolist()
+        sums, counts = collectives.all_reduce_sum(values).tolist()
         self.sums = dict(zip(MEASURED, sums, strict=True))
         self.counts = dict(zip(MEASURED, map(int, counts), strict=True))
 

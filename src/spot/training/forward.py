@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spot.config import HardwareConfig
 from spot.training import attention, kernel_checks, logprobs
-from spot.training.packing import Pack
+from spot.training.packing import Pack, PackingSettings
 from spot.utils.errors import UserError
 
 
@@ -39,6 +40,15 @@ class Kernels:
 
 
 PLAIN = Kernels()
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How forward passes are made: what is computed with, how pairs are packed, which kernels run."""
+
+    hardware: HardwareConfig
+    packing: PackingSettings
+    kernels: Kernels
 
 
 def score_pack(

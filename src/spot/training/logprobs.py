@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words: a CPU's fits its cache
+from spot.training.memory_model import TILES
+
 TokenLogProbs = Callable[..., tuple[Tensor, Tensor | None]]
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,21 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoTokenizer
 
+from spot.config import HardwareConfig, LossConfig, ProbeConfig, SaveConfig
 from spot.data import chat
 from spot.data.rows import Pair
 from spot.training import attention, collectives
+from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
 from spot.training.bin_packing import Cost
-from spot.training.checkpoint import Saving
-from spot.training.checkpoint_callback import Keeper
-from spot.training.forward import Kernels
-from spot.training.hardware import Hardware
-from spot.training.losses import Method
-from spot.training.memory import (
-    Activations,
-    checkpoint_layers,
-    device_bytes,
-    head_bytes,
-    measure,
-    plan_layers,
-    small_model,
-    standing_bytes,
-)
-from spot.training.memory_model import RESERVE
-from spot.training.module import Computing, PairModule
-from spot.training.monitoring import HeldOut, Watch
-from spot.training.packing import PackingSettings, PairTokens, build_pack, fitting, plan_steps
+from spot.training.checkpoint_callback import CheckpointCallback
+from spot.training.forward import Computing, Kernels
+from spot.training.losses import LOSSES
+from spot.training.module import PairModule
+from spot.training.monitoring import HeldOut, Monitoring
+from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps
 from spot.training.precision import DTYPES
-from spot.training.referee import Referee
-from spot.training.reference import model_identity, pairs_digest
-from spot.training.schedule import Optimisation, Steps
+from spot.training.reference import make_references, model_identity, pairs_digest
+from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
 from spot.training.weights import load, load_in_parts, model_config, skeleton, weights_digest
 from spot.utils.errors import UserError
@@ -55,22 +43,21 @@ from spot.utils.progress import say
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How it is computed, watched and kept.
+    """How it is computed, monitored and kept.
 
     The weights depend on it in rounding, and in which pairs are too long for a pack.
     """
 
-    packing: PackingSettings = field(default_factory=PackingSettings)
-    hardware: Hardware = field(default_factory=Hardware)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    share_prefix: bool = True
     reference: str = "cached"  # cached | copy | engine
     weights: str | None = None  # a digest of the policy's weights; None: hashed here
     reference_folder: Path | None = None  # shared by a sweep's losses and seeds; None: not kept
     thinking: bool = False
-    probe_every: int = 1
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None
-    ability_every: int = 25
-    saving: Saving = field(default_factory=Saving)
-    loggers: Sequence[Any] = ()  # Lightning loggers, see spot.pipeline.tracking
+    save: SaveConfig = field(default_factory=SaveConfig)
+    loggers: Sequence[Any] = ()  # Lightning loggers
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class TrainResult:
     timings: dict[str, float]  # seconds by stage
     max_start_reward: float  # max |r| at step 0, over held-out pairs and the first batch
     kernels: dict[str, str]  # what computed attention and log-probs
-    kernel_error: float  # relative distance of the attention kernel to the oracle, at start-up
+    kernel_error: float  # relative distance of the attention kernel to the dense one, at start-up
     checkpointed_layers: int
     over_long: list[str]  # ids of pairs, dropped because they do not fit a pack
     held_out_over_long: list[str]
@@ -95,54 +82,70 @@ def train(
     out: Path,
     pairs: Sequence[Pair],
     held_out: Sequence[Pair],
-    method: Method,
-    optimisation: Optimisation,
+    loss: LossConfig,
     seed: int,
     options: RunOptions,
 ) -> TrainResult:
     """Train the policy in `policy_folder` and write `<out>/model` and `<out>/metrics.csv`.
 
-    A killed run started again with the same arguments goes on from its last checkpoint under
-    `<out>/resume` and ends with the same weights. `held_out` pairs are only measured. Where several
-    ranks train together, each calls this with the same arguments.
+    `loss` has its β and learning rate (`config.resolved_loss`). A killed run started again with the
+    same arguments goes on from its last checkpoint under `<out>/resume` and ends with the same
+    weights. `held_out` pairs are only measured. Where several ranks train together, each calls this
+    with the same arguments.
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    hardware, clip = options.hardware, optimisation.clip
-    trainer = make_trainer(hardware, options.loggers, clip)
+    hardware = options.hardware
+    trainer = make_trainer(hardware, options.loggers, loss.clip)
     device, dtype = trainer.strategy.root_device, DTYPES[hardware.precision]
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Lightning does so later; Triton launches on the current one
     config, tokenizer = model_config(policy_folder), AutoTokenizer.from_pretrained(policy_folder)
-    packing = replace(options.packing, cost=Cost.of(skeleton(config)))
+    packing = PackingSettings(
+        hardware.tokens_per_pack,
+        options.share_prefix,
+        rejected=LOSSES[loss.name].needs_rejected,
+        cost=Cost.of(skeleton(config)),
+    )
     kernels = Kernels(attention.choose(hardware.attention, dtype, device), hardware.logprobs)
     kernel_error = kernels.check(config, dtype, device)
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
-    check_pairs(tokens, over_long, method, packing)
+    check_pairs(tokens, over_long, loss, packing)
 
     weights = options.weights or weights_digest(policy_folder)
-    identity = model_identity(weights, tokenizer, packing, kernels, dtype, hardware.device)
     computing = Computing(hardware, packing, kernels)
-    checkpointed = layers_to_checkpoint(config, tokens, computing, options.reference, device)
-    cache = options.reference_folder
-    referee = Referee(options.reference, policy_folder, cache, identity, computing)
-    scored = tokens if method.loss.needs_reference else None
-    module = PairModule(
-        lambda: load_policy(policy_folder, hardware, device, checkpointed, clip),
-        lambda model: referee(model, scored, watched),
+    checkpointed = layers_to_checkpoint(
+        policy_folder / "config.json",
+        config.num_hidden_layers,
         tokens,
-        method,
-        optimisation,
+        packing,
+        hardware,
+        options.reference,
+    )
+    module = PairModule(
+        lambda: load_policy(policy_folder, hardware, device, checkpointed, loss.clip),
+        lambda model: make_references(
+            options.reference,
+            model,
+            tokens if LOSSES[loss.name].needs_reference else None,
+            watched,
+            policy_folder,
+            options.reference_folder,
+            model_identity(weights, tokenizer, computing),
+            computing,
+        ),
+        tokens,
+        loss,
         computing,
-        make_watch(watched, computing, options),
+        make_monitoring(watched, computing, options),
     )
     ways = hardware.strategy, hardware.ranks, hardware.zero_stage
-    module.run_key = run_key(weights, tokens, method, optimisation, seed, ways)
+    module.run_key = run_key(weights, tokens, loss, seed, ways)
     module.seconds["load"] = time.perf_counter() - begin
-    plan = plan_steps(len(tokens), optimisation.batch_pairs, optimisation.epochs, seed)
-    keeper = Keeper(out, tokenizer, options.saving, options.loggers)
-    resumed_at = fit(trainer, module, plan, keeper)
+    plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
+    callback = CheckpointCallback(out, tokenizer, options.save, options.loggers)
+    resumed_at = fit(trainer, module, plan, callback)
     return TrainResult(
         steps=len(plan),
         resumed_at=resumed_at,
@@ -154,52 +157,26 @@ def train(
         checkpointed_layers=checkpointed,
         over_long=over_long,
         held_out_over_long=held_over_long,
-        final=keeper.last_row() if collectives.rank() == 0 else {},
+        final=callback.last_row() if collectives.rank() == 0 else {},
     )
 
 
 def load_policy(
-    folder: Path, hardware: Hardware, device: torch.device, checkpointed: int, clip: float
+    folder: Path, hardware: HardwareConfig, device: torch.device, checkpointed: int, clip: float
 ) -> Any:
     """The policy on `device`, or this rank's parts of it, with so many layers checkpointed."""
     if hardware.in_parts:
         model = load_in_parts(folder, hardware, zero_config(hardware, clip))
     else:
         model = load(folder, hardware, device)
-    checkpoint_layers(
-        model, collectives.tell(checkpointed)
-    )  # rank 0's plan, if devices are unequal
+    # rank 0's plan, if devices are unequal
+    checkpoint_layers(model, collectives.broadcast_object(checkpointed))
     return model
 
 
-def layers_to_checkpoint(
-    config: Any,
-    pairs: Sequence[PairTokens],
-    computing: Computing,
-    reference: str,
-    device: torch.device,
-) -> int:
-    """How many layers' activations to compute again instead of keeping them.
-
-    auto measures two layers on a pair of about a thousand tokens: enough to drown what does not grow
-    with them.
-    """
-    hardware, packing = computing.hardware, computing.packing
-
-    def measured() -> tuple[Activations, float]:
-        pair = min(pairs, key=lambda pair: abs(pair.tokens(packing) - 1024))
-        pack = build_pack([pair], packing).to(device)
-        small = small_model(config, DTYPES[hardware.precision], device)
-        standing = standing_bytes(skeleton(config), hardware, reference) + head_bytes(small)
-        return measure(small, pack, computing.kernels), standing
-
-    gib = hardware.memory_gib
-    memory = RESERVE * (gib * 2**30 if gib else device_bytes(device))
-    setting, layers = hardware.checkpoint_layers, config.num_hidden_layers
-    return plan_layers(setting, layers, measured, packing.token_budget, memory)
-
-
-def make_watch(held_out: Sequence[PairTokens], computing: Computing, options: RunOptions) -> Watch:
+def make_monitoring(
+    held_out: Sequence[PairTokens], computing: Computing, options: RunOptions
+) -> Monitoring:
     """What is measured besides the batch; a model in parts cannot be asked questions."""
     probe = options.ability_probe
     if probe is not None and computing.hardware.in_parts:
@@ -208,8 +185,7 @@ def make_watch(held_out: Sequence[PairTokens], computing: Computing, options: Ru
             "No ability probe at ZeRO-3, where no rank has the whole model: set save.exports=<steps> "
             "and run `spot evaluate <run folder>` afterwards."
         )
-    watched = HeldOut(held_out, computing.packing)
-    return Watch(watched, options.probe_every, probe, options.ability_every)
+    return Monitoring(HeldOut(held_out, computing.packing), options.probe, probe)
 
 
 def tokenise(tokenizer: Any, pairs: Sequence[Pair], thinking: bool) -> list[PairTokens]:
@@ -228,27 +204,30 @@ def tokenise(tokenizer: Any, pairs: Sequence[Pair], thinking: bool) -> list[Pair
 
 
 def check_pairs(
-    pairs: Sequence[PairTokens], over_long: Sequence[str], method: Method, packing: PackingSettings
+    pairs: Sequence[PairTokens],
+    over_long: Sequence[str],
+    loss: LossConfig,
+    packing: PackingSettings,
 ) -> None:
-    """Refuse pairs that this method cannot take; say how many a pack cannot take."""
-    if over_long:
-        advice = "raise hardware.tokens_per_pack to train on them"
-        say(
-            f"{len(over_long)} of {len(pairs) + len(over_long)} pairs are longer than a pack of "
-            f"{packing.token_budget} tokens and are dropped: {advice}."
+    """Refuse pairs that this loss cannot take; say how many a pack cannot take."""
+    budget = packing.token_budget
+    if over_long and not pairs:
+        raise UserError(
+            f"All {len(over_long)} pairs are longer than a pack of {budget} tokens: "
+            "raise hardware.tokens_per_pack."
         )
-        if not pairs:
-            raise UserError(
-                f"All {len(over_long)} pairs are longer than a pack of {packing.token_budget} tokens: "
-                "raise hardware.tokens_per_pack."
-            )
+    if over_long:
+        say(
+            f"{len(over_long)} of {len(pairs) + len(over_long)} pairs are longer than a pack of {budget} "
+            "tokens and are dropped: raise hardware.tokens_per_pack to train on them."
+        )
     if not pairs:
         raise UserError("There are no pairs to train on: elicit more or raise data.gamma.")
     if len({pair.id for pair in pairs}) < len(pairs):
         raise UserError("Two pairs have the same id: select the pairs again.")
-    if method.loss.needs_rejected and any(pair.rejected is None for pair in pairs):
+    if LOSSES[loss.name].needs_rejected and any(pair.rejected is None for pair in pairs):
         raise UserError(
-            f"loss={method.name} needs rejected responses and some pairs have none: use "
+            f"loss={loss.name} needs rejected responses and some pairs have none: use "
             "data.arm=rectified or direct, or loss=sft, dft or rwsft."
         )
 
@@ -259,17 +238,20 @@ def run_key(weights: str, pairs: Sequence[PairTokens], *settings: Any) -> str:
 
 
 def fit(
-    trainer: pl.Trainer, module: PairModule, plan: Sequence[Sequence[int]], keeper: Keeper
+    trainer: pl.Trainer,
+    module: PairModule,
+    plan: Sequence[Sequence[int]],
+    callback: CheckpointCallback,
 ) -> int:
     """Run all steps of the plan, from the last checkpoint if there is one; returns where it began."""
-    found = keeper.found
-    module.record, module.steps = keeper.record, len(plan)
-    trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+    step, path = callback.resume or (0, None)
+    module.record, module.steps = callback.record, len(plan)
+    trainer.callbacks.append(callback)  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls
-        trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=found[1] if found else None)
-    return found[0] if found else 0
+        trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=path)
+    return step
 
 
 def check_devices(devices: int) -> None:
@@ -281,7 +263,7 @@ def check_devices(devices: int) -> None:
         )
 
 
-def make_trainer(hardware: Hardware, loggers: Sequence[Any], clip: float) -> pl.Trainer:
+def make_trainer(hardware: HardwareConfig, loggers: Sequence[Any], clip: float) -> pl.Trainer:
     """The schedule is one Lightning epoch. Raises UserError where the machine lacks the GPUs."""
     if hardware.accelerator == "gpu":
         check_devices(hardware.devices)

@@ -94,27 +94,3 @@ LOSSES: dict[str, Loss] = {
     "bce": Loss(pair=bce, needs_rejected=True),
     "bco": Loss(pair=bco, needs_rejected=True, uses_delta=True),
 }
-
-
-@dataclass(frozen=True)
-class Method:
-    """A loss and its settings."""
-
-    name: str
-    beta: float = 0.1  # of the rewards (eq. 3); also of those that are only logged
-    delta_mode: str = "ema"  # ema | cumulative | zero
-    delta_decay: float = 0.9
-    sft_reduction: str = (
-        "token"  # token: mean over the step's response tokens | sequence: eq. 2's sum
-    )
-    edit_weight: float = 1.0  # of edited tokens in rewards and token losses; 1 is the paper
-
-    def __post_init__(self) -> None:
-        if self.name not in LOSSES:
-            raise ValueError(f"unknown loss {self.name!r}: one of {', '.join(LOSSES)}")
-        if self.sft_reduction not in ("token", "sequence"):
-            raise ValueError(f"unknown sft_reduction {self.sft_reduction!r}: token or sequence")
-
-    @property
-    def loss(self) -> Loss:
-        return LOSSES[self.name]

@@ -6,21 +6,76 @@ buffers), and what grows with the tokens of a pack. P is the number of parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from spot.training.hardware import Hardware
+from spot.config import HardwareConfig
+from spot.training.shapes import Shape
 
-if TYPE_CHECKING:
-    from spot.pipeline.plan.shapes import Shape
-    from spot.pipeline.plan.work import Rows
-
-TILES = {"cpu": (512, 2048), "gpu": (2048, 16384)}  # training.logprobs.TILES, which imports torch
+TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words of a tile of logits
 EIGHT_BIT = 2 + 2 * 4 / 256  # two moments of 1 byte, and an fp32 scale for every 256 of each
 RESERVE = 0.92  # of a device's memory that is planned with; the rest is fragments and communication
 LIVE = 1_000_000_000  # parameters that stage 3 keeps gathered at most (DeepSpeed's default)
 RUNTIME = 2.0**30  # CUDA context, NCCL and the allocator's cuts: an estimate
+
+
+class Lengths(NamedTuple):
+    """Token counts of a pair; the responses begin with `prefix` tokens alike. rejected=0: no y⁻."""
+
+    prompt: int
+    chosen: int
+    rejected: int
+    prefix: int
+
+    @classmethod
+    def of(cls, pair: Any) -> Lengths:
+        """Of a pair in token ids (`packing.PairTokens`)."""
+        rejected = 0 if pair.rejected is None else len(pair.rejected)
+        return cls(len(pair.prompt), len(pair.chosen), rejected, pair.prefix)
+
+    def rows(self, rejected: bool, shared: bool) -> list[tuple[int, int, int]]:
+        """Lengths of (c, a, b) of the pair's rows in a pack, as `packing` lays them out."""
+        if not (rejected and self.rejected):
+            return [(self.prompt, self.chosen, 0)]
+        if not shared:
+            return [(self.prompt, self.chosen, 0), (self.prompt, self.rejected, 0)]
+        f = self.prefix
+        return [(self.prompt + f, self.chosen - f, self.rejected - f)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sums over rows of packs; a quotient by `tokens` is what one token of a pack brings along."""
+
+    tokens: float = 0.0
+    scored: float = 0.0
+    keys: float = 0.0  # that attention reads: c counts again for a second tail
+    mask: float = 0.0  # elements of sdpa's masks, which only second tails need
+    body: float = 0.0  # forward FLOPs of the layers
+    head: float = 0.0  # forward FLOPs of the logits
+
+    @classmethod
+    def of(cls, pairs: Sequence[Lengths], shape: Shape, rejected: bool, shared: bool) -> Rows:
+        """Sums over pairs. A loss without a y⁻ term forwards no y⁻ (`rejected` is False)."""
+        cost, total = shape.cost, [0.0] * 6
+        for pair in pairs:
+            for c, a, b in pair.rows(rejected, shared):
+                scored = c + a + b - pair.prompt
+                keys, mask = (c + a + (c + b if b else 0)), b * (c + b) if b else 0
+                whole, head = cost.row(c, a, b, scored), cost.scored * scored
+                found = (c + a + b, scored, keys, mask, whole - head, head)
+                total = [old + new for old, new in zip(total, found, strict=True)]
+        return cls(*total)
+
+    def times(self, factor: float) -> Rows:
+        return Rows(*(factor * value for value in vars(self).values()))
+
+    @property
+    def forward(self) -> float:
+        """FLOPs of one forward pass over all rows."""
+        return self.body + self.head
 
 
 class Sizes(Protocol):
@@ -54,7 +109,7 @@ class Activations:
     rest: float  # outside the layers
 
     @classmethod
-    def of(cls, shape: Shape, hardware: Hardware, rows: Rows) -> Activations:
+    def of(cls, shape: Shape, hardware: HardwareConfig, rows: Rows) -> Activations:
         """From the tensors that autograd saves in transformers' Qwen3 and Llama layers.
 
         A norm saves its input in fp32, the normalised values and 1/rms; a matrix product its input;
@@ -96,28 +151,41 @@ class Footprint:
         return sum(item.host for item in self.items)
 
 
-def width(hardware: Hardware) -> int:
+def width(hardware: HardwareConfig) -> int:
     """Bytes of a weight and of an activation."""
     return 2 if hardware.precision == "bf16" else 4
 
 
-def uses_sdpa(hardware: Hardware) -> bool:
+def uses_sdpa(hardware: HardwareConfig) -> bool:
     """Whether attention is sdpa's, as `training.attention.choose` chooses."""
     if hardware.attention != "auto":
         return hardware.attention == "sdpa"
     return not (hardware.accelerator == "gpu" and hardware.precision == "bf16")
 
 
-def standing(sizes: Sizes, hardware: Hardware, reference: str) -> list[Item]:
+def standing(sizes: Sizes, hardware: HardwareConfig, reference: str) -> list[Item]:
     """What is there from the first step to the last."""
     parts = _zero if hardware.deepspeed else _single
-    found = [*parts(sizes, hardware), _reference(sizes, hardware, reference)]
+    items = [*parts(sizes, hardware), _reference(sizes, hardware, reference)]
     if hardware.accelerator == "gpu":
-        found.append(Item("CUDA and allocator", RUNTIME, note="estimated"))
-    return found
+        items.append(Item("CUDA and allocator", RUNTIME, note="estimated"))
+    return items
 
 
-def _single(sizes: Sizes, hardware: Hardware) -> Iterator[Item]:
+def capacity(hardware: HardwareConfig) -> float | None:
+    """Bytes of a rank's device to plan with: of what is stated, or a share of this machine's for a CPU.
+
+    None where only the GPU knows.
+    """
+    if hardware.memory_gib is not None:
+        return RESERVE * hardware.memory_gib * 2**30
+    if hardware.accelerator == "gpu":
+        return None
+    here = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return RESERVE * here / hardware.devices
+
+
+def _single(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
     """One process: 16 B a parameter in fp32 (4 + 4 + 8), 18 in bf16 (2 + 4 + 4 + 8)."""
     p, w = sizes.parameters, width(hardware)
     moments = EIGHT_BIT if hardware.optimizer == "adamw8bit" else 8
@@ -128,7 +196,7 @@ def _single(sizes: Sizes, hardware: Hardware) -> Iterator[Item]:
     yield Item("moments", moments * p, note=hardware.optimizer)
 
 
-def _zero(sizes: Sizes, hardware: Hardware) -> Iterator[Item]:
+def _zero(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
     """ZeRO in bf16, bytes a parameter: stage 1: 6 + 16/N, stage 2: 2 + 16/N, stage 3: 18/N.
 
     In fp32, weights are as wide as their masters, which are there all the same.
@@ -158,7 +226,7 @@ def _zero(sizes: Sizes, hardware: Hardware) -> Iterator[Item]:
     yield _buckets(hardware)
 
 
-def _buckets(hardware: Hardware) -> Item:
+def _buckets(hardware: HardwareConfig) -> Item:
     """Where gradients lie together while they are reduced; two of them where that overlaps."""
     if not (hardware.contiguous_gradients or hardware.offload_optimizer):
         return Item("communication buckets", 0.0)
@@ -169,7 +237,7 @@ def _buckets(hardware: Hardware) -> Item:
     return Item("communication buckets", count * element * hardware.reduce_bucket, note=note)
 
 
-def _reference(sizes: Sizes, hardware: Hardware, kind: str) -> Item:
+def _reference(sizes: Sizes, hardware: HardwareConfig, kind: str) -> Item:
     """A frozen model beside the policy: nothing when scored once before, else whole or in parts."""
     w, p = width(hardware), sizes.parameters
     if kind == "cached":
@@ -196,14 +264,14 @@ def _of(divided: bool) -> str:
     return ", this rank's share" if divided else ""
 
 
-def head_work(shape: Shape, hardware: Hardware, scored: float) -> float:
+def head_work(shape: Shape, hardware: HardwareConfig, scored: float) -> float:
     """While log-probs are differentiated: tiles, the hidden states' gradients, the head's gradient.
 
     The head's gradient is added up in fp32 and, for a narrow model, rounded beside it. A GPU takes
     narrow matrices into fp32 products, a CPU widens the head first.
     """
     w, gpu = width(hardware), hardware.accelerator == "gpu"
-    rows, words = TILES[hardware.accelerator]
+    rows, words = TILES[hardware.device]
     narrow = w < 4
     tile = 4.0 * rows * words
     if narrow and gpu:
@@ -214,7 +282,7 @@ def head_work(shape: Shape, hardware: Hardware, scored: float) -> float:
     return tile + states + (4 + copies) * shape.head
 
 
-def layer_work(shape: Shape, hardware: Hardware, tokens: float) -> float:
+def layer_work(shape: Shape, hardware: HardwareConfig, tokens: float) -> float:
     """While a layer is differentiated, above what it saved.
 
     Gradients of SwiGLU's two factors and of three states of the layer's width; its largest matrix's
@@ -227,7 +295,7 @@ def layer_work(shape: Shape, hardware: Hardware, tokens: float) -> float:
 
 
 def moving(
-    shape: Shape, hardware: Hardware, rows: Rows, tokens: int, checkpointed: int
+    shape: Shape, hardware: HardwareConfig, rows: Rows, tokens: int, checkpointed: int
 ) -> list[Item]:
     """What a pack of `tokens` tokens takes at the fullest moment of its backward pass.
 
@@ -247,17 +315,17 @@ def moving(
         again = tokens * (inputs + each.layer)
         moments.append((again, layer, "gradients inside a checkpointed layer"))
     activations, work, name = max(moments, key=lambda m: m[0] + m[1])
-    said = f"{tokens:,} tokens, {checkpointed} of {shape.layers} layers computed again"
+    note = f"{tokens:,} tokens, {checkpointed} of {shape.layers} layers computed again"
     others = "" if work == head else f"; log-probs take {head / 2**30:.2g} GiB at another moment"
     return [
-        Item("activations", activations, note=said),
+        Item("activations", activations, note=note),
         Item("backward pass", work, note=name + others),
     ]
 
 
 def footprint(
     shape: Shape,
-    hardware: Hardware,
+    hardware: HardwareConfig,
     reference: str,
     rows: Rows,
     tokens: int,

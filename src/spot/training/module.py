@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from spot.config import LossConfig
 from spot.training import attention, collectives, optimizers
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
@@ -25,27 +25,23 @@ from spot.training.diagnostics import (
     net_gradients,
     pair_metrics,
 )
-from spot.training.forward import Kernels, check_finite, not_finite, pack_logprobs, score_pack
-from spot.training.hardware import Hardware
-from spot.training.losses import Method
-from spot.training.monitoring import REWARDS, BatchValues, Watch
-from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack, step_packs
+from spot.training.forward import (
+    Computing,
+    check_finite,
+    not_finite,
+    pack_logprobs,
+    score_pack,
+)
+from spot.training.losses import LOSSES
+from spot.training.monitoring import REWARDS, BatchValues, Monitoring
+from spot.training.packing import Pack, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
 from spot.training.reference import Reference
-from spot.training.schedule import Optimisation
+from spot.training.schedule import rate_factor
 from spot.utils.errors import UserError
 
 Record = Callable[[int, Mapping[str, Any]], None]
 Refer = Callable[[Any], tuple[Reference | None, Reference]]
-
-
-@dataclass(frozen=True)
-class Computing:
-    """How forward passes are made: what is computed with, how pairs are packed, which kernels run."""
-
-    hardware: Hardware
-    packing: PackingSettings
-    kernels: Kernels
 
 
 def start_bound(dtype: torch.dtype, beta: float, tokens: int) -> float:
@@ -71,20 +67,22 @@ class PairModule(pl.LightningModule):
         load: Callable[[], Any],
         refer: Refer,
         pairs: Sequence[PairTokens],
-        method: Method,
-        optimisation: Optimisation,
+        loss: LossConfig,
         computing: Computing,
-        watch: Watch,
+        monitoring: Monitoring,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.load, self.refer, self.pairs = load, refer, pairs
-        self.method, self.optimisation, self.watch = method, optimisation, watch
+        assert loss.beta is not None
+        assert loss.learning_rate is not None
+        self.config, self.loss, self.beta = loss, LOSSES[loss.name], loss.beta
+        self.learning_rate, self.monitoring = loss.learning_rate, monitoring
         self.hardware, self.kernels = computing.hardware, computing.kernels
-        self.packing = replace(computing.packing, rejected=method.loss.needs_rejected)
+        self.packing = computing.packing
         self.reference: Reference | None = None
         self.masters: MasterWeights | None = None
-        self.delta = Delta(method.delta_mode, method.delta_decay)
+        self.delta = Delta(loss.delta.mode, loss.delta.decay)
         self.max_start_reward = 0.0
         self.record: Record = lambda step, metrics: None
         self.run_key = ""  # names what the run is determined by; a checkpoint of another is refused
@@ -97,28 +95,14 @@ class PairModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """DeepSpeed keeps fp32 masters itself; on one device they are ours."""
-        o = self.optimisation
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         if not self.hardware.deepspeed and any(p.element_size() < 4 for p in self.trained):
             self.masters = MasterWeights(self.trained)
             self.trained = self.masters.masters
-        groups = [
-            {
-                "params": [p for p in self.trained if dimensions(p) >= 2],
-                "weight_decay": o.weight_decay,
-            },
-            {
-                "params": [p for p in self.trained if dimensions(p) < 2],
-                "weight_decay": o.weight_decay if o.decay_norms else 0.0,
-            },
-        ]
-        optimizer = optimizers.make(
-            self.hardware.optimizer_used,
-            [g for g in groups if g["params"]],
-            o.learning_rate,
-            o.betas,
+        optimizer = optimizers.make(self.hardware, self.trained, self.config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(self.config, step, self.steps)
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: o.factor(t, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -147,7 +131,7 @@ class PairModule(pl.LightningModule):
         """The weights are still the reference's: a checkpoint is loaded after this."""
         begin = time.perf_counter()
         self.reference, held_out = self.refer(self.model)
-        self.watch.held_out.start(held_out, self.model.device)
+        self.monitoring.held_out.start(held_out, self.model.device)
         self._spend("reference", time.perf_counter() - begin)
 
     def on_train_start(self) -> None:
@@ -177,8 +161,8 @@ class PairModule(pl.LightningModule):
                 if self.hardware.deepspeed:
                     self.trainer.model.set_gradient_accumulation_boundary(pack is packs[-1])  # type: ignore[union-attr, operator]
                 self._backward(step, pack.to(self.device), scale, values, parts)
-        values.add_up()
-        parts.add_up()
+        values.all_reduce()
+        parts.all_reduce()
         rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
         norm = self._update(optimizer, step, pairs)
         schedule.step()  # type: ignore[union-attr]
@@ -217,10 +201,10 @@ class PairModule(pl.LightningModule):
             # of each pair's own loss: the mean over the batch is taken back
             parts.add("gradients", pack, net_gradients(pack, gradient[0]).abs() / share)
             if pulls:
-                apart = gradients_apart(pack, pulls.values(), self.method.beta) / share
+                apart = gradients_apart(pack, pulls.values(), self.beta) / share
                 parts.add("gradients_apart", pack, apart, SHARED_SIDE)
             if reference is not None:
-                parts.add("rewards", pack, self.method.beta * (logps - reference))
+                parts.add("rewards", pack, self.beta * (logps - reference))
                 if bool(pack.has_rejected.all()):
                     parts.add("kl", pack, kl_terms(logps, reference), KL_SIDES)
 
@@ -232,7 +216,7 @@ class PairModule(pl.LightningModule):
             if not math.isfinite(norm):
                 raise UserError(not_finite(f"gradients of step {step}", [p.id for p in pairs]))
             return norm
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.optimisation.clip).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip).item()
         if not math.isfinite(norm):
             self._blame(step, pairs)
         optimizer.step()
@@ -245,21 +229,21 @@ class PairModule(pl.LightningModule):
         self, pack: Pack, logps: Tensor, reference: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [P] of every pair of a pack (a sum over tokens for token-level losses), and metrics."""
-        weights = edit_weights(pack, self.method.edit_weight)
-        if token_loss := self.method.loss.token:
+        weights = edit_weights(pack, self.config.edit_weight)
+        if token_loss := self.loss.token:
             loss, _ = pack.slot_sums(token_loss(logps), weights)
             return loss, {"logps/chosen": pack.slot_sums(logps)[0]}
         assert reference is not None
-        assert self.method.loss.pair is not None
-        metrics = pair_metrics(pack, logps, reference, self.method.beta, weights)
-        loss, tether = self.method.loss.pair(
+        assert self.loss.pair is not None
+        metrics = pair_metrics(pack, logps, reference, self.beta, weights)
+        loss, tether = self.loss.pair(
             metrics["rewards/chosen"], metrics.get("rewards/rejected"), self.delta.value
         )
         return loss, metrics | tether
 
     def _loss_scale(self, pairs: Sequence[PairTokens]) -> float:
         """1 / pairs of the global batch; for a token mean 1 / its response tokens."""
-        if self.method.loss.token and self.method.sft_reduction == "token":
+        if self.loss.token and self.config.sft_reduction == "token":
             return 1 / sum(len(pair.chosen) for pair in pairs)
         return 1 / len(pairs)
 
@@ -271,7 +255,7 @@ class PairModule(pl.LightningModule):
         if step == 1 and self.reference is not None:
             longest = max(pair.longest for pair in pairs)
             self._check_start(max(values.largest(name) for name in REWARDS), longest)
-        if self.method.loss.uses_delta:
+        if self.loss.uses_delta:
             metrics["delta"] = self.delta.value
             total = sum(values.values[name].double().sum().item() for name in REWARDS)
             self.delta.update(total, values.pairs)
@@ -280,8 +264,8 @@ class PairModule(pl.LightningModule):
     def _check_start(self, reward: float, tokens: int) -> None:
         """At step 0 policy and reference are the same, so every reward is rounding and no more."""
         self.max_start_reward = max(self.max_start_reward, reward)
-        weight = max(1.0, self.method.edit_weight)
-        bound = weight * start_bound(self.model.dtype, self.method.beta, tokens)
+        weight = max(1.0, self.config.edit_weight)
+        bound = weight * start_bound(self.model.dtype, self.beta, tokens)
         if not reward <= bound:
             raise UserError(
                 f"At step 0 a reward is {reward:.3g} and must be 0 (bound {bound:.2g}): the "
@@ -306,17 +290,19 @@ class PairModule(pl.LightningModule):
     def _watched(self, step: int) -> dict[str, float]:
         """Held-out and ability metrics that are due after `step` steps."""
         metrics: dict[str, float] = {}
-        watch, last = self.watch, self.steps
+        monitoring, last = self.monitoring, self.steps
         begin = time.perf_counter()
-        if watch.held_out.pairs and watch.due(watch.probe_every, step, last):
+        if monitoring.held_out.pairs and monitoring.due(monitoring.probe.every, step, last):
             held_out, largest = self._measure()
             metrics |= held_out
             if step == 0:
-                self._check_start(largest, watch.held_out.longest)
+                self._check_start(largest, monitoring.held_out.longest)
         self._spend("held_out", time.perf_counter() - begin)
         begin = time.perf_counter()
-        if watch.ability_probe and watch.due(watch.ability_every, step, last):
-            scores = collectives.tell(self._ability() if collectives.rank() == 0 else None)
+        if monitoring.ability_probe and monitoring.due(monitoring.probe.ability_every, step, last):
+            scores = collectives.broadcast_object(
+                self._ability() if collectives.rank() == 0 else None
+            )
             metrics |= {f"probe/{name}": float(value) for name, value in scores.items()}
         self._spend("ability", time.perf_counter() - begin)
         return metrics
@@ -325,13 +311,13 @@ class PairModule(pl.LightningModule):
         """Held-out metrics, through DeepSpeed's engine, whose prefetching would stumble otherwise."""
         score = partial(self.trainer.model, entropy=True)  # type: ignore[arg-type, misc]
         with attention.packed(self.model, self.kernels.attention):
-            return self.watch.held_out.measure(score, self.method.beta)
+            return self.monitoring.held_out.measure(score, self.beta)
 
     def _ability(self) -> Mapping[str, float]:
-        assert self.watch.ability_probe is not None
+        assert self.monitoring.ability_probe is not None
         self.model.eval()
         with torch.no_grad():
-            scores = self.watch.ability_probe(self.model)
+            scores = self.monitoring.ability_probe(self.model)
         self.model.train()
         return scores
 
@@ -341,8 +327,3 @@ class PairModule(pl.LightningModule):
 
     def _spend(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-
-def dimensions(parameter: Tensor) -> int:
-    """Of the whole parameter: where ranks hold parts of it, each part is a flat tensor."""
-    return len(getattr(parameter, "ds_shape", parameter.shape))

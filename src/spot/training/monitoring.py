@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spot.config import ProbeConfig
 from spot.training import collectives
 from spot.training.diagnostics import KL_SIDES, PartMeans, kl_terms, pair_metrics
 from spot.training.forward import check_finite
@@ -35,13 +36,13 @@ class BatchValues:
             kept = self.values.setdefault(name, value.new_zeros(self.pairs))
             kept[places] = value.detach()
 
-    def add_up(self) -> None:
+    def all_reduce(self) -> None:
         """Fill in what other ranks have put in. Afterwards values are fp64 [pairs]."""
         mine = torch.zeros(len(VALUES), self.pairs + 1, dtype=torch.float64)
         for name, value in self.values.items():
             mine[VALUES.index(name), :-1] = value
             mine[VALUES.index(name), -1] = 1  # this rank has it
-        rows = collectives.add_up(mine.to(collectives.device())).cpu()
+        rows = collectives.all_reduce_sum(mine.to(collectives.device())).cpu()
         self.values = {name: row[:-1] for name, row in zip(VALUES, rows, strict=True) if row[-1]}
 
     def largest(self, name: str) -> float:
@@ -95,9 +96,11 @@ class HeldOut:
             parts.add("kl", pack, kl, KL_SIDES)
             of_rejected = [pack.slot_sums(v)[1].sum().item() for v in (kl, entropy.double())]
             sums += torch.tensor([*of_rejected, float(pack.slot_counts()[1].sum())])
-        batch.add_up()
-        parts.add_up()
-        kl_sum, entropy_sum, tokens = collectives.add_up(sums.to(collectives.device())).tolist()
+        batch.all_reduce()
+        parts.all_reduce()
+        kl_sum, entropy_sum, tokens = collectives.all_reduce_sum(
+            sums.to(collectives.device())
+        ).tolist()
         metrics = batch.means() | parts.per_pair("rewards", len(self.pairs)) | parts.per_token("kl")
         if tokens:
             metrics |= {"kl": kl_sum / tokens, "entropy": entropy_sum / tokens}
@@ -106,13 +109,12 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Monitoring:
     """What is measured besides the training batch, and how often."""
 
     held_out: HeldOut
-    probe_every: int = 1
+    probe: ProbeConfig
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None  # gets the model itself
-    ability_every: int = 0  # 0: never
 
     def due(self, every: int, step: int, last: int) -> bool:
         return every > 0 and (step in (0, last) or step % every == 0)

@@ -11,9 +11,10 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 import torch
@@ -22,6 +23,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from spot.config import PretrainConfig
 from spot.data import laptop_corpus as corpus
 from spot.data import laptop_world
 from spot.data.chat import prompt_ids, response_ids
@@ -48,20 +50,6 @@ CHAT_TEMPLATE = (
 )
 IGNORED = -100
 POOL = 32  # batches whose rows are sorted by length together
-
-
-class PretrainSettings(Protocol):
-    """The architecture, the corpus and the schedule."""
-
-    corpus: str
-    vocabulary: int
-    layers: int
-    width: int
-    heads: int
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
 
 
 # ------------------------------------------------------------------------------------ tokenizers
@@ -124,7 +112,7 @@ def _world_texts() -> Iterator[str]:
 # ------------------------------------------------------------------------------------ the model
 
 
-def new_model(tokenizer: Any, settings: PretrainSettings, context_length: int) -> Qwen3ForCausalLM:
+def new_model(tokenizer: Any, settings: PretrainConfig, context_length: int) -> Qwen3ForCausalLM:
     """A Qwen3 with fresh weights (from torch's global seed) for the tokenizer's vocabulary."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -152,7 +140,7 @@ def new_model(tokenizer: Any, settings: PretrainSettings, context_length: int) -
 
 
 def make(
-    folder: Path, settings: PretrainSettings, context_length: int = 256, rows: Rows | None = None
+    folder: Path, settings: PretrainConfig, context_length: int = 256, rows: Rows | None = None
 ) -> dict[str, Any]:
     """Make a student: tokenizer, weights and `manifest.json` in `folder`, in Hugging Face format.
 
@@ -174,7 +162,7 @@ def make(
     save_model(model.half(), tokenizer, folder)
     declare_dtype(folder, torch.float32)  # stored in half precision, always loaded as fp32
     manifest = {
-        "settings": {name: getattr(settings, name) for name in PretrainSettings.__annotations__},
+        "settings": asdict(settings),
         "context_length": context_length,
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": len(tokenizer),
@@ -192,7 +180,7 @@ def _pretrain(
     model: Qwen3ForCausalLM,
     tokenizer: Any,
     source: Iterator[tuple[str, str]],
-    settings: PretrainSettings,
+    settings: PretrainConfig,
     context_length: int,
 ) -> tuple[list[float], int]:
     """AdamW, 5% warm-up, cosine to zero. The loss of each step, and how many rows were too long."""
@@ -230,7 +218,7 @@ def _warm_cosine(step: int, steps: int) -> float:
 def _batches(
     source: Iterator[tuple[str, str]],
     tokenizer: Any,
-    settings: PretrainSettings,
+    settings: PretrainConfig,
     context_length: int,
     counter: dict[str, int],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -22,9 +22,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from spot.config import HardwareConfig
 from spot.training import attention, collectives
-from spot.training.forward import PLAIN, Kernels, check_finite, pack_logprobs
+from spot.training.forward import PLAIN, Computing, Kernels, check_finite, pack_logprobs
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
+from spot.training.precision import DTYPES
+from spot.training.strategy import zero_config
+from spot.training.weights import load, load_in_parts
 from spot.utils.files import write_aside
 
 log = logging.getLogger(__name__)
@@ -89,7 +93,7 @@ def score(
                     mine.update(zip(pack.ids, logps.cpu().split(pack.scored), strict=True))
     zeros = torch.zeros(max((pair.scored(settings) for pair in pairs), default=0))
     parts = [mine.get(pair.id, zeros[: pair.scored(settings)]) for pair in pairs]
-    return collectives.add_up(torch.cat([zeros[:0], *parts]).to(collectives.device())).cpu()
+    return collectives.all_reduce_sum(torch.cat([zeros[:0], *parts]).to(collectives.device())).cpu()
 
 
 def reference_scores(
@@ -112,9 +116,9 @@ def reference_scores(
     values = None
     if folder is not None and pairs and collectives.rank() == 0:
         values = _read(folder, key, sum(lengths))
-    if collectives.tell(values is not None):
-        found = torch.empty(sum(lengths)) if values is None else values
-        values = collectives.share(found.to(collectives.device())).cpu()
+    if collectives.broadcast_object(values is not None):
+        known = torch.empty(sum(lengths)) if values is None else values
+        values = collectives.broadcast(known.to(collectives.device())).cpu()
     else:
         values = score(model, pairs, settings, kernels)
         if folder is not None and pairs and collectives.rank() == 0:
@@ -123,26 +127,60 @@ def reference_scores(
     return ReferenceScores({pair.id: part for pair, part in zip(pairs, parts, strict=True)})
 
 
-def model_identity(
-    weights: str,
-    tokenizer: Any,
-    settings: PackingSettings,
-    kernels: Kernels,
-    dtype: torch.dtype,
-    device: str,
-) -> dict[str, Any]:
+def make_references(
+    kind: str,
+    model: Any,
+    pairs: Sequence[PairTokens] | None,
+    held_out: Sequence[PairTokens],
+    policy_folder: Path,
+    folder: Path | None,
+    identity: Mapping[str, Any],
+    computing: Computing,
+) -> tuple[Reference | None, Reference]:
+    """The references of training and of the held-out pairs, as `reference=kind` asks for.
+
+    cached: `model`, which has the starting weights, scores both, or `folder` has the scores. copy |
+    engine: a live model, loaded anew, since the policy will move away from it, serves both. `pairs` is
+    None for a loss without a reference.
+    """
+    packing, kernels = computing.packing, computing.kernels
+    if kind != "cached":
+        live = LiveReference(
+            _frozen(kind, policy_folder, computing.hardware, model.device), kernels
+        )
+        return None if pairs is None else live, live
+
+    def scores(some: Sequence[PairTokens]) -> Reference:
+        return reference_scores(model, some, packing, kernels, folder, identity)
+
+    return None if pairs is None else scores(pairs), scores(held_out)
+
+
+def _frozen(kind: str, folder: Path, hardware: HardwareConfig, device: Any) -> Any:
+    if kind == "copy":
+        return load(folder, hardware, device).to(device).requires_grad_(False)
+    import deepspeed
+
+    zero = zero_config(replace(hardware, zero_stage=3, offload_optimizer=False), clip=0.0)
+    model = load_in_parts(folder, hardware, zero).requires_grad_(False)
+    engine, *_ = deepspeed.initialize(model=model, config=zero, dist_init_required=False)
+    return engine.module
+
+
+def model_identity(weights: str, tokenizer: Any, computing: Computing) -> dict[str, Any]:
     """All but the pairs that scores depend on. Pack size is not among it: it only rounds.
 
-    weights: see `weights.weights_digest`; device: cpu or cuda.
+    weights: see `weights.weights_digest`.
     """
+    hardware = computing.hardware
     return {
         "format": FORMAT,
         "weights": weights,
         "tokenizer": tokenizer_digest(tokenizer),
-        "dtype": str(dtype),
-        "device": device,
-        "kernels": kernels.versions(),
-        "share_prefix": settings.share_prefix,
+        "dtype": str(DTYPES[hardware.precision]),
+        "device": hardware.device,
+        "kernels": computing.kernels.versions(),
+        "share_prefix": computing.packing.share_prefix,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -172,9 +210,9 @@ def _read(folder: Path, key: str, tokens: int) -> Tensor | None:
     if not manifest.exists():
         return None
     try:
-        said = json.loads(manifest.read_text())
+        stored = json.loads(manifest.read_text())
         data = manifest.with_suffix(".safetensors").read_bytes()
-        if said["key"] != key or said["sha256"] != hashlib.sha256(data).hexdigest():
+        if stored["key"] != key or stored["sha256"] != hashlib.sha256(data).hexdigest():
             raise ValueError("its content is not what its manifest says")
         values = load_tensors(data)["logps"]
         if values.shape != (tokens,):
@@ -188,8 +226,8 @@ def _read(folder: Path, key: str, tokens: int) -> Tensor | None:
 def _write(folder: Path, key: str, values: Tensor, identity: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = save_tensors({"logps": values.contiguous()})
-    said = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "of": identity}
+    stored = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "of": identity}
     write_aside(folder / f"{key[:16]}.safetensors", data)
     write_aside(
-        folder / f"{key[:16]}.json", json.dumps(said, indent=1, sort_keys=True).encode() + b"\n"
+        folder / f"{key[:16]}.json", json.dumps(stored, indent=1, sort_keys=True).encode() + b"\n"
     )

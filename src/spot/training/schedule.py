@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from spot.config import LossConfig
 from spot.utils.progress import track
 
 
-@dataclass(frozen=True)
-class Optimisation:
-    """AdamW and its schedule. Defaults: the paper's Appendix C and its released scripts."""
+def rate_factor(loss: LossConfig, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, … of `steps`, as a share of the peak.
 
-    learning_rate: float
-    epochs: int = 2
-    batch_pairs: int = 32
-    schedule: str = "cosine"  # cosine | linear | constant, after the warm-up
-    warmup: float = 0.05  # share of all steps
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0  # of the global gradient norm
-    decay_norms: bool = True  # weight decay on norms and biases too, as the released scripts
-
-    def factor(self, step: int, steps: int) -> float:
-        """The learning rate of step 0, 1, … of `steps`, as a share of the peak.
-
-        Warm-up rises linearly and reaches 1 at its last step, so no step is spent at rate 0.
-        """
-        warm = math.ceil(self.warmup * steps)
-        if step < warm:
-            return (step + 1) / warm
-        progress = (step - warm) / max(1, steps - warm)
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        return 1.0 if self.schedule == "constant" else 1.0 - progress
+    Warm-up rises linearly and reaches 1 at its last step, so no step is spent at rate 0.
+    """
+    warm = math.ceil(loss.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, steps - warm)
+    if loss.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1.0 if loss.schedule == "constant" else 1.0 - progress
 
 
 class Steps:

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.precision.deepspeed import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
-from spot.training.hardware import Hardware
+from spot.config import HardwareConfig
 
 if not torch.cuda.is_available():  # DeepSpeed warns otherwise, and takes a GPU for granted
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -67,7 +67,7 @@ class Zero(DeepSpeedStrategy):
         """Nothing: Lightning would copy weights and moments to the host, and the process ends anyway."""
 
 
-def make_strategy(hardware: Hardware, clip: float) -> Any:
+def make_strategy(hardware: HardwareConfig, clip: float) -> Any:
     """The strategy that `hardware` asks for; `clip` bounds the global gradient norm."""
     if not hardware.deepspeed:
         return OneDevice(device=torch.device("cuda", 0) if hardware.device == "cuda" else "cpu")
@@ -84,7 +84,7 @@ def make_strategy(hardware: Hardware, clip: float) -> Any:
     )
 
 
-def zero_config(hardware: Hardware, clip: float) -> dict[str, Any]:
+def zero_config(hardware: HardwareConfig, clip: float) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
     Under bf16 the gradients of a step's packs are added up in fp32; each pack's is summed over the

@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
+from spot.config import HardwareConfig
 from spot.training import collectives
-from spot.training.hardware import Hardware
 from spot.training.precision import DTYPES
 from spot.utils.errors import UserError
 
@@ -46,7 +46,7 @@ def skeleton(config: Any) -> Any:
     return model
 
 
-def load(folder: Path, hardware: Hardware, device: torch.device) -> Any:
+def load(folder: Path, hardware: HardwareConfig, device: torch.device) -> Any:
     """The whole model in train mode, on `device`."""
     disable_progress_bar()
     where = {"device_map": {"": device}} if device.type == "cuda" else {}
@@ -56,7 +56,7 @@ def load(folder: Path, hardware: Hardware, device: torch.device) -> Any:
     return model.train()
 
 
-def load_in_parts(folder: Path, hardware: Hardware, zero: dict[str, Any]) -> Any:
+def load_in_parts(folder: Path, hardware: HardwareConfig, zero: dict[str, Any]) -> Any:
     """The model with every weight divided over the ranks; `zero` is DeepSpeed's configuration.
 
     Rank 0 reads tensor by tensor and the others receive. Transformers' own way reads all files into

@@ -1,181 +1,183 @@
-"""Starts the ranks of a training, watches them, and ends all of them when one fails.
+"""Starts the ranks of a training with torchrun's agent, which watches them and ends all when one fails.
 
-Each rank is a process of its own (`spot.pipeline.distributed.rank`), so that neither its process group nor its GPU memory
-outlives the training. Lightning's launcher would run the whole command again in every rank. Rank 0
-writes to this process's screen, the others to files; whichever fails first has the last word.
+Each rank is a process of its own (`spot.pipeline.distributed.rank`), so that neither its process group
+nor its GPU memory outlives the training. Rank 0 writes to this process's screen, the others to files
+below the training's `resume/ranks`; whichever fails first has the last word.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from spot.pipeline.distributed import group
+from spot.pipeline.distributed.nodes import POLL, Session, session
 from spot.pipeline.distributed.training_job import TrainingJob
 from spot.utils.errors import RankError, UserError
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
-    from spot.pipeline.distributed.session import Session  # imports torch
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-Failure = dict[str, Any]  # message, and where known rank, time, mistake and os: see `rank`
-POLL = 0.2  # seconds between looks at the ranks
-GRACE = 5.0  # seconds a rank has to end when it is asked to; nothing is lost when it is killed
-SETTLE = 1.0  # seconds in which another rank may still tell that it failed earlier
+GRACE = 5  # seconds a rank has to end when it is asked to; nothing is lost when it is killed
+SETTLE = 1.5  # seconds in which another node may report that it failed earlier
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def run(job: TrainingJob, session: Session | None = None) -> dict[str, Any]:
-    """Carry out a training on all ranks, from the process that starts rank 0; returns what that tells.
+def run(job: TrainingJob) -> dict[str, Any]:
+    """Carry out a training on all ranks, from the first node's process; returns what rank 0 reports.
 
-    `session` reaches the processes that torchrun or srun started beside this one. Raises what failed
-    first, in any of them: UserError for a mistake.
+    Raises what failed first, in any of them: UserError for a mistake.
     """
-    folder = rank_folder(job)
+    folder, nodes, endpoint = rank_folder(job), session(), None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    found = group.started()
-    meeting = group.meeting_point(found)
-    if session is not None:
-        session.announce({"job": job.to_json(), "meeting": meeting})
-    _watch(job, meeting, found, session)
+    if nodes is not None:
+        endpoint = f"{nodes.host}:{_free_port()}"
+        nodes.announce({"job": job.to_json(), "endpoint": endpoint})
+    _launch(job, endpoint, nodes)
     return dict(json.loads((folder / "result.json").read_text()))
 
 
-def lend(session: Session) -> None:
-    """Carry out what the first process announces, with this process's ranks, if it announces anything."""
-    message = session.job()
-    if message is not None:
-        job = TrainingJob.from_json(message["job"])
-        rank_folder(job).mkdir(parents=True, exist_ok=True)
-        _watch(job, message["meeting"], group.started(), session)
+def follow() -> None:
+    """Carry out what the first node announces, with this node's ranks, if it announces anything."""
+    nodes = session()
+    assert nodes is not None
+    with nodes.following():
+        training = nodes.training()
+        if training is not None:
+            _launch(TrainingJob.from_json(training["job"]), training["endpoint"], nodes)
 
 
 def rank_folder(job: TrainingJob) -> Path:
-    """Where ranks leave what they have to say."""
+    """Where ranks leave logs and results."""
     return job.out / "resume" / "ranks"
 
 
-def _watch(
-    job: TrainingJob,
-    meeting: Mapping[str, str],
-    found: group.Started | None,
-    session: Session | None,
-) -> None:
-    """Run this process's ranks to their end, or all ranks to the first failure."""
-    hardware, folder = job.config.hardware, rank_folder(job)
-    environments = group.form(hardware.nodes, hardware.devices, meeting, found)
-    with _ranks(job, environments, folder) as processes:
-        running = True
-        while running:
-            running = any(process.poll() is None for process in processes.values())
-            failure = _failed(processes, folder)
-            if session is not None:
-                if failure:
-                    session.fail(failure)
-                failure = session.failure()
-            if failure:
-                raise _as_exception(failure)
-            time.sleep(POLL if running else 0)
+def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> None:
+    """Run this node's ranks to their end, or all ranks to the first failure."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.api import PContext
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-
-@contextmanager
-def _ranks(
-    job: TrainingJob, environments: Mapping[int, Mapping[str, str]], folder: Path
-) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
-    """The running ranks of this process; all of them are gone afterwards."""
-    accelerator = {"DS_ACCELERATOR": "cpu"} if job.config.hardware.accelerator == "cpu" else {}
-    processes: dict[int, subprocess.Popen[bytes]] = {}
-    with _sigterm_as_exit():
-        try:
-            for rank, environment in environments.items():
-                file = folder / f"rank{rank}.job.json"
-                file.write_text(job.to_json())
-                processes[rank] = _start(rank, file, {**os.environ, **accelerator, **environment})
-            yield processes
-        finally:
-            _end(list(processes.values()))
-
-
-def _start(rank: int, job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """One rank, in a session of its own: Ctrl-C comes to this process, which then ends the ranks."""
+    PContext.close.__defaults__ = (None, GRACE)  # 30 s otherwise, whatever the agent is told
+    logging.getLogger("torch.distributed.elastic").propagate = False  # what failed, we say
+    hardware, node = job.config.hardware, 0 if nodes is None else nodes.node
+    folder = rank_folder(job)
+    file = folder / f"node{node}.job.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(job.to_json())
+    to_files = {local: Std.ALL for local in range(hardware.devices) if local or node}
+    config = LaunchConfig(
+        min_nodes=hardware.nodes,
+        max_nodes=hardware.nodes,
+        nproc_per_node=hardware.devices,
+        logs_specs=DefaultLogsSpecs(str(folder), to_files),
+        run_id=f"node{node}" if nodes is None else "nodes",
+        rdzv_backend="c10d" if endpoint is None else "static",
+        rdzv_endpoint=endpoint or "localhost:0",
+        rdzv_configs={"rank": node},
+        max_restarts=0,
+        local_addr="127.0.0.1" if endpoint is None else None,
+        shutdown_timeout=GRACE,
+    )
     # -P: nothing that lies in the current directory is taken for a module
-    command = [sys.executable, "-P", "-m", "spot.pipeline.distributed.rank", str(job)]
-    if rank == 0:
-        return subprocess.Popen(command, env=environment, start_new_session=True)
-    with (job.parent / f"rank{rank}.log").open("wb") as log:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _failed(processes: Mapping[int, subprocess.Popen[bytes]], folder: Path) -> Failure | None:
-    """What went wrong first here, if anything did: a signal that ended a rank, else the earliest error.
-
-    The ranks that wait for a dead one fail, too, some moments later.
-    """
-    codes = {rank: process.poll() for rank, process in processes.items()}
-    failed = {rank: code for rank, code in codes.items() if code}
-    if not failed:
-        return None
-    for rank, code in failed.items():
-        if code < 0 and not (folder / f"rank{rank}.error.json").exists():
-            said = f"rank {rank} was ended by {signal.Signals(-code).name}; the same command goes on from here."
-            return {"message": said}
-    time.sleep(SETTLE)
-    errors = [json.loads(file.read_text()) for file in folder.glob("rank*.error.json")]
-    if mine := [error for error in errors if error["rank"] in processes]:
-        return dict(min(mine, key=lambda error: float(error["time"])))
-    rank, code = next(iter(failed.items()))
-    return {"message": f"rank {rank} ended with exit code {code} and told nothing."}
-
-
-def _as_exception(failure: Failure) -> Exception:
-    """A failure as what it was where it happened."""
-    if failure.get("os"):
-        return OSError(*failure["os"])
-    if failure.get("mistake"):
-        return UserError(failure["message"])
-    if "rank" in failure:
-        return RankError(f"rank {failure['rank']} failed:\n{failure['message']}")
-    return RankError(failure["message"])
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End all ranks and whatever they started: asked first, killed after `GRACE` seconds."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        alive = [process for process in processes if process.poll() is None]
-        for process in alive:
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline and any(p.poll() is None for p in alive):
-            time.sleep(POLL / 4)
+    rank = ["-P", "-m", "spot.pipeline.distributed.rank", str(file)]
+    try:
+        with _signals_restored(), _watching(nodes):
+            elastic_launch(config, sys.executable)(*rank)
+    except ChildFailedError as error:
+        raise _first(error.failures, nodes) from None
+    except SignalException as stopped:
+        if nodes is not None and (failure := nodes.failure()):
+            raise _as_exception(failure) from None
+        if stopped.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        say(f"ended by {stopped.sigval.name}; the same command goes on from here.")
+        raise SystemExit(128 + stopped.sigval) from None
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM leaves the block like an exception, so that the ranks are ended on the way out."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        say("ended by SIGTERM; the same command goes on from here.")
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
+def _signals_restored() -> Iterator[None]:
+    """The agent replaces handlers and leaves its own."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _watching(nodes: Session | None) -> Iterator[None]:
+    """End this node's ranks when another node has failed: torchrun's agents do not tell each other."""
+    done = threading.Event()
+
+    def watch(session: Session) -> None:
+        while not done.wait(POLL):
+            try:
+                failed = session.failure() is not None
+            except UserError:  # the first process is gone
+                failed = True
+            if failed:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, args=(nodes,), daemon=True)
+    if nodes is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if nodes is not None:
+            thread.join()
+
+
+def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Exception:
+    """What went wrong first: the ranks that wait for a failed one fail, too, some moments later.
+
+    A rank that was killed leaves no report, and is noticed within a second; the agent's own SIGTERM
+    and SIGKILL come later.
+    """
+    reports: list[dict[str, Any]] = []
+    for rank, failure in failures.items():
+        report: Any = failure.message
+        if isinstance(report, dict):
+            reports.append(report["extraInfo"] | {"message": report["message"]})
+        elif failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            text = f"rank {rank} was ended by {failure.signal_name()}; the same command goes on from here."
+            reports.append({"message": text, "time": failure.timestamp - 1.0})
+    rank, failure = next(iter(failures.items()))
+    silent = f"rank {rank} ended with exit code {failure.exitcode} and reported nothing."
+    nothing: dict[str, Any] = {"message": silent}
+    first = min(reports, key=lambda each: float(each["time"]), default=nothing)
+    if nodes is not None:
+        nodes.fail(first.get("mistake", False), first["message"], first.get("time"))
+        time.sleep(SETTLE)
+        first = nodes.failure() or first
+    return _as_exception(first)
+
+
+def _as_exception(failure: Mapping[str, Any]) -> Exception:
+    """A failure as what it was where it happened."""
+    if failure.get("os"):
+        return OSError(*failure["os"])
+    return (UserError if failure.get("mistake") else RankError)(failure["message"])
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return int(listening.getsockname()[1])

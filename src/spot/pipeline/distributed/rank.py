@@ -1,7 +1,7 @@
-"""One rank of a training: `python -m spot.pipeline.distributed.rank <job file>`, started by `spot.pipeline.distributed.launch`.
+"""One rank of a training: `python -m spot.pipeline.distributed.rank <job file>`, started by `launch`.
 
 Its place in the group is in the environment. Rank 0 leaves `result.json` beside the job file; a rank
-that fails leaves `rank<n>.error.json`, written before its peers can notice.
+that fails leaves a report where torchrun's agent looks for one, written before its peers can notice.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    file = Path(sys.argv[1])
-    rank = int(os.environ["RANK"])
     _die_with_parent()
     # SLURM sends its warnings to all processes; what follows is for the one that started this to say
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(warning, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):  # nothing is lost; Lightning's handler waits
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    file, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     try:
         job = TrainingJob.from_json(file.read_text())
         if rank == 0:
@@ -39,7 +40,7 @@ def main() -> None:
         result = carry_out(job, rank)
     except BaseException as error:
         try:
-            _tell(file.parent, rank, error)
+            _report(rank, error)
         finally:  # no clean-up: it would wait for ranks that wait for this one
             sys.stdout.flush()
             sys.stderr.flush()
@@ -58,19 +59,26 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _tell(folder: Path, rank: int, error: BaseException) -> None:
-    """Leave the error where `launch` finds it; the traceback of what is nobody's mistake."""
-    mistake = isinstance(error, UserError)
-    text = str(error) if mistake else "".join(traceback.format_exception(error)).rstrip()
-    from_system = None
-    if isinstance(error, OSError) and error.errno in (*FULL, *UNUSABLE):  # told in one line
-        from_system = [error.errno, error.strerror, error.filename and str(error.filename)]
-    told = {"rank": rank, "time": time.time(), "mistake": mistake, "os": from_system}
+def _report(rank: int, error: BaseException) -> None:
+    """Leave the error in the form that `torch.distributed.elastic` reads, to the fraction of a second.
+
+    `@record` has whole seconds, in which all ranks fail.
+    """
+    mistake, now = isinstance(error, UserError), time.time()
+    text = str(error)
+    if not mistake:
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        text = f"rank {rank} failed:\n{trace}"
+    system = None
+    if isinstance(error, OSError) and error.errno in (*FULL, *UNUSABLE):  # one line is enough
+        system = [error.errno, error.strerror, error.filename and str(error.filename)]
+    extra = {"timestamp": int(now), "time": now, "mistake": mistake, "os": system}
+    report = {"message": {"message": text, "extraInfo": extra}}
     try:
-        write_aside(folder / f"rank{rank}.error.json", json.dumps(told | {"message": text}))
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
     except OSError:  # a full disk must not swallow why
         print(text, file=sys.stderr, flush=True)
-    if rank > 0:  # its log; rank 0's is told by `launch`, on the screen
+    if rank > 0:  # its log; rank 0's is shown by `launch`, on the screen
         print(text, file=sys.stderr, flush=True)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.config import Config, from_plain, plain
+from spot.config import Config, from_plain, plain, resolved_loss
 from spot.data import artifacts
 from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
-from spot.pipeline import tracking, unpack
+from spot.pipeline import tracking
 from spot.utils import machine
 
 
@@ -44,79 +44,39 @@ class TrainingJob:
 
 
 def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
-    """Call the trainer with plain values; returns what the manifest tells of it."""
-    from spot.training.loop import train
+    """Train in this process; returns what the manifest keeps of it."""
+    from spot.training.loop import RunOptions, train
 
-    config = job.config
-    machine.set_threads(config.hardware.threads)
+    config, hardware = job.config, job.config.hardware
+    machine.set_threads(hardware.threads)
     with _loggers(job) if rank == 0 else nullcontext([]) as loggers:
+        options = RunOptions(
+            hardware=hardware,
+            share_prefix=config.data.share_prefix,
+            reference=config.reference,
+            weights=job.policy_digest,
+            reference_folder=job.reference,
+            thinking=config.model.thinking,
+            probe=config.probe,
+            ability_probe=_ability_probe(config, job.policy_folder),
+            save=config.save,
+            loggers=loggers,
+        )
         result = train(
             job.policy_folder,
             job.out,
             artifacts.read_rows(job.pairs, Pair),
             artifacts.read_rows(job.held_out, Pair)[: config.probe.pairs],
-            _method(config),
-            _optimisation(config),
+            resolved_loss(config),
             config.seed,
-            _options(job, loggers),
+            options,
         )
     return asdict(result)
 
 
-def _method(config: Config) -> Any:
-    from spot.training.losses import Method
-
-    loss = config.loss
-    return Method(
-        loss.name,
-        unpack.beta(config),
-        loss.delta.mode,
-        loss.delta.decay,
-        loss.sft_reduction,
-        loss.edit_weight,
-    )
-
-
-def _optimisation(config: Config) -> Any:
-    from spot.training.schedule import Optimisation
-
-    loss = config.loss
-    return Optimisation(
-        unpack.learning_rate(config),
-        loss.epochs,
-        loss.batch_pairs,
-        loss.schedule,
-        loss.warmup,
-        loss.weight_decay,
-        (loss.adam_beta1, loss.adam_beta2),
-        loss.clip,
-    )
-
-
-def _options(job: TrainingJob, loggers: Sequence[Any]) -> Any:
-    from spot.training.checkpoint import Saving
-    from spot.training.hardware import Hardware
-    from spot.training.loop import RunOptions
-    from spot.training.packing import PackingSettings
-
-    config, hardware = job.config, job.config.hardware
-    return RunOptions(
-        packing=PackingSettings(hardware.tokens_per_pack, config.data.share_prefix),
-        hardware=Hardware(**{n: getattr(hardware, n) for n in Hardware.__dataclass_fields__}),
-        reference=config.reference,
-        weights=job.policy_digest,
-        reference_folder=job.reference,
-        thinking=config.model.thinking,
-        probe_every=config.probe.every,
-        ability_probe=_ability_probe(config, job.policy_folder),
-        ability_every=config.probe.ability_every,
-        saving=Saving(**asdict(config.save)),
-        loggers=loggers,
-    )
-
-
 def _loggers(job: TrainingJob) -> AbstractContextManager[list[Any]]:
-    names = unpack.logger_names(job.config)
+    logger = job.config.logger
+    names = [name for name in ("tensorboard", "wandb") if getattr(logger, name)]
     return tracking.loggers(names, job.run_folder, plain(job.config), job.out)
 
 
@@ -131,14 +91,14 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     from spot.evaluation.runner import evaluate as run_benchmarks
     from spot.generation.transformers import TransformersGenerator
 
-    who = build.evaluator(config)
+    evaluator = build.evaluator(config)
     benchmarks = [measuring.made(task, config.benchmarks.seed) for task in tasks]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def probe(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(model, tokenizer, who.batch, config.model.thinking)
-        sampling, seed = build.sampling(who), config.benchmarks.seed
+        generator = TransformersGenerator(model, tokenizer, evaluator.batch, config.model.thinking)
+        sampling, seed = build.sampling(evaluator), config.benchmarks.seed
         return accuracy(list(run_benchmarks(benchmarks, generator, sampling, seed=seed)))
 
     return probe

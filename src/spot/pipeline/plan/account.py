@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from spot.config import Config
-from spot.pipeline.plan import disk, oracle, remedies
-from spot.pipeline.plan.shapes import Shape, shape_of
-from spot.pipeline.plan.work import Lengths, Work, work_of
-from spot.training.hardware import Hardware
-from spot.training.memory_model import RESERVE, Footprint, footprint
+from spot.pipeline.plan import disk, oracle
+from spot.pipeline.plan.work import Work, work_of
+from spot.training.memory_model import Footprint, Lengths, capacity, footprint
+from spot.training.shapes import Shape, shape_of
 
 GIB = 2.0**30
-
-
+SHOWN = 3  # options that are named
+SMALLEST_PACK = 1024  # tokens; less leaves a GPU waiting
+MOST_DEVICES = 1024
 PRICES = {  # of what is offered
     "tokens_per_pack": "; pairs longer than a pack would be dropped",
     "offload_optimizer": "; offloading takes the machine's memory: plan it with that option",
@@ -31,12 +30,10 @@ class Plan:
     work: Work
     memory: Footprint
     capacity: float | None  # of one rank's device; None: unknown
-    capacity_from: str
     flops: dict[str, float]
     files: list[disk.File]
     calls: oracle.Calls
-    remedies: list[str]  # any one of them is enough …
-    combination: list[str]  # … and where none is, all of these
+    remedies: list[str]  # options any one of which would make it fit
 
     @property
     def fits(self) -> bool | None:
@@ -75,62 +72,83 @@ class Plan:
             if host >= 1:
                 more += f", if each machine has {host:,.0f} GiB of memory beside"
             return f"fits, {has - needs:.1f} GiB left{more}"
-        said = f"does NOT fit: needs {needs:.1f} GiB, has {has:.1f} GiB"
-        offered = self.remedies or self.combination
-        price = "".join(note for key, note in PRICES.items() if any(key in o for o in offered))
-        if self.remedies:
-            return f"{said}; {' or '.join(self.remedies)} would make it fit{price}"
-        if self.combination:
-            return f"{said}; {' '.join(self.combination)} together would make it fit{price}"
-        return f"{said}: take a smaller model or more memory"
+        verdict = f"does NOT fit: needs {needs:.1f} GiB, has {has:.1f} GiB"
+        if not self.remedies:
+            return f"{verdict}, and no single option helps: take a smaller model, more memory or devices"
+        price = "".join(note for key, note in PRICES.items() if key in " ".join(self.remedies))
+        return f"{verdict}; {' or '.join(self.remedies)} would make it fit{price}"
 
 
-def make(
+def plan(
     config: Config, lengths: Sequence[Lengths] | None = None, wrong: int | None = None
 ) -> Plan:
-    """The plan of a run, see `spot.pipeline.plan.plan`."""
+    """Count what the run needs, without loading a model or touching a GPU.
+
+    `lengths` are those of the run's pairs where they exist, `wrong` the number of wrong attempts where
+    they were counted; without them `config.plan` and `config.data` are assumed. Raises UserError where
+    the model's shape cannot be known.
+    """
     shape = shape_of(config.model)
     work = work_of(config, shape, lengths)
-    capacity, said = _capacity(config)
-    memory = _memory(config, shape, work, capacity)
-
-    def fits(changed: Config) -> bool:
-        assert capacity is not None
-        return _memory(changed, shape, work, capacity).device <= capacity
-
-    single: list[str] = []
-    combination: list[str] = []
-    if capacity is not None and memory.device > capacity:
-        single = remedies.single(config, work.longest, fits)
-        combination = [] if single else remedies.together(config, work.longest, fits)
+    memory, there = _memory(config, shape, work), capacity(config.hardware)
+    remedies: list[str] = []
+    if there is not None and memory.device > there:
+        remedies = [
+            option
+            for option, changed in options(config, work.longest)
+            if _memory(changed, shape, work).device <= there
+        ]
+    first = {option.partition("=")[0]: option for option in reversed(remedies)}
     return Plan(
         config=config,
         shape=shape,
         work=work,
         memory=memory,
-        capacity=capacity,
-        capacity_from=said,
+        capacity=there,
         flops=work.flops(shape, memory.checkpointed, config.reference),
         files=disk.files(config, shape, work),
         calls=oracle.calls(config, wrong),
-        remedies=single,
-        combination=combination,
+        remedies=list(reversed(first.values()))[:SHOWN],
     )
 
 
-def _memory(config: Config, shape: Shape, work: Work, capacity: float | None) -> Footprint:
-    given = config.hardware
-    hardware = Hardware(**{name: getattr(given, name) for name in Hardware.__dataclass_fields__})
-    tokens = given.tokens_per_pack
-    return footprint(shape, hardware, config.reference, work.trained, tokens, capacity)
-
-
-def _capacity(config: Config) -> tuple[float | None, str]:
-    """Bytes of one rank's device: what is said, or on a CPU a share of this machine's memory."""
+def _memory(config: Config, shape: Shape, work: Work) -> Footprint:
     hardware = config.hardware
-    if hardware.memory_gib is not None:
-        return RESERVE * hardware.memory_gib * GIB, f"{RESERVE:.0%} of hardware.memory_gib"
-    if hardware.accelerator == "gpu":
-        return None, "unknown"
-    here = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return RESERVE * here / hardware.devices, f"{RESERVE:.0%} of this machine's, per process"
+    return footprint(
+        shape,
+        hardware,
+        config.reference,
+        work.trained,
+        hardware.tokens_per_pack,
+        capacity(hardware),
+    )
+
+
+def options(config: Config, longest: int) -> Iterator[tuple[str, Config]]:
+    """Overrides that save memory, from those that cost least, each with the configuration it gives.
+
+    Packs stay as long as the `longest` pair: a longer pair would be dropped.
+    """
+    hardware = config.hardware
+    changes: list[tuple[str, object]] = []
+    if hardware.checkpoint_layers not in ("all", "auto"):
+        changes.append(("checkpoint_layers", "all"))
+    if config.reference != "cached":
+        yield "reference=cached", replace(config, reference="cached")
+    tokens = hardware.tokens_per_pack // 2
+    while tokens >= max(longest, SMALLEST_PACK):
+        changes.append(("tokens_per_pack", tokens))
+        tokens //= 2
+    if hardware.deepspeed:
+        changes += [("zero_stage", stage) for stage in range(hardware.zero_stage + 1, 4)]
+        changes.append(("offload_optimizer", True))
+        nodes = 2 * hardware.nodes
+        while nodes * hardware.devices <= MOST_DEVICES:
+            changes.append(("nodes", nodes))
+            nodes *= 2
+    else:
+        changes.append(("optimizer", "adamw8bit"))
+    for key, value in changes:
+        if getattr(hardware, key) != value:
+            changed = replace(hardware, **{key: value})  # type: ignore[arg-type]
+            yield f"hardware.{key}={str(value).lower()}", replace(config, hardware=changed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.pipeline.plan.shapes import Shape
 from spot.pipeline.plan.work import Work, attempts
 from spot.training.memory_model import EIGHT_BIT
+from spot.training.shapes import Shape
 
 TEXT = 4.0  # bytes of text per token, roughly
 SPEED = 2e9  # bytes a second: one NVMe disk, or a good share of a parallel file system

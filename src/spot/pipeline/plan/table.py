@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from spot.pipeline.plan.account import GIB, Plan
+from spot.training.memory_model import RESERVE
 
 Line = tuple[str, str, str]
 
 
-def draw(plan: Plan, console: Console | None = None) -> None:
+def show(plan: Plan, console: Console | None = None) -> None:
     """Print the plan: memory, work, disk, Oracle, and whether it fits."""
     out = console or Console(highlight=False, soft_wrap=True)
     config, shape, hardware = plan.config, plan.shape, plan.config.hardware
@@ -58,7 +59,10 @@ def _memory(plan: Plan) -> list[Line]:
     lines.append(("total", _gib(plan.memory.device), ""))
     if plan.capacity is not None:
         left = plan.capacity - plan.memory.device
-        lines.append(("has", _gib(plan.capacity), plan.capacity_from))
+        whose = "this machine's, per process"
+        if plan.config.hardware.memory_gib is not None:
+            whose = "hardware.memory_gib"
+        lines.append(("has", _gib(plan.capacity), f"{RESERVE:.0%} of {whose}"))
         lines.append(("left", _gib(left), ""))
     if plan.memory.host:
         node = plan.memory.host * plan.config.hardware.devices

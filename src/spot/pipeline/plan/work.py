@@ -6,70 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.pipeline.plan.shapes import Shape
+from spot.training.memory_model import Lengths, Rows
+from spot.training.shapes import Shape
 
 ERROR_RATE = 0.3  # share of attempts that are wrong, before any was seen
 RECIPE_PAIRS = 4000  # the paper's
-
-
-class Lengths(NamedTuple):
-    """Token counts of a pair; the responses begin with `prefix` tokens alike. rejected=0: no y⁻."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-    prefix: int
-
-    @classmethod
-    def of(cls, pair: Any) -> Lengths:
-        """Of a pair in token ids (`packing.PairTokens`)."""
-        rejected = 0 if pair.rejected is None else len(pair.rejected)
-        return cls(len(pair.prompt), len(pair.chosen), rejected, pair.prefix)
-
-    def rows(self, rejected: bool, shared: bool) -> list[tuple[int, int, int]]:
-        """Lengths of (c, a, b) of the pair's rows in a pack, as `packing` lays them out."""
-        if not (rejected and self.rejected):
-            return [(self.prompt, self.chosen, 0)]
-        if not shared:
-            return [(self.prompt, self.chosen, 0), (self.prompt, self.rejected, 0)]
-        f = self.prefix
-        return [(self.prompt + f, self.chosen - f, self.rejected - f)]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Sums over rows of packs; a quotient by `tokens` is what one token of a pack brings along."""
-
-    tokens: float = 0.0
-    scored: float = 0.0
-    keys: float = 0.0  # that attention reads: c counts again for a second tail
-    mask: float = 0.0  # elements of sdpa's masks, which only second tails need
-    body: float = 0.0  # forward FLOPs of the layers
-    head: float = 0.0  # forward FLOPs of the logits
-
-    @classmethod
-    def of(cls, pairs: Sequence[Lengths], shape: Shape, rejected: bool, shared: bool) -> Rows:
-        """Sums over pairs. A loss without a y⁻ term forwards no y⁻ (`rejected` is False)."""
-        cost, total = shape.cost, [0.0] * 6
-        for pair in pairs:
-            for c, a, b in pair.rows(rejected, shared):
-                scored = c + a + b - pair.prompt
-                keys, mask = (c + a + (c + b if b else 0)), b * (c + b) if b else 0
-                whole, head = cost.row(c, a, b, scored), cost.scored * scored
-                found = (c + a + b, scored, keys, mask, whole - head, head)
-                total = [old + new for old, new in zip(total, found, strict=True)]
-        return cls(*total)
-
-    def times(self, factor: float) -> Rows:
-        return Rows(*(factor * value for value in vars(self).values()))
-
-    @property
-    def forward(self) -> float:
-        """FLOPs of one forward pass over all rows."""
-        return self.body + self.head
 
 
 @dataclass(frozen=True)

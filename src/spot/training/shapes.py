@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from spot.config import ModelConfig, PretrainConfig
 from spot.training.bin_packing import Cost
 from spot.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from spot.config import ModelConfig, PretrainConfig
-
-SHIPPED = Path(__file__).parents[2] / "training" / "assets" / "tiny" / "config.json"
+SHIPPED = Path(__file__).parent / "assets" / "tiny" / "config.json"
 QK_NORMS = ("qwen3",)  # architectures that normalise every head's queries and keys
 PLANNED = ("qwen2", "qwen3", "llama", "mistral")  # dense decoders with SwiGLU
 
@@ -113,32 +110,28 @@ def read(file: Path) -> Shape:
         raise UserError(f"{file} cannot be read ({error}): give a whole config.json.") from None
     if config.get("model_type") not in PLANNED:
         raise UserError(
-            f"{file} describes a {config.get('model_type')}: `spot plan` knows "
-            f"{', '.join(PLANNED)}; start a run to see what others need."
+            f"{file} describes a {config.get('model_type')}, and memory is planned for "
+            f"{', '.join(PLANNED)} only: set hardware.checkpoint_layers yourself."
         )
     try:
-        return _shape(config)
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        return Shape(
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or hidden // heads,
+            vocabulary=config["vocab_size"],
+            tied=config.get("tie_word_embeddings", False),
+            qk_norm=config["model_type"] in QK_NORMS,
+        )
     except KeyError as error:
         raise UserError(f"{file} lacks {error.args[0]}: give a whole config.json.") from None
 
 
-def _shape(config: Mapping[str, Any]) -> Shape:
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    return Shape(
-        layers=config["num_hidden_layers"],
-        hidden=hidden,
-        intermediate=config["intermediate_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or hidden // heads,
-        vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
-        qk_norm=config["model_type"] in QK_NORMS,
-    )
-
-
 def _student(recipe: PretrainConfig | None) -> Shape:
-    """A student made here: the one that ships, in the recipe's size (see spot/student.py)."""
+    """A student made here, in the recipe's size."""
     if recipe is None:
         raise UserError("The model has neither a path nor a recipe: give model.path=<folder>.")
     words = recipe.vocabulary if recipe.corpus == "data" else read(SHIPPED).vocabulary

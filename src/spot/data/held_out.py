@@ -1,0 +1,77 @@
+"""Which attempts are held out of training: by question, and the same ones in every round."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from spot.config import DataConfig
+from spot.data import artifacts
+from spot.data.rows import WRONG, Attempt
+from spot.utils.errors import UserError
+
+
+def split_attempts(
+    data: DataConfig, attempts: artifacts.Product, first: artifacts.Product | None = None
+) -> tuple[list[Attempt], list[Attempt]]:
+    """The attempts to train on, and those whose questions are held out of training.
+
+    first: the attempts of the first round; what they hold out stays held out in all rounds.
+    """
+    rows = artifacts.read_rows(attempts.folder, Attempt)
+    if first is None or first.key == attempts.key:
+        return split_held_out(rows, data.held_out, data.seed)
+    held_out = {row.question for row in split_attempts(data, first)[1]}
+    return (
+        [row for row in rows if row.question not in held_out],
+        [row for row in rows if row.question in held_out],
+    )
+
+
+def wrong_attempts(
+    data: DataConfig,
+    attempts: artifacts.Product,
+    part: str,
+    first: artifacts.Product | None = None,
+) -> list[Attempt]:
+    """The wrong attempts of a part, `train` or `held_out`; first: as in `split_attempts`."""
+    train, held_out = split_attempts(data, attempts, first)
+    return [row for row in (train if part == "train" else held_out) if row.verdict == WRONG]
+
+
+def split_held_out(
+    attempts: Sequence[Attempt], count: int, seed: int
+) -> tuple[list[Attempt], list[Attempt]]:
+    """`(train, held_out)`: the attempts of as many questions as hold `count` wrong attempts.
+
+    Questions go in the order of a seeded hash of their id, so a question stays on its side whatever
+    else is asked. All attempts at the same text stay together, under whatever ids a file lists it.
+    Raises UserError if none is left to train on.
+    """
+    names: dict[str, str] = {}  # text → the first of its ids
+    for attempt in sorted(attempts, key=lambda a: a.question_id):
+        names.setdefault(" ".join(attempt.question.split()), attempt.question_id)
+    ids = {a.id: names[" ".join(a.question.split())] for a in attempts}
+    wrong: dict[str, int] = defaultdict(int)
+    for attempt in attempts:
+        wrong[ids[attempt.id]] += attempt.verdict == WRONG
+    held_out: set[str] = set()
+    found = 0
+    for question_id in sorted(wrong, key=lambda i: seeded_order(seed, i)):
+        if found >= count:
+            break
+        if wrong[question_id]:
+            held_out.add(question_id)
+            found += wrong[question_id]
+    if found and found == sum(wrong.values()):
+        raise UserError(
+            f"data.held_out={count} takes all {found} wrong attempts: lower it or ask more questions."
+        )
+    train = [a for a in attempts if ids[a.id] not in held_out]
+    return train, [a for a in attempts if ids[a.id] in held_out]
+
+
+def seeded_order(seed: int, row_id: str) -> tuple[str, str]:
+    """Sort key that shuffles rows by a seeded hash of their id."""
+    return hashlib.sha256(f"{seed}\0{row_id}".encode()).hexdigest(), row_id

@@ -1,0 +1,137 @@
+"""Who runs and who joins, out of what torchrun, srun or nobody says of a process."""
+
+from __future__ import annotations
+
+import pytest
+
+from spot.config import HardwareConfig
+from spot.pipeline.distributed import nodes
+from spot.utils.errors import UserError
+
+ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell
+# a batch script's or salloc's own shell: srun has not been called
+BATCH = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+STEP_OF_ONE = BATCH | {
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+def torchrun(node: int, local: int, nodes: int, per_node: int) -> dict[str, str]:
+    """What torchrun sets for one of its processes."""
+    values = {
+        "RANK": node * per_node + local,
+        "LOCAL_RANK": local,
+        "GROUP_RANK": node,
+        "GROUP_WORLD_SIZE": nodes,
+        "WORLD_SIZE": nodes * per_node,
+        "LOCAL_WORLD_SIZE": per_node,
+        "MASTER_ADDR": "node7",
+        "MASTER_PORT": 29500,
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def srun(node: int, local: int, nodes: int, per_node: int) -> dict[str, str]:
+    """What srun sets for one of its tasks."""
+    values = {
+        "SLURM_JOB_ID": 4021,
+        "SLURM_STEP_ID": 0,
+        "SLURM_JOB_NODELIST": "gpu[07-08,11]",
+        "SLURM_STEP_NUM_TASKS": nodes * per_node,
+        "SLURM_STEP_NUM_NODES": nodes,
+        "SLURM_PROCID": node * per_node + local,
+        "SLURM_NODEID": node,
+        "SLURM_LOCALID": local,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+STARTERS = {"torchrun": torchrun, "srun": srun}
+
+
+def check(nodes_: int, devices: int, environment: dict[str, str]) -> nodes.Started | None:
+    strategy = "deepspeed" if nodes_ * devices > 1 else "single"
+    hardware = HardwareConfig(nodes=nodes_, devices=devices, strategy=strategy)
+    found = nodes.started(environment)
+    nodes.check(hardware, found)
+    return found
+
+
+@pytest.mark.parametrize("environment", [ALONE, BATCH, STEP_OF_ONE])
+def test_a_process_that_is_alone_is_all_there_is(environment: dict[str, str]) -> None:
+    assert check(1, 3, environment) is None
+
+
+@pytest.mark.parametrize("by", STARTERS)
+@pytest.mark.parametrize("per_node", [1, 4])
+def test_one_process_runs_one_of_each_other_node_joins_and_the_rest_idle(
+    by: str, per_node: int
+) -> None:
+    """Whether a process was started for each node or for each device."""
+    kinds = []
+    for node in range(2):
+        for local in range(per_node):
+            found = check(2, 4, STARTERS[by](node, local, 2, per_node))
+            assert found is not None
+            assert found.by == by
+            kinds.append((found.index == 0, found.idle))
+    rest = [(False, True)] * (per_node - 1)
+    assert kinds == [(True, False), *rest, (False, False), *rest]
+
+
+def test_torchruns_store_is_used() -> None:
+    environment = torchrun(0, 0, 2, 1)
+    found = nodes.started(environment)
+    assert found is not None
+    assert nodes.store_address(found, environment) == ("node7", 29500)
+
+
+def test_sruns_tasks_have_their_store_on_the_first_node_at_a_port_of_their_step() -> None:
+    def address(**more: str) -> tuple[str, int]:
+        environment = srun(1, 0, 2, 1) | more
+        found = nodes.started(environment)
+        assert found is not None
+        return nodes.store_address(found, environment)
+
+    host, port = address()
+    assert host == "gpu07"
+    assert address(SLURM_STEP_NODELIST="gpu[09-10]")[0] == "gpu09"  # the step's, not the job's
+    assert port == address(SLURM_PROCID="0", SLURM_NODEID="0")[1]
+    others = {address(SLURM_JOB_ID=str(4021 + n))[1] for n in range(1, 100)}
+    others |= {address(SLURM_STEP_ID=str(n))[1] for n in range(1, 10)}
+    assert len(others) == 108
+    assert port not in others
+    assert all(1024 < each < 32768 for each in others)
+    assert address(MASTER_ADDR="10.0.0.5", MASTER_PORT="4444") == ("10.0.0.5", 4444)
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted", "devices"),
+    [
+        (torchrun(0, 0, 1, 4), 1, 2),  # too many
+        (srun(0, 0, 1, 2), 1, 4),  # too few
+        (srun(0, 2, 1, 4), 2, 2),  # as many as there are ranks, but all on one node
+        (torchrun(0, 1, 1, 2), 2, 8),  # as many as there are nodes, but both on one
+        (srun(2, 0, 4, 1), 2, 2),  # as many as there are ranks, but spread over too many nodes
+        (torchrun(0, 1, 1, 2), 1, 1),  # a configuration of one process
+    ],
+)
+def test_what_was_started_and_does_not_fit_is_refused(
+    environment: dict[str, str], wanted: int, devices: int
+) -> None:
+    with pytest.raises(UserError) as refused:
+        check(wanted, devices, environment)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert f"hardware.nodes × hardware.devices = {wanted} × {devices}" in message
+    assert message.endswith("start one for each node, or one for each device.")
+
+
+@pytest.mark.parametrize("environment", [ALONE, BATCH])
+def test_several_nodes_need_a_process_on_each(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"torchrun --nnodes 2, or through SLURM"):
+        check(2, 8, environment)

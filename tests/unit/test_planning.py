@@ -22,10 +22,10 @@ from spot.config import Config, HardwareConfig, ModelConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
 from spot.pipeline.plan import Plan
-from spot.pipeline.plan.work import Lengths, Rows
 from spot.training.bin_packing import Cost
-from spot.training.memory_model import Activations, standing
+from spot.training.memory_model import Activations, Lengths, Rows, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.training.shapes import KNOWN, Shape, read, shape_of
 from spot.utils.errors import UserError
 
 QWEN = KNOWN["Qwen/Qwen3-8B"]

@@ -116,7 +116,8 @@ def test_pairs_longer_than_a_pack_are_dropped_and_counted(
 def test_a_run_that_blows_up_names_the_step_and_its_pairs(
     tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    wild = loss("sft", learning_rate=1e38, batch_pairs=8, schedule="constant")
+    wild = loss("sft", batch_pairs=8, schedule="constant")
+    wild.learning_rate = 1e38  # which the configuration refuses
     with pytest.raises(UserError, match=r"log-probs of step 2 are not finite \(pairs pair-0-\d+, "):
         train(tiny_policy, tmp_path, pairs, [], wild, 0, RunOptions())
 
@@ -126,7 +127,8 @@ def test_a_run_that_blows_up_names_the_step_and_its_pairs(
 def test_a_run_that_blows_up_in_its_last_step_leaves_no_model(
     watched: int, precision: str, tiny_policy: Path, pairs: list[Any], tmp_path: Path
 ) -> None:
-    once = loss("sft", learning_rate=1e38, epochs=1, batch_pairs=20)
+    once = loss("sft", epochs=1, batch_pairs=20)
+    once.learning_rate = 1e38  # which the configuration refuses
     options = RunOptions(hardware=HardwareConfig(precision=precision))
     wanted = r"log-probs of held-out pairs are not finite \(pairs pair-" if watched else (
         r"weights that are not finite \(model"

@@ -72,8 +72,8 @@ class Started:
 
     def rank(self, number: int) -> psutil.Process:
         """The process of a rank."""
-        name = f"rank{number}.job.json"
-        return next(p for p in self.look() if p.is_running() and name in " ".join(p.cmdline()))
+        running = [p for p in self.look() if p.is_running() and "job.json" in " ".join(p.cmdline())]
+        return next(p for p in running if p.environ().get("RANK") == str(number))
 
     def until(self, condition: Callable[[], object], seconds: float = LIMIT) -> None:
         """Wait for the condition, as long as the command runs."""

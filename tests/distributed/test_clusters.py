@@ -76,6 +76,7 @@ def srun(*arguments):
     for task in range(int(os.environ["SLURM_NTASKS"])):
         own = {{"SLURM_PROCID": task, "SLURM_NODEID": task // per_node, "SLURM_STEP_ID": 0}}
         own |= {{"SLURM_LOCALID": task % per_node, "SLURM_STEP_NUM_TASKS": os.environ["SLURM_NTASKS"]}}
+        own |= {{"SLURM_STEP_NUM_NODES": os.environ["SLURM_JOB_NUM_NODES"]}}
         environment = os.environ | {{name: str(value) for name, value in own.items()}}
         with open(place(to["--output"], task), "a") as out, open(place(to["--error"], task), "a") as err:
             processes.append(subprocess.Popen(arguments, env=environment, stdout=out, stderr=err))
@@ -171,9 +172,10 @@ def test_slurm_starts_a_task_for_each(
 
 
 def test_slurm_needs_nobody_to_end_who_waits(folder: Path, slurm: dict[str, str]) -> None:
-    """The task beside the failing one ends by itself and says why, without srun's help."""
+    """The other node's task ends by itself and says why, without srun's help."""
     mistake = commands.spoil(folder)
-    command = train("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.tasks_per_node=2")
+    layout = ("hydra.launcher.nodes=2", "hardware.nodes=2")
+    command = train("-m", "hydra/launcher=submitit_slurm", *layout)
     with commands.start(folder, command, slurm) as started:
         assert started.ends() != 0
         lines = started.lines()

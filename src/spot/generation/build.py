@@ -62,12 +62,7 @@ def generator(config: Config, who: GeneratorConfig, policy: Policy) -> Generator
     if who.kind == "transformers":
         from spot.generation import transformers
 
-        if (
-            config.hardware.threads is not None
-        ):  # the order of additions, so the last bits, depend on it
-            import torch
-
-            torch.set_num_threads(config.hardware.threads)
+        set_threads(config.hardware.threads)
         return transformers.load(
             policy.folder, batch_size=who.batch, thinking=thinking, name=policy.name
         )

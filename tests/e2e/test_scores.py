@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from spot.evaluation import compare
 from tests.support import command_line
+from tests.support.laptop import SMALL, copy
 
 
 def spot(folder: Path, *arguments: str, ok: bool = True) -> CompletedProcess[str]:
@@ -32,37 +34,31 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluated(folder: Path, *overrides: str) -> Path:
-    done = spot(folder, "evaluate", "benchmarks=quick", *overrides)
+    done = spot(folder, "evaluate", *overrides)
     return folder / done.stdout.strip().splitlines()[-1].removeprefix("scores: ")
 
 
-@pytest.mark.slow
-def test_a_model_is_measured_and_compared(tmp_path: Path) -> None:
-    first = spot(tmp_path, "evaluate", "benchmarks=quick")
+def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
+    copy(laptop, tmp_path)  # whose base is the model that is measured here
+    first = spot(tmp_path, "evaluate", *SMALL)
     assert "sums" in first.stdout
     assert "20 × 1" in first.stdout
     assert "average" in first.stdout
-    before = tmp_path / first.stdout.strip().splitlines()[-1].removeprefix("scores: ")
-    again = spot(tmp_path, "evaluate", "benchmarks=quick")
-    assert "reused" in again.stderr
-    greedy = evaluated(tmp_path, "generator.temperature=0")
+    assert "reused" in first.stderr
+    before = evaluated(tmp_path, *SMALL)
+    greedy = evaluated(tmp_path, *SMALL, "generator.temperature=0")
     same = spot(tmp_path, "compare", str(before), str(before)).stdout
     assert same.count("+0.0") == 4, same  # three benchmarks and their mean
     other = spot(tmp_path, "compare", str(before), str(greedy)).stdout
     assert "p, corrected" in other
+    assert "temperature was 0.7 for A and 0.0 for B." in other
     record = json.loads((before / "evaluation.json").read_text())
     assert list(record["products"]) == ["scores"]
-    assert "temperature was 0.7 for A and 0.0 for B." in other
     refused = spot(tmp_path, "compare", str(before), ok=False)
     assert "measured one model only" in refused.stderr
 
-
-@pytest.mark.slow
-def test_one_question_asked_more_often_in_name_only_is_said(tmp_path: Path) -> None:
-    """Fewer trials than asked for, as after a benchmark lost some, are never passed over."""
-    from spot.evaluation import compare
-
-    scores = compare.read(evaluated(tmp_path))
+    # Fewer trials than asked for, as after a benchmark lost some, are never passed over.
+    scores = compare.read(before)
     scores.manifest["settings"]["benchmarks"]["sums"]["trials"] = 3
     assert "sums: asked for 3 trials of each question, observed 1." in compare.notes(scores)
 
@@ -116,7 +112,6 @@ def test_responses_are_not_overwritten(tmp_path: Path) -> None:
     assert responses.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_one_benchmark_alone_and_what_cannot_be_compared(tmp_path: Path) -> None:
     """The same ids in two files are two sets of questions."""
     folders = []
@@ -124,9 +119,7 @@ def test_one_benchmark_alone_and_what_cannot_be_compared(tmp_path: Path) -> None
         rows = [{"problem": f"{n}+{extra}?", "answer": str(n + extra)} for n in range(6)]
         file = write(tmp_path / f"{name}.jsonl", rows)
         short = ["benchmark=math500", f"benchmark.path={file}", "generator.max_new_tokens=30"]
-        done = spot(tmp_path, "evaluate", *short)
-        assert "6 × 5" in done.stdout
-        folders.append(tmp_path / done.stdout.strip().splitlines()[-1].removeprefix("scores: "))
+        folders.append(evaluated(tmp_path, *short))
     refused = spot(tmp_path, "compare", *map(str, folders), ok=False)
     assert "share no question" in refused.stderr
     assert "its questions come from other places" in refused.stdout

@@ -230,7 +230,7 @@ def _inside(lock: str, expressions: list[str]) -> list[str]:
     code = f"""
 import ctypes, json, os, socket, sys
 sys.path.insert(0, {str(Path(__file__).parents[2] / "src")!r})
-from spot import sandbox_inside
+from spot.grading import sandbox_inside
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl(38, 1, 0, 0, 0)
 assert sandbox_inside.{lock}(libc)

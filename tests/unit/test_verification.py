@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -350,19 +351,9 @@ def test_comparison_takes_little_time_whatever_is_compared(answer):
     assert time.process_time() - start < 1
 
 
-def test_a_killed_worker_is_replaced():
-    with Verifier(workers=1) as verifier:
-        assert verifier.equal("x+1", "1+x")
-        (worker,) = verifier.pool._staff
-        worker._process.kill()
-        worker._process.wait()
-        assert verifier.equal("x+3", "3+x")
-        assert verifier.pool._staff != [worker]
-
-
 def test_the_worker_does_not_import_torch():
-    source = "import sys, spot.grading.math, spot.grading.math_pool as a; a._math_verify('x', 'y'); print('torch' in sys.modules)"
-    path = str(math_pool.Path(math_pool.__file__).parents[1])
+    source = "import sys; from spot.grading import math_pool; math_pool.prepare(); print('torch' in sys.modules)"
+    path = str(Path(math_pool.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", source],
         capture_output=True, text=True, check=True, env={"PYTHONPATH": path},

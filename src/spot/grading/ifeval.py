@@ -11,32 +11,22 @@ from the same seed, and one that takes longer than SECONDS is given up as unpars
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import faulthandler
 import importlib.util
-import json
 import logging
-import os
 import random
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import wait
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from pebble import ProcessExpired
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading import sentences
 from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.process_pool import WorkerPool
 from spot.utils.errors import UserError
 
-SECONDS = (
-    60.0  # for one response; a megabyte of English takes a quarter of it, half on a busy machine
-)
-START_SECONDS = 180.0  # to import the checker on a busy machine, and to fetch the sentence model
+SECONDS = 60.0  # for one response; a megabyte of English takes half of it on a busy machine
 SEED = 0
 
 # What each instruction must be told. The checker would draw at random what a row leaves out.
@@ -192,137 +182,42 @@ def grade(answers: Sequence[Answer]) -> list[Grade]:
     sentences or capital words `sentences` (trained | untrained), with a `warning` if untrained.
     Raises UserError when the checker is not installed.
     """
-    return [_grade(answer, CHECKER.check(answer)) for answer in answers]
+    ready()
+    sentences.fetch()
+    asked = [(a.question.text, a.question.meta, a.response) for a in answers]
+    return [_grade(a, found) for a, found in zip(answers, CHECKER.map(asked), strict=True)]
 
 
-def _grade(answer: Answer, found: Mapping[str, Any]) -> Grade:
+def _grade(answer: Answer, found: Mapping[str, Any] | Exception) -> Grade:
     names = answer.question.meta["instruction_id_list"]
-    strict = found.get("strict", [False] * len(names))
-    loose = found.get("loose", [False] * len(names))
+    gave_up = _gave_up(found) if isinstance(found, Exception) else ""
+    verdicts = {} if isinstance(found, Exception) else found
+    strict = verdicts.get("strict", [False] * len(names))
+    loose = verdicts.get("loose", [False] * len(names))
     details = {
         "prompt_strict": all(strict),
         "prompt_loose": all(loose),
         "instruction_strict": strict,
         "instruction_loose": loose,
     }
-    if SPLITS_SENTENCES.intersection(names):
-        details["sentences"] = found["sentences"]
-        if found["sentences"] == sentences.UNTRAINED:
+    if SPLITS_SENTENCES.intersection(names) and not gave_up:
+        details["sentences"] = verdicts["sentences"]
+        if verdicts["sentences"] == sentences.UNTRAINED:
             details["warning"] = sentences.WARNING
     broken = ", ".join(name for name, follows in zip(names, strict, strict=True) if not follows)
     if answer.finish_reason == "length":
         return Grade(False, TRUNCATED, reason="cut at the token limit", details=details)
-    if "error" in found:
-        return Grade(False, UNPARSEABLE, reason=f"gave up: {found['error']}", details=details)
+    if gave_up:
+        return Grade(False, UNPARSEABLE, reason=f"gave up: {gave_up}", details=details)
     return Grade(all(strict), WRONG if broken else CORRECT, reason=broken, details=details)
 
 
-DIED = {"error": "the checking process died"}
-
-
-class Checker:
-    """The process that checks: started at the first answer, replaced when it hangs or dies.
-
-    Usable from any thread. What it says of an answer is {strict, loose} or {error}, and with which
-    model it splits sentences.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._sentences = ""
-
-    def check(self, answer: Answer) -> dict[str, Any]:
-        """What it says of an answer. Raises UserError when the checker is not installed."""
-        meta = answer.question.meta
-        asked = {
-            "prompt": answer.question.text,
-            "instruction_id_list": meta["instruction_id_list"],
-            "kwargs": meta["kwargs"],
-            "response": answer.response,
-        }
-        line = json.dumps(asked) + "\n"
-        with self._lock:
-            found = self._ask(line)
-            if found == DIED:  # somebody ended it, perhaps between two answers: once more
-                found = self._ask(line)
-            return {**found, "sentences": self._sentences}
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process, if there is one."""
-        return None if self._process is None else self._process.pid
-
-    def stop(self) -> None:
-        """End the process; the next answer starts another, which looks for sentences anew."""
-        with self._lock:
-            self._stop()
-            self._sentences = ""
-
-    def forget(self) -> None:
-        """After a fork: the process belongs to the parent."""
-        self.__init__()  # type: ignore[misc]
-
-    def _start(self) -> subprocess.Popen[str]:
-        ready()
-        source = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path}
-        if self._sentences == sentences.UNTRAINED:  # a replacement does as its predecessor did
-            environment["HF_HUB_OFFLINE"] = "1"
-        process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "spot.grading.ifeval"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        hello = self._reply(process, START_SECONDS)
-        if "error" in hello:
-            raise RuntimeError(
-                f"the IFEval checker did not start ({hello['error']}): "
-                "see `python -m spot.grading.ifeval`"
-            )
-        self._sentences = hello["sentences"]
-        return process
-
-    def _ask(self, line: str) -> dict[str, Any]:
-        try:
-            process = self._process or self._start()
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):  # it has died; reading its reply will notice
-                process.stdin.write(line)
-                process.stdin.flush()
-            return self._reply(process, SECONDS)
-        except BaseException:  # after an interruption its reply would answer another question
-            self._stop()
-            raise
-
-    def _reply(self, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-        assert process.stdout is not None
-        if not wait([process.stdout.fileno()], seconds):
-            self._stop()
-            return {"error": f"it took longer than {seconds:g} s"}
-        if line := process.stdout.readline():
-            return json.loads(line)
-        self._stop()
-        return DIED
-
-    def _stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-        self._process.wait()
-        self._process = None
-
-
-CHECKER = Checker()
-atexit.register(CHECKER.stop)
-os.register_at_fork(after_in_child=CHECKER.forget)
+def _gave_up(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {CHECKER.seconds:g} s"
+    if isinstance(error, ProcessExpired):
+        return "the checking process died"
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def ready() -> None:
@@ -339,48 +234,36 @@ def family() -> Family:
     return Family(read=read, pose=pose, grade=grade, trivial=trivial)
 
 
-# ---------------------------------------------------------------- the checking process
+# ---------------------------------------------------------------- in the checking process
+
+_sentence_model = ""  # which one this process has
 
 
-def _serve(requests: TextIO, replies: TextIO) -> None:
-    """Its life: which sentence model it has, then one JSON answer a line in, its verdicts out."""
-    with sentences.model() as kind:
+def prepare() -> None:
+    """Load the checker and its model of sentences."""
+    global _sentence_model
+    with sentences.model() as _sentence_model:
         import langdetect
         import nltk
-        from lm_eval.tasks.ifeval import instructions_util, utils
+        from lm_eval.tasks.ifeval import instructions_util
 
         instructions_util.count_sentences("One. Two.")  # loads the model while it is there
         nltk.word_tokenize("One. Two.")  # keeps one of its own
     logging.disable(logging.CRITICAL)  # the checker logs whole responses
     langdetect.DetectorFactory.seed = SEED
-    print(json.dumps({"sentences": kind}), file=replies, flush=True)
-    for line in requests:
-        # Ends this process even while one regular expression runs forever, should the parent be gone.
-        faulthandler.dump_traceback_later(SECONDS + 5, exit=True)
-        print(json.dumps(_check(utils, json.loads(line))), file=replies, flush=True)
-        faulthandler.cancel_dump_traceback_later()
 
 
-def _check(utils: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Strict and loose verdicts on each instruction, or the error that a response provoked."""
-    example = utils.InputExample(
-        key=0,
-        prompt=asked["prompt"],
-        instruction_id_list=asked["instruction_id_list"],
-        kwargs=asked["kwargs"],
-    )
-    found = {}
+def check(prompt: str, meta: Mapping[str, Any], response: str) -> dict[str, Any]:
+    """Strict and loose verdicts on each instruction, and the sentence model they rest on."""
+    from lm_eval.tasks.ifeval import utils
+
+    example = utils.InputExample(0, meta["instruction_id_list"], prompt, meta["kwargs"])
+    found: dict[str, Any] = {"sentences": _sentence_model}
     for name in ("strict", "loose"):
         random.seed(SEED)  # where a letter is none of a to z the checker draws one
         test = getattr(utils, f"test_instruction_following_{name}")
-        try:
-            found[name] = test(example, asked["response"]).follow_instruction_list
-        except Exception as error:  # 100,000 brackets are no JSON but a RecursionError
-            return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        found[name] = test(example, response).follow_instruction_list
     return found
 
 
-if __name__ == "__main__":
-    own_stdout = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print
-    _serve(sys.stdin, own_stdout)
+CHECKER = WorkerPool(check, prepare, SECONDS, workers=1)

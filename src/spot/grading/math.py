@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
-from spot.grading.math_pool import OUTER_SECONDS, AlgebraPool, Comparison, constant
+from spot.grading.constants import constant
+from spot.grading.math_pool import OUTER_SECONDS, Comparison, math_pool
 
 ANSWER_FORMATS = ("boxed", "last", "json")
 
@@ -337,7 +338,7 @@ class Verifier:
     """
 
     def __init__(self, workers: int | None = None, seconds: float = OUTER_SECONDS) -> None:
-        self.pool = AlgebraPool(workers, seconds)
+        self.pool = math_pool(workers, seconds)
 
     def __enter__(self) -> Verifier:
         return self
@@ -366,7 +367,9 @@ class Verifier:
             else:
                 plain = _plain_pair(extracted, truth)
                 hard[pair] = Comparison(*plain, _decimals(plain[1]))
-        found.update(zip(hard, self.pool.equals(list(hard.values())), strict=True))
+        results = self.pool.map(list(hard.values()))
+        equal = [None if isinstance(result, BaseException) else result for result in results]
+        found.update(zip(hard, equal, strict=True))
         return [found[pair] for pair in pairs]
 
     def verdict(

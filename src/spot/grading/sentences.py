@@ -7,6 +7,7 @@ still splits at full stops, question and exclamation marks, but takes `Dr.` for 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -23,14 +24,38 @@ DOWNLOAD_SECONDS = 30.0  # NLTK itself would wait for minutes where packets are 
 _FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 
 
+_FETCH = """
+import nltk, nltk.tokenize.punkt as punkt
+try:
+    punkt.PunktTokenizer("english")
+except (LookupError, OSError):
+    nltk.download("punkt_tab", quiet=True)
+"""
+
+
+@functools.cache
+def fetch() -> None:
+    """Have NLTK fetch the model if it lacks it, unless HF_HUB_OFFLINE forbids: once in a process."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        return
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-c", _FETCH],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=DOWNLOAD_SECONDS,
+            check=False,
+        )
+
+
 @contextlib.contextmanager
 def model() -> Iterator[str]:
     """While this lasts NLTK finds a model to load; yields TRAINED or UNTRAINED.
 
-    Looked for where NLTK looks (NLTK_DATA first), then fetched unless HF_HUB_OFFLINE forbids, else
-    an empty model is made in a temporary folder.
+    Looked for where NLTK looks (NLTK_DATA first), else an empty model is made in a temporary folder.
     """
-    if _loads() or (_fetch() and _loads()):
+    if _loads():
         yield TRAINED
         return
     import nltk
@@ -54,20 +79,4 @@ def _loads() -> bool:
         PunktTokenizer("english")
     except (LookupError, OSError):
         return False
-    return True
-
-
-def _fetch() -> bool:
-    """Ask NLTK to fetch the model; whether it was tried. In a process, to have a deadline."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return False
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            [sys.executable, "-c", "import nltk; nltk.download('punkt_tab', quiet=True)"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=DOWNLOAD_SECONDS,
-            check=False,
-        )
     return True

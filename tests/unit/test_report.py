@@ -11,7 +11,7 @@ import pytest
 from spot import report
 from spot.data.rows import Score
 from spot.evaluation.statistics import Estimate
-from spot.report import curves, paper, style
+from spot.report import figures, paper, style
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
 from spot.report.warnings import cautions
@@ -231,8 +231,8 @@ def test_a_gradient_that_is_zero_throughout_is_drawn(tmp_path):
     ]
     study = made_study(tmp_path, runs)
     names = [
-        {text.get_text() for text in draw(study).axes[0].texts}
-        for draw in (curves.surgery, curves.distance)
+        {text.get_text() for text in figures.FIGURES[name](study).axes[0].texts}
+        for name in ("surgery", "distance")
     ]
     assert names == [{"DPO", "SPoT-BCO"}, {"SPoT-BCO"}]
 

@@ -12,7 +12,7 @@ import pytest
 
 from spot import report
 from spot.data import artifacts
-from spot.report import archive, costs
+from spot.report import archive, provenance
 from spot.report.load import Study, load
 from spot.report.provenance import command
 from spot.report.style import duration, short
@@ -135,7 +135,7 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path):
         entry = tarfile.TarInfo("../../escaped")
         entry.size = 1
         file.addfile(entry, io.BytesIO(b"x"))
-    with pytest.raises(UserError, match="lies outside"):
+    with pytest.raises(UserError, match="outside"):
         report.build(hostile, tmp_path / "out")
 
 
@@ -176,7 +176,7 @@ def table(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_shared_product_costs_once(sweep):
-    rows = {row.stage: row for row in costs.costs(Study(*load(sweep)))}
+    rows = {row.stage: row for row in provenance.costs(Study(*load(sweep)))}
     # Two select products and one base serve all three runs; each run has its own training and scores.
     assert {name: row.products for name, row in rows.items()} == {
         "select": 2,
@@ -186,7 +186,7 @@ def test_a_shared_product_costs_once(sweep):
     assert rows["evaluate"].tokens == 4 * 3 * 40 * 2 * 20
     # One pair of 3 + 3 tokens over 2 epochs; SFT+ does not train on y⁻.
     assert rows["train"].tokens == 2 * (3 + 6 + 6)
-    assert costs.total(rows.values()).products == 9
+    assert provenance.total(rows.values()).products == 9
 
 
 def test_a_journals_spend_counts_once(tmp_path):
@@ -205,7 +205,9 @@ def test_a_journals_spend_counts_once(tmp_path):
         artifacts.finish(target, {"ok": 1}, 3.0, {"spend": {"recorded": spent, "possible": 0.0}})
         record["products"][part + "_corrected"] = f"../../products/rectify/{target.key}"
     (runs / "0" / "run.json").write_text(json.dumps(record))
-    rectify = next(row for row in costs.costs(Study(*load(runs / "0"))) if row.stage == "rectify")
+    rectify = next(
+        row for row in provenance.costs(Study(*load(runs / "0"))) if row.stage == "rectify"
+    )
     assert rectify.dollars == 1.5  # the second sum includes the first
     assert rectify.seconds == 6.0
     assert "$1.50" in report.build(runs / "0").read_text()

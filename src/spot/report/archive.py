@@ -14,17 +14,17 @@ import json
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spot.data import artifacts
 from spot.data.rows import Pair, Score, to_json
-from spot.report import examples
 from spot.report.config_diff import defaults
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
+from spot.report.tables import examples
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed
@@ -44,16 +44,13 @@ def pack(sweep_folder: Path, target: Path) -> Path:
     if not target.name.endswith(SUFFIX):
         raise UserError(f"{target} must end in {SUFFIX}: archive=<file>{SUFFIX}.")
     runs, unfinished = load(sweep_folder)
-    files: Files = {f"{STUDY}/{DEFAULTS}": _text(scrubbed(read_defaults(sweep_folder)))}
+    files: Files = {f"{STUDY}/{DEFAULTS}": _text(read_defaults(sweep_folder))}
     if choices := sweep_choices(sweep_folder):
-        files[f"{STUDY}/{SWEEP_FILE}"] = _text(
-            {"hydra": {"overrides": {"task": scrubbed(choices)}}}
-        )
+        files[f"{STUDY}/{SWEEP_FILE}"] = _text({"hydra": {"overrides": {"task": choices}}})
     for run in runs:
         files |= _run(run, sweep_folder)
-    jobs = [f"{STUDY}/{name}" for name in unfinished]
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(target, _tar(files, jobs))
+    write_aside(target, _tar(files, [f"{STUDY}/{name}" for name in unfinished]))
     return target
 
 
@@ -82,14 +79,8 @@ def _unpack(source: Path, folder: Path) -> None:
     """Files and folders of the archive, none outside of `folder`; links are left out."""
     with tarfile.open(source, "r:gz") as file:
         for entry in file:
-            path = (folder / entry.name).resolve()
-            if not path.is_relative_to(folder.resolve()):
-                raise tarfile.TarError(f"{entry.name} lies outside")
-            if entry.isdir():
-                path.mkdir(parents=True, exist_ok=True)
-            elif entry.isfile() and (content := file.extractfile(entry)):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content.read())
+            if entry.isdir() or entry.isfile():
+                file.extract(entry, folder, filter="data")
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:
@@ -104,16 +95,14 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 def _run(run: FinishedRun, sweep: Path) -> Files:
     """A run's record and log, and its products, by their names in the archive."""
     single = run.folder == sweep
-    home = STUDY if single else f"{STUDY}/{run.folder.name}"
-    up = "../" if single else "../../"
+    home, up = (STUDY, "../") if single else (f"{STUDY}/{run.folder.name}", "../../")
     files: Files = {}
     places = {}
     for name in run.products:
         folder = "{stage}/{key}".format(**run.manifest(name))
         places[name] = f"{up}{PRODUCTS}/{folder}"
         files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name).items()}
-    record = scrubbed(dict(run.record)) | {"products": places}
-    files[f"{home}/{RUN_FILE}"] = _text(record)
+    files[f"{home}/{RUN_FILE}"] = _text(run.record, products=places)
     if (run.folder / EXPORTED).exists():
         files[f"{home}/{EXPORTED}"] = (run.folder / EXPORTED).read_text(encoding="utf-8")
     return files
@@ -122,21 +111,20 @@ def _run(run: FinishedRun, sweep: Path) -> Files:
 def _product(run: FinishedRun, name: str) -> Files:
     """The manifest of a product, and of its files what the report reads."""
     manifest = run.manifest(name)
-    details = {k: v for k, v in manifest["details"].items() if k != "dropped"}
     files: Files = {}
     kind = name.rpartition("/")[2]
     if kind in ("scores", "base_scores"):
-        rows = run.scores if name == "scores" else run.base_scores
+        rows = run.scores_of(name)
         files[artifacts.ROWS] = _rows(_slim_score(score) for of in rows.values() for score in of)
     elif kind in ("pairs", "held_out"):
         pairs = run.pairs(name)
-        shown = {pair.id for pair in examples.chosen(pairs)}
+        shown = {pair.id for pair in examples(pairs)}
         files[artifacts.ROWS] = _rows(p if p.id in shown else _slim_pair(p) for p in pairs)
     elif kind == "checkpoint":
         files[METRICS] = (run.product(name) / METRICS).read_text(encoding="utf-8")
-    hashes = {of: artifacts.hash_text(text) for of, text in files.items()}
-    kept = scrubbed(manifest | {"details": details}) | {"files": hashes}
-    return files | {artifacts.MANIFEST: _text(kept)}
+    details = {k: v for k, v in manifest["details"].items() if k != "dropped"}
+    hashes = {file: artifacts.hash_text(text) for file, text in files.items()}
+    return files | {artifacts.MANIFEST: _text(manifest | {"details": details}, files=hashes)}
 
 
 def _slim_score(score: Score) -> Score:
@@ -152,12 +140,13 @@ def _slim_pair(pair: Pair) -> Pair:
     return dataclasses.replace(pair, question="", answer="", chosen="", rejected=rejected)
 
 
-def _rows(rows: Iterator[Any]) -> str:
+def _rows(rows: Iterable[Score | Pair]) -> str:
     return "".join(to_json(row) + "\n" for row in rows)
 
 
-def _text(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+def _text(value: Mapping[str, Any], **ours: Any) -> str:
+    """JSON in which no directory, server or key is named; `ours` are added as they are."""
+    return json.dumps(scrubbed(dict(value)) | ours, indent=1, ensure_ascii=False) + "\n"
 
 
 def _tar(files: Files, folders: list[str]) -> bytes:

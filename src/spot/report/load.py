@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from spot.config import arm_label
 from spot.data import artifacts
 from spot.data.rows import Pair, Score
-from spot.evaluation.statistics import Summary, by_benchmark, question_means, summarise
+from spot.evaluation.statistics import (
+    Estimate,
+    Summary,
+    by_benchmark,
+    crossed,
+    paired,
+    question_means,
+    summarise,
+)
 from spot.report.config_diff import arm_names, resolved
 from spot.utils.errors import UserError
 
@@ -72,37 +80,34 @@ class FinishedRun:
 
     @property
     def scores(self) -> dict[str, list[Score]]:
-        return self._scores("scores")
+        return self.scores_of("scores")
 
     @property
     def base_scores(self) -> dict[str, list[Score]]:
-        return self._scores("base_scores")
+        return self.scores_of("base_scores")
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
         """Mean of every question, by benchmark, in percent."""
-        return self._means("scores")
+        return self.means_of("scores")
 
     @property
     def base_means(self) -> dict[str, dict[str, float]]:
-        return self._means("base_scores")
+        return self.means_of("base_scores")
 
-    def summary(self, benchmark: str, product: str = "scores") -> Summary:
-        """What a benchmark's completions add up to, of the trained model or of `base_scores`."""
-        rows = self._scores(product)[benchmark]
-        return self._once(f"summary {benchmark}", self.product(product), lambda: summarise(rows))
-
-    def _scores(self, product: str) -> dict[str, list[Score]]:
+    def scores_of(self, product: str) -> dict[str, list[Score]]:
         path = self.product(product)
         return self._once("scores", path, lambda: by_benchmark(artifacts.read_rows(path, Score)))
 
-    def _means(self, product: str) -> dict[str, dict[str, float]]:
-        rows = self._scores(product)
-        return self._once(
-            "means",
-            self.product(product),
-            lambda: {name: question_means(of) for name, of in rows.items()},
-        )
+    def means_of(self, product: str) -> dict[str, dict[str, float]]:
+        rows = self.scores_of(product).items()
+        make = lambda: {name: question_means(of) for name, of in rows}  # noqa: E731
+        return self._once("means", self.product(product), make)
+
+    def summary(self, benchmark: str, product: str = "scores") -> Summary:
+        """What a benchmark's completions add up to, of the trained model or of `base_scores`."""
+        rows = self.scores_of(product)[benchmark]
+        return self._once(f"summary {benchmark}", self.product(product), lambda: summarise(rows))
 
     def pairs(self, name: str = "pairs") -> list[Pair]:
         path = self.product(name)
@@ -136,11 +141,6 @@ class FinishedRun:
                     values = [float(row[name]) for name in ("step", "accuracy", "low", "high")]
                     curves[row["benchmark"]].append(values)
         return dict(curves)
-
-    def last(self, metric: str) -> float | None:
-        """The last measured value of a column of metrics.csv."""
-        _, values = self.metrics.get(metric, ([], []))
-        return values[-1] if values else None
 
 
 def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
@@ -232,3 +232,22 @@ class Study:
     @property
     def name(self) -> str:
         return str(self.runs[0].record["study"] or "run")
+
+    @property
+    def corrected(self) -> FinishedRun | None:
+        """The first run on corrections, whose pairs stand for the study's."""
+        arms = ((run, run.record["config"]["data"]["arm"]) for run in self.runs)
+        return next((run for run, arm in arms if arm == "rectified"), None)
+
+
+def difference(
+    runs: Sequence[FinishedRun],
+    benchmarks: Sequence[str],
+    others: Sequence[FinishedRun] = (),
+) -> Estimate:
+    """Mean over benchmarks of runs − others (each run's base if there are none), in percent points."""
+    tables = []
+    for name in benchmarks:
+        against = [run.means[name] for run in others] or [run.base_means[name] for run in runs]
+        tables.append(paired([run.means[name] for run in runs], against))
+    return crossed(tables)

@@ -8,17 +8,19 @@ not cover it: the same weights may be made by two commands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from spot.config import SFT_LIKE, arm_label
 from spot.data import artifacts
+from spot.report import style
 from spot.report.load import FinishedRun, Study
-from spot.report.style import cell, label, signed
+from spot.report.style import signed
 from spot.report.tables import columns, score_table
 from spot.utils.files import write_aside
 
@@ -29,14 +31,11 @@ LEARNED_FROM = {
     "direct": "its own wrong responses and an Oracle's own answers to the same questions",
     "self": "its own correct responses",
 }
-PAPER = "[surgical post-training](https://arxiv.org/abs/2603.01683)"
+Values = Mapping[str, Any]
 
 
 def write(
-    products: Mapping[str, Path],
-    config: Mapping[str, Any],
-    command: str,
-    number: int | None = None,
+    products: Mapping[str, Path], config: Values, command: str, number: int | None = None
 ) -> Path:
     """Write the card of the model in `products["checkpoint"]` and return its path.
 
@@ -46,24 +45,33 @@ def write(
     model, by default the last one.
     """
     number = number or config["rounds"]
-    trained = artifacts.read_manifest(products["checkpoint"])
-    sections = [
-        _front_matter(config),
-        _what(products, config, trained, number),
-        _scores(products, config),
-        _use(config),
-        _training(config, trained, number),
-        _data(products, trained),
-        _made(config, command, trained),
-        "## License\n\nNot set: it follows from the base model's and the data's. Add `license:` to "
-        "the lines at the top before you publish this model.",
-    ]
+    manifests = {name: artifacts.read_manifest(folder) for name, folder in products.items()}
+    trained = manifests["checkpoint"]
+    selected = manifests["pairs"]["counts"].get(config["data"]["arm"], 0)
+    text = _environment().get_template("model_card.md.j2").render(
+        front_matter=_front_matter(config),
+        name=hub_id(config["model"]) or config["model"]["name"],
+        method=style.label(_method(config)),
+        number=number,
+        pairs=selected - len(trained["details"].get("over_long", [])),
+        learned_from=LEARNED_FROM[config["data"]["arm"]],
+        scores=_scores(products, config),
+        config=config,
+        settings=_settings(config, trained, number),
+        metrics=[(n, f"{v:.4g}") for n, v in trained["details"].get("final", {}).items()],
+        products=_products(manifests),
+        command=re.sub(r"(?<==)/\S*/", "…/", command),
+        trained=trained,
+        resolved=yaml.safe_dump(
+            _public(dict(config)), sort_keys=False, allow_unicode=True, width=100
+        ),
+    )  # fmt: skip
     path = products["checkpoint"] / "model" / CARD
-    write_aside(path, "\n\n".join(section for section in sections if section) + "\n")
+    write_aside(path, text)
     return path
 
 
-def hub_id(model: Mapping[str, Any]) -> str | None:
+def hub_id(model: Values) -> str | None:
     """What the policy is called on the Hub; None for a folder and for a student made here."""
     path = model["path"]
     if path is None or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
@@ -71,67 +79,41 @@ def hub_id(model: Mapping[str, Any]) -> str | None:
     return str(path)
 
 
-def fenced(text: str, language: str = "") -> str:
-    """A code block that nothing in the text can end."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    ticks = "`" * max(3, longest + 1)
-    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("spot.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": style.cell, "fence": style.fence}
+    return environment
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; the text of a cell is text, whatever it contains."""
-    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _collapsed(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
-
-
-# ---- sections ----------------------------------------------------------------------------------
-
-
-def _front_matter(config: Mapping[str, Any]) -> str:
+def _front_matter(config: Values) -> str:
     """Only names from fixed lists and a checked hub id: nothing here can end it early."""
     base = hub_id(config["model"])
+    names = [config["loss"]["name"], config["arm"], config["data"]["arm"]]
+    methods = dict.fromkeys(str(name).replace("_", "-") for name in names if name)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=base,
         base_model_relation="finetune" if base else None,
-        tags=["spot", "surgical-post-training", *_method_tags(config)],
+        tags=["spot", "surgical-post-training", *methods],
     )
-    return f"---\n{data.to_yaml()}\n---"
+    return str(data.to_yaml())
 
 
-def _method_tags(config: Mapping[str, Any]) -> list[str]:
-    names = [config["loss"]["name"], config["arm"], config["data"]["arm"]]
-    return list(dict.fromkeys(str(name).replace("_", "-") for name in names if name))
-
-
-def _what(
-    products: Mapping[str, Path], config: Mapping[str, Any], trained: Mapping[str, Any], number: int
-) -> str:
-    model, data = config["model"], config["data"]
-    name = hub_id(model) or model["name"]
-    selected = artifacts.read_manifest(products["pairs"])["counts"].get(data["arm"], 0)
-    count = selected - len(trained["details"].get("over_long", []))
-    rounds = f"in {number} rounds, each from the model of the round before, and in the last "
-    said = f"on {count:,} pair{'s' * (count != 1)} made from {LEARNED_FROM[data['arm']]}."
-    return (
-        f"# {cell(name)}, {cell(label(_method(config)))}\n\n"
-        f"{cell(name)} after {PAPER} (SPoT): trained {rounds if number > 1 else ''}{said}"
-    )
-
-
-def _method(config: Mapping[str, Any]) -> str:
+def _method(config: Values) -> str:
     return arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
 
 
-def _scores(products: Mapping[str, Path], config: Mapping[str, Any]) -> str:
+def _scores(products: Mapping[str, Path], config: Values) -> list[list[str]]:
     """The base and this model, where both were measured; the same numbers as in the run's report."""
     if not {"base_scores", "scores"} <= set(products):
-        return ""
+        return []
     record = {name: config[name] for name in ("arm", "seed", "study")} | {
         "config": config,
         "overrides": [],
@@ -142,53 +124,15 @@ def _scores(products: Mapping[str, Path], config: Mapping[str, Any]) -> str:
     rows = []
     for column, before, after in zip(columns(study), base.cells, trained.cells, strict=True):
         assert after.gain is not None
-        gain = f"{signed(after.gain.value)} {signed(after.gain)}"
-        shown = [
-            f"{c.accuracy.value:.1f} [{c.accuracy.low:.1f}, {c.accuracy.high:.1f}]"
-            for c in (before, after)
+        accuracies = [
+            f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" for e in (before.accuracy, after.accuracy)
         ]
-        rows.append([column.title, column.note, *shown, gain])
-    return (
-        "## Scores\n\nPercent correct with 95% intervals over questions; differences are paired by "
-        "question. One training seed.\n\n"
-        + table(["benchmark", "questions × trials", "before", "after", "difference"], rows)
-    )
+        gain = f"{signed(after.gain.value)} {signed(after.gain)}"
+        rows.append([column.title, column.note, *accuracies, gain])
+    return rows
 
 
-def _use(config: Mapping[str, Any]) -> str:
-    sampling = config["generator"]
-    chosen = ", ".join(f"{name}={sampling[name]}" for name in ("temperature", "top_p", "top_k"))
-    code = f"""\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder, or its name on the Hub
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
-prompt = tokenizer.apply_chat_template(
-    [{{"role": "user", "content": "..."}}],
-    add_generation_prompt=True,
-    enable_thinking={config["model"]["thinking"]},
-    return_dict=True,
-    return_tensors="pt",
-)
-answer = model.generate(**prompt, max_new_tokens=1024, do_sample=True, {chosen})
-print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))"""
-    return f"## Use\n\n{fenced(code, 'python')}"
-
-
-def _training(config: Mapping[str, Any], trained: Mapping[str, Any], number: int) -> str:
-    details = trained["details"]
-    final = details.get("final", {})
-    metrics = [(name, f"{value:.4g}") for name, value in final.items()]
-    shown = [table(["", ""], _settings(config, trained, number))]
-    if metrics:
-        shown.append(_collapsed("Metrics of the last step", table(["metric", "value"], metrics)))
-    return "\n\n".join(["## Training", *shown])
-
-
-def _settings(
-    config: Mapping[str, Any], trained: Mapping[str, Any], number: int
-) -> list[tuple[str, object]]:
+def _settings(config: Values, trained: Values, number: int) -> list[tuple[str, object]]:
     """What was trained, how and on what; values as they were resolved."""
     model, data, loss = config["model"], config["data"], trained["settings"]["loss"]
     delta, policy = loss["delta"], model["path"] or model["name"]
@@ -197,7 +141,7 @@ def _settings(
     rows: list[tuple[str, object]] = [
         ("policy and reference", policy),
         ("revision of the policy", model["revision"]),
-        ("method", f"{label(_method(config))} (loss={loss['name']}, data.arm={data['arm']})"),
+        ("method", f"{style.label(_method(config))} (loss={loss['name']}, data.arm={data['arm']})"),
         ("β", None if loss["name"] in SFT_LIKE else f"{loss['beta']:g}"),
         ("δ", f"{delta['mode']}, decay {delta['decay']:g}" if loss["name"] == "bco" else None),
         ("γ", f"{data['gamma']:g}" if data["arm"] == "rectified" else None),
@@ -214,53 +158,32 @@ def _settings(
     return [(name, value) for name, value in rows if value is not None]
 
 
-def _hardware(hardware: Mapping[str, Any]) -> str:
+def _hardware(hardware: Values) -> str:
     ranks = hardware["nodes"] * hardware["devices"]
-    kind = "GPU" if hardware["accelerator"] == "gpu" else "CPU process"
-    plural = "" if ranks == 1 else "es" if kind.endswith("s") else "s"
-    said = [f"{hardware['name']}: {ranks} {kind}{plural}"]
-    if hardware["strategy"] == "deepspeed":
-        said.append(f"DeepSpeed ZeRO-{hardware['zero_stage']}")
-    masters = " with fp32 master weights" if hardware["precision"] == "bf16" else ""
-    said.append(hardware["precision"] + masters)
-    if hardware["optimizer"] == "adamw8bit":
-        said.append("moments of 8 bits")
-    return ", ".join(said)
-
-
-def _data(products: Mapping[str, Path], trained: Mapping[str, Any]) -> str:
-    """Counts and digests of what training read, and of what came before it where it is known."""
-    manifests = {
-        name: artifacts.read_manifest(products[name])
-        for name in ("attempts", "rectifications", "pairs", "held_out")
-        if name in products
-    }
-    digests = {name: manifest["digest"] for name, manifest in manifests.items()}
-    digests |= trained["inputs"]  # what training really read, the policy among it
-    rows = [
-        (name.replace("_", " "), _counts(manifests.get(name, {})), digest)
-        for name, digest in [*digests.items(), ("this model", trained["digest"])]
-    ]
-    return f"## Data\n\n{table(['product', 'rows', 'SHA-256'], rows)}"
-
-
-def _counts(manifest: Mapping[str, Any]) -> str:
-    counts = manifest.get("counts", {}).items()
-    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
-
-
-def _made(config: Mapping[str, Any], command: str, trained: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
-    revision = trained["revision"] or "unknown"
-    resolved = yaml.safe_dump(_public(dict(config)), sort_keys=False, allow_unicode=True, width=100)
-    return "\n\n".join(
-        [
-            "## How to repeat it",
-            fenced(re.sub(r"(?<==)/\S*/", "…/", command), "sh"),
-            f"Git revision {cell(revision)}; {cell(versions)}.",
-            _collapsed("The resolved configuration", fenced(resolved, "yaml")),
-        ]
+    kinds = (
+        ("GPU", "GPUs") if hardware["accelerator"] == "gpu" else ("CPU process", "CPU processes")
     )
+    masters = " with fp32 master weights" if hardware["precision"] == "bf16" else ""
+    parts = [
+        f"{hardware['name']}: {ranks} {kinds[ranks != 1]}",
+        f"DeepSpeed ZeRO-{hardware['zero_stage']}" if hardware["strategy"] == "deepspeed" else "",
+        hardware["precision"] + masters,
+        "moments of 8 bits" if hardware["optimizer"] == "adamw8bit" else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _products(manifests: Mapping[str, Values]) -> list[tuple[str, str, str]]:
+    """Name, counts and digest of what training read, and of what came before it where it is known."""
+    before = ("attempts", "rectifications", "pairs", "held_out")
+    digests = {name: manifests[name]["digest"] for name in before if name in manifests}
+    digests |= manifests["checkpoint"]["inputs"]  # what training really read, the policy among it
+    rows = []
+    for name, digest in digests.items():
+        counts = manifests.get(name, {}).get("counts", {}).items() if name in before else ()
+        said = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
+        rows.append((name.replace("_", " "), said, digest))
+    return [*rows, ("this model", "", manifests["checkpoint"]["digest"])]
 
 
 def _public(value: Any) -> Any:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from spot.data.word_diff import marked
-from spot.report import costs, examples, figures, histograms, paper, provenance, style, tables
+from spot.report import claims, figures, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
-from spot.report.claims import claim_row, tally_text
+from spot.report.claims import FAILS, HOLDS, UNCLEAR, Verdict, judge, tally_text
 from spot.report.config_diff import differences
 from spot.report.load import Study, load
-from spot.report.verdicts import FAILS, HOLDS, ROW, UNCLEAR, Verdict, judge, verdict_rows
 from spot.report.warnings import cautions
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed
@@ -47,7 +46,6 @@ OUTCOMES = {HOLDS: "holds", FAILS: "fails", UNCLEAR: "unclear"}
 
 @dataclass(frozen=True)
 class Graphic:
-    name: str
     caption: str
     svg: Markup
 
@@ -65,23 +63,23 @@ def write(source: Path, into: Path | None = None) -> Path:
         study = Study(*load(folder), folder)
         target.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw_all(study, target / "figures")
-        rows = tables.score_rows(study)
-        verdicts = judge(study)
-        content = _content(study, folder) | _judged(study, verdicts)
+        rows, verdicts = tables.score_rows(study), judge(study)
+        content = _content(study) | _judged(verdicts) | _made(study, folder)
         content |= {"scores": rows, "graphics": _graphics(study, drawn)}
     environment = _environment()
-    text = environment.get_template("report.md.j2").render(content, brief=False)
+    markdown = environment.get_template("report.md.j2")
+    text = markdown.render(content, brief=False)
     if len(text) > LONGEST:
-        text = environment.get_template("report.md.j2").render(content, brief=True)
+        text = markdown.render(content, brief=True)
     write_aside(target / "scores.csv", _csv(rows, tables.CSV_COLUMNS))
-    write_aside(target / "verdicts.csv", _csv(verdict_rows(verdicts), ROW))
+    write_aside(target / "verdicts.csv", _csv(claims.verdict_rows(verdicts), claims.COLUMNS))
     write_aside(target / "report.md", text)
     page = environment.get_template("report.html.j2").render(content)
     write_aside(target / "report.html", page)
     return target / "report.html"
 
 
-def _csv(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> str:
+def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -97,39 +95,32 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "label": style.label,
-        "signed": style.signed,
-        "cell": style.cell,
-        "duration": style.duration,
-        "short": style.short,
+    for name in ("label", "signed", "cell", "duration", "short"):
+        environment.filters[name] = getattr(style, name)
+    environment.globals |= {
+        "palette_light": style.css_variables(False),
+        "palette_dark": style.css_variables(True),
     }
-    environment.globals |= {"palette_light": style.css_variables(False)}
-    environment.globals |= {"palette_dark": style.css_variables(True)}
     return environment
 
 
 def _graphics(study: Study, drawn: dict[str, str]) -> dict[str, Graphic]:
     """Our own SVG: the only markup that the page does not escape."""
-    beside = paper.beside(study)
-    note = f" Hollow diamonds are the paper's gains ({beside.model})." if beside.arms else ""
-    captions = CAPTIONS | {"gains": CAPTIONS["gains"] + note}
+    beside, captions = paper.beside(study), dict(CAPTIONS)
+    if beside.arms:
+        captions["gains"] += f" Hollow diamonds are the paper's gains ({beside.model})."
     return {
         name: Graphic(
-            name,
-            captions[name],
-            Markup(style.embeddable(svg, name, str(escape(captions[name])))),
+            captions[name], Markup(style.embeddable(svg, name, str(escape(captions[name]))))
         )
         for name, svg in drawn.items()
     }
 
 
-def _content(study: Study, folder: Path) -> dict[str, Any]:
-    """Everything the two templates show, but for figures and the rows of scores.csv."""
-    run = study.runs[0]
-    spent = costs.costs(study)
+def _content(study: Study) -> dict[str, Any]:
+    """What the two templates show of scores, training and data."""
+    run, printed = study.runs[0], paper.tables_of(study)
     palette = style.colours(list(study.arms))
-    printed = paper.tables_of(study)
     return {
         "title": _title(study),
         "study": study,
@@ -149,59 +140,52 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "pairs": _pairs(study),
         "colour": {arm: f"var(--c{code[1:]})" for arm, code in palette.items()},
         "choices": _choices(run.record["config"]),
-    } | _made(study, folder, spent)
+    }
 
 
-def _judged(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _judged(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
-        "claims": [claim_row(verdict, study) for verdict in verdicts],
+        "verdicts": verdicts,
         "tally": Counter(verdict.outcome for verdict in verdicts),
-        "told": tally_text(verdicts) if verdicts else "",
+        "tally_text": tally_text(verdicts) if verdicts else "",
         "outcomes": OUTCOMES,
     }
 
 
-def _fence(text: str) -> str:
-    """Backticks that open and close a Markdown block of `text`: more than it has in a row."""
-    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-
-
-def _made(study: Study, folder: Path, spent: list[costs.Cost]) -> dict[str, Any]:
+def _made(study: Study, folder: Path) -> dict[str, Any]:
     """What was run, and what it cost."""
     configs = {arm: [run.record["config"] for run in runs] for arm, runs in study.arms.items()}
-    command = provenance.command(study)
+    command, spent = provenance.command(study), provenance.costs(study)
+    config = scrubbed(study.runs[0].record["config"])
     return {
         "costs": spent,
-        "total": costs.total(spent),
-        "own_seconds": costs.own_seconds(study),
+        "total": provenance.total(spent),
+        "own_seconds": provenance.own_seconds(study),
         "command": command,
-        "fence": _fence(command),
+        "fence": style.fence(command),
         "run_command": provenance.run_command,
         "differences": differences(configs, read_defaults(folder)),
         "products": provenance.products(study),
         "versions": provenance.versions(study),
         "machines": provenance.machines(study),
-        "config": json.dumps(
-            scrubbed(study.runs[0].record["config"]), indent=2, ensure_ascii=False
-        ),
+        "config": json.dumps(config, indent=2, ensure_ascii=False),
     }
 
 
 def _title(study: Study) -> str:
-    name = re.sub(r"^table(\d)$", r"Table \1", study.name)
     if len(study.runs) == 1:
         return style.label(study.runs[0].arm)
-    return (
-        name[:1].upper() + name[1:].replace("_", " ") if study.runs[0].record["study"] else "Sweep"
-    )
+    if not study.runs[0].record["study"]:
+        return "Sweep"
+    name = re.sub(r"^table(\d)$", r"Table \1", study.name)
+    return name[:1].upper() + name[1:].replace("_", " ")
 
 
 def _choices(config: dict[str, Any]) -> dict[str, Any]:
     """What a reader asks first about the first run."""
-    data = config["data"]
     asked = {
         "model": config.get("model", {}).get("name"),
-        "questions": data.get("source"),
+        "questions": config["data"].get("source"),
         "oracle": config.get("oracle", {}).get("kind"),
         "benchmarks": config["benchmarks"].get("name"),
         "hardware": config.get("hardware", {}).get("name"),
@@ -211,5 +195,5 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
 
 def _pairs(study: Study) -> list[Any]:
     """A few corrections with their edits marked; of other arms' pairs where none was corrected."""
-    run = histograms.corrected(study) or study.runs[0]
-    return [(pair, *marked(pair)) for pair in examples.chosen(run.pairs())]
+    run = study.corrected or study.runs[0]
+    return [(pair, *marked(pair)) for pair in tables.examples(run.pairs())]

@@ -140,6 +140,11 @@ def cell(text: object) -> str:
     return " ".join(safe.split())
 
 
+def fence(text: str) -> str:
+    """Backticks that open and close a Markdown block of `text`: more than it has in a row."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+
+
 def css_variables(dark: bool) -> str:
     """`--c1d2126: …` for every colour that figures are drawn in."""
     pairs = [INK, SOFT, LINE, *COLOURS.values()]

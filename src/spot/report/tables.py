@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from spot.evaluation.statistics import Estimate, Summary, crossed
+from spot.data.rows import Pair
+from spot.evaluation.statistics import Estimate, crossed
 from spot.report import paper
-from spot.report.load import FinishedRun, Study
-from spot.report.verdicts import difference
+from spot.report.load import FinishedRun, Study, difference
 
 DOMAIN_NAMES = {"in_domain": "in-domain", "ood": "OOD", "general": "general"}
+EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,13 @@ def columns(study: Study) -> list[Column]:
     known = {name for row in paper.tables_of(study) for name in row.values}
     result = []
     for domain, names in study.domains.items():
-        short = DOMAIN_NAMES.get(domain, domain)
-        alone = len(names) == 1
+        short, alone = DOMAIN_NAMES.get(domain, domain), len(names) == 1
         for name in names:
             beside = name if name in known else domain if alone else None
             result.append(_column(study.runs[0], name, short, beside))
         if not alone:
             result.append(Column(f"{short} mean", f"{len(names)} benchmarks", names, domain))
-    everything = study.benchmarks
-    if everything:
+    if everything := study.benchmarks:
         result.append(Column("average", f"{len(everything)} benchmarks", everything, "average"))
     for name in study.others:
         run = next(run for run in study.runs if name in run.scores)
@@ -144,49 +143,27 @@ CSV_COLUMNS = [
 
 def score_rows(study: Study) -> list[dict[str, Any]]:
     """One row per run and benchmark, the base first: the content of scores.csv, in percent."""
-    measured = [*study.benchmarks, *study.others]
-    first = study.runs[0]
-    rows = [
-        _score_row("base", "", first, "base_scores", name, None)
-        for name in measured
-        if name in first.base_scores
-    ]
+    rows = list(_score_rows(study, "base", study.runs[0], "base_scores"))
     for arm, runs in study.arms.items():
-        for run in runs:
-            for name in (name for name in measured if name in run.scores):
-                gain = difference([run], [name]) if name in run.base_scores else None
-                rows.append(_score_row(arm, run.seed, run, "scores", name, gain))
+        rows += [row for run in runs for row in _score_rows(study, arm, run, "scores")]
     return rows
 
 
-def _score_row(
-    arm: str, seed: Any, run: FinishedRun, product: str, name: str, gain: Estimate | None
-) -> dict[str, Any]:
-    summary = run.summary(name, product)
-    trivial = run.manifest(product)["details"].get("trivial", {}).get(name)
-    values = {
-        "arm": arm,
-        "seed": seed,
-        "benchmark": name,
-        "domain": (run.scores if product == "scores" else run.base_scores)[name][0].domain,
-        "questions": summary.accuracy.questions,
-        "trials": summary.trials,
-        "accuracy": summary.accuracy.value,
-        "low": summary.accuracy.low,
-        "high": summary.accuracy.high,
-        "unparseable": summary.unparseable,
-        "truncated": summary.truncated,
-        "trivial": "" if trivial is None else trivial,
-        "mean_tokens": summary.mean_tokens,
-    }
-    if gain:
-        values |= {
-            "difference": gain.value,
-            "difference_low": gain.low,
-            "difference_high": gain.high,
-        }
-    rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in values.items()}
-    return {column: rounded.get(column, "") for column in CSV_COLUMNS}
+def _score_rows(study: Study, arm: str, run: FinishedRun, product: str) -> Iterator[dict[str, Any]]:
+    scores, trivial = run.scores_of(product), run.manifest(product)["details"].get("trivial", {})
+    for name in (n for n in (*study.benchmarks, *study.others) if n in scores):
+        summary, gain = run.summary(name, product), None
+        if product == "scores" and name in run.base_scores:
+            gain = difference([run], [name])
+        accuracy = summary.accuracy
+        values = [
+            arm, run.seed if product == "scores" else "", name, scores[name][0].domain,
+            accuracy.questions, summary.trials, accuracy.value, accuracy.low, accuracy.high,
+            *((gain.value, gain.low, gain.high) if gain else ("", "", "")),
+            summary.unparseable, summary.truncated, trivial.get(name), summary.mean_tokens,
+        ]  # fmt: skip
+        rounded = [round(v, 2) if isinstance(v, float) else "" if v is None else v for v in values]
+        yield dict(zip(CSV_COLUMNS, rounded, strict=True))
 
 
 # ---- how it came about -------------------------------------------------------------------------
@@ -194,7 +171,7 @@ def _score_row(
 
 @dataclass(frozen=True)
 class Answers:
-    """Means over seeds of one arm on one benchmark: percent unparseable, percent cut, tokens."""
+    """Means over seeds of one arm on one benchmark: percent unparseable, percent truncated, tokens."""
 
     unparseable: float
     truncated: float
@@ -208,15 +185,11 @@ def answers(study: Study) -> list[tuple[str, list[Answers]]]:
 
 
 def _answers(study: Study, runs: Sequence[FinishedRun], product: str) -> list[Answers]:
-    return [_mean([run.summary(name, product) for run in runs]) for name in study.benchmarks]
-
-
-def _mean(of: Sequence[Summary]) -> Answers:
-    return Answers(
-        float(np.mean([s.unparseable for s in of])),
-        float(np.mean([s.truncated for s in of])),
-        float(np.mean([s.mean_tokens for s in of])),
-    )
+    summaries = [[run.summary(name, product) for run in runs] for name in study.benchmarks]
+    return [
+        Answers(*np.mean([(s.unparseable, s.truncated, s.mean_tokens) for s in of], axis=0))
+        for of in summaries
+    ]
 
 
 @dataclass(frozen=True)
@@ -241,8 +214,11 @@ def funnels(study: Study) -> list[tuple[list[str], list[Step]]]:
 
 def _funnel(run: FinishedRun) -> list[Step]:
     kind = str(run.record["config"]["data"]["arm"])
-    went_on = {"attempts": "correct" if kind == "self" else "wrong", "rectifications": "ok", "pairs": kind}  # fmt: skip
-    titles = {"attempts": "responses", "rectifications": "corrections", "pairs": "pairs"}
+    went_on = {  # title, and which of the rows' kinds the next stage takes
+        "attempts": ("responses", "correct" if kind == "self" else "wrong"),
+        "rectifications": ("corrections", "ok"),
+        "pairs": ("pairs", kind),
+    }
     if kind == "self":  # needs no corrections, even where other arms' were counted
         del went_on["rectifications"]
     stages = {stage["product"]: stage for stage in run.record["stages"]}  # the last of each name
@@ -251,10 +227,10 @@ def _funnel(run: FinishedRun) -> list[Step]:
         before, _, name = str(product).rpartition("/")  # `round1/attempts` of an earlier round
         counts = dict(stage["counts"])
         if name in went_on and counts:
-            passed = counts.pop(went_on[name], 0)
-            total = passed + sum(counts.values())
-            title = titles[name] + (f", {before.replace('round', 'round ')}" if before else "")
-            steps.append(Step(title, total, passed, went_on[name], counts))
+            title, taken = went_on[name]
+            title += f", {before.replace('round', 'round ')}" if before else ""
+            passed = counts.pop(taken, 0)
+            steps.append(Step(title, passed + sum(counts.values()), passed, taken, counts))
     return steps
 
 
@@ -270,9 +246,17 @@ def exactness(study: Study) -> str:
     rewards = [d["max_start_reward"] for d in details if "max_start_reward" in d]
     if not rewards:
         return ""
-    said = f"Largest reward before the first update: {max(rewards):.1e} (0 but for rounding)."
-    kernels = {d["kernels"]["attention"] for d in details if "kernels" in d}
-    if kernels:
+    text = f"Largest reward before the first update: {max(rewards):.1e} (0 but for rounding)."
+    if kernels := {d["kernels"]["attention"] for d in details if "kernels" in d}:
         off = max(d.get("kernel_error", 0.0) for d in details)
-        said += f" Attention by {', '.join(sorted(kernels))}: off from the dense computation by {off:.1e}."
-    return said
+        text += f" Attention by {', '.join(sorted(kernels))}: off from the dense computation by {off:.1e}."
+    return text
+
+
+def examples(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs spread over the change ratios, smallest first; those without y⁻ show no edit and are left out."""
+    with_rejected = [pair for pair in pairs if pair.rejected is not None]
+    ordered = sorted(with_rejected, key=lambda p: (p.change_ratio or 0.0, p.id))
+    if len(ordered) <= EXAMPLES:
+        return ordered
+    return [ordered[i * (len(ordered) - 1) // (EXAMPLES - 1)] for i in range(EXAMPLES)]

@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from spot.evaluation.statistics import CONFIDENCE, holm
-from spot.report.load import FinishedRun, Study
+from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
 from spot.report.style import label, signed
-from spot.report.verdicts import difference
 
 MANY = 5.0  # percent without a usable answer that is worth a word
 FEW_SEEDS = 4  # below, an interval cannot know the spread over seeds well
+TOO_FEW = "was asked fewer questions than wanted"
+FEWER_TRIALS = "has questions with fewer trials than asked for"
+UNPAIRED = "and the base do not share all questions; the unpaired are left out"
+UNUSABLE = "often gives no usable answer"
 SLACK = 0.05  # a tether coefficient, 0.5 at the start, below which little pull is left
 
 
 def cautions(study: Study) -> list[str]:
     """One line each: unfinished jobs, what weakens the numbers, and how training went wrong."""
-    found = _unfinished(study) + _weak_intervals(study) + _many_looks(study) + _unmatched(study)
+    found = [*_unfinished(study), *_weak_intervals(study), *_many_looks(study), *_unmatched(study)]
     for arm, runs in study.arms.items():
-        found += _answers(study, arm, runs) + _checkers(study, arm, runs) + _dropped(arm, runs)
-        found += _pull_up(arm, runs) + _collapse(arm, runs) + _saturation(arm, runs)
+        found += [*_answers(study, arm, runs), *_checkers(study, arm, runs), *_dropped(arm, runs)]
+        found += [*_pull_up(arm, runs), *_collapse(arm, runs), *_saturation(arm, runs)]
     return found
 
 
-def _unfinished(study: Study) -> list[str]:
-    names = study.unfinished
-    if not names:
-        return []
-    which = f"Job {names[0]} is" if len(names) == 1 else f"Jobs {', '.join(names)} are"
-    return [f"{which} not finished; the same command runs what is missing."]
+def _unfinished(study: Study) -> Iterator[str]:
+    if names := study.unfinished:
+        which = f"Job {names[0]} is" if len(names) == 1 else f"Jobs {', '.join(names)} are"
+        yield f"{which} not finished; the same command runs what is missing."
 
 
-def _weak_intervals(study: Study) -> list[str]:
-    found = []
-    seeds = {len(runs) for runs in study.arms.values()}
-    if seeds == {1}:
-        found.append("One training seed: the intervals cover the choice of questions only.")
-    elif min(seeds) < FEW_SEEDS:
-        arms = [label(arm) for arm, runs in study.arms.items() if len(runs) < FEW_SEEDS]
-        found.append(
-            f"Fewer than {FEW_SEEDS} seeds ({', '.join(arms)}): where seeds differ much, an interval "
+def _weak_intervals(study: Study) -> Iterator[str]:
+    few = [label(arm) for arm, runs in study.arms.items() if len(runs) < FEW_SEEDS]
+    if {len(runs) for runs in study.arms.values()} == {1}:
+        yield "One training seed: the intervals cover the choice of questions only."
+    elif few:
+        yield (
+            f"Fewer than {FEW_SEEDS} seeds ({', '.join(few)}): where seeds differ much, an interval "
             "holds the truth less often than its 95%."
         )
     for arm, runs in study.arms.items():
         if len({run.seed for run in runs}) < len(runs):
-            found.append(f"{label(arm)} ran more than once with the same seed; each run counts.")
+            yield f"{label(arm)} ran more than once with the same seed; each run counts."
     if len({run.product("base_scores") for run in study.runs}) > 1:
-        found.append("The runs do not share one base: its row is the first run's.")
-    return found
+        yield "The runs do not share one base: its row is the first run's."
 
 
-def _many_looks(study: Study) -> list[str]:
+def _many_looks(study: Study) -> Iterator[str]:
     """Differences to the base whose interval excludes 0 until all that are shown are counted (Holm)."""
     shown = [
         (f"{label(arm)} on {_spoken(name)}", difference(runs, [name]))
@@ -67,37 +66,32 @@ def _many_looks(study: Study) -> list[str]:
         for (what, estimate), p in zip(shown, corrected, strict=True)
         if estimate.excludes_zero and p >= 1 - CONFIDENCE
     ]
-    if not doubtful:
-        return []
-    return [
-        f"Of {len(shown)} differences to the base some exclude 0 by themselves but not when all are "
-        f"counted (Holm): {', '.join(doubtful)}."
-    ]
+    if doubtful:
+        yield (
+            f"Of {len(shown)} differences to the base some exclude 0 by themselves but not when all "
+            f"are counted (Holm): {', '.join(doubtful)}."
+        )
 
 
 # ---- data --------------------------------------------------------------------------------------
 
 
-def _unmatched(study: Study) -> list[str]:
+def _unmatched(study: Study) -> Iterator[str]:
     """Arms that train on different numbers of pairs though the same number was asked for."""
-    found: list[str] = []
     by_asked: dict[int | None, dict[str, int]] = defaultdict(dict)
     for arm, runs in study.arms.items():
         asked, got = runs[0].record["config"]["data"].get("pairs"), _pairs(runs[0])
         if got is not None:
             by_asked[asked][arm] = got
     for asked, counts in by_asked.items():
-        told = ", ".join(f"{label(arm)} {got}" for arm, got in counts.items())
+        listed = ", ".join(f"{label(arm)} {got}" for arm, got in counts.items())
         if len(set(counts.values())) > 1:
-            found.append(
-                f"The arms are not matched, they train on different numbers of pairs: {told}. "
+            yield (
+                f"The arms are not matched, they train on different numbers of pairs: {listed}. "
                 "data.matched gives each as many as the poorest has."
             )
         elif asked is not None and min(counts.values()) < asked:
-            found.append(
-                f"{asked} pairs were asked for, there are fewer: {told}. Raise data.questions."
-            )
-    return found
+            yield f"{asked} pairs were asked for, there are fewer: {listed}. Raise data.questions."
 
 
 def _pairs(run: FinishedRun) -> int | None:
@@ -107,55 +101,55 @@ def _pairs(run: FinishedRun) -> int | None:
     return None if count is None else int(count)
 
 
-def _dropped(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+def _dropped(arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     """Pairs that were selected and did not fit a pack."""
     over_long = max(len(r.manifest("checkpoint")["details"].get("over_long", [])) for r in runs)
-    if not over_long:
-        return []
-    return [
-        f"{label(arm)} left out {over_long} pairs that are longer than a pack: raise "
-        "hardware.tokens_per_pack to train on them."
-    ]
+    if over_long:
+        yield (
+            f"{label(arm)} left out {over_long} pairs that are longer than a pack: raise "
+            "hardware.tokens_per_pack to train on them."
+        )
 
 
 # ---- answers -----------------------------------------------------------------------------------
 
 
-def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
-    too_few, fewer, missing, unusable = [], [], [], []
+def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
+    found = defaultdict(list)
     for name in study.benchmarks:
-        of, said = [run.summary(name) for run in runs], _spoken(name)
-        asked = runs[0].record["config"]["benchmarks"]["tasks"][name]
-        wanted, least = asked.get("questions"), min(s.accuracy.questions for s in of)
-        if wanted is not None and least < wanted:
-            too_few.append(f"{said} ({least} of {wanted})")
-        if min(s.fewest_trials for s in of) < asked["trials"]:
-            fewer.append(f"{said} ({min(s.fewest_trials for s in of)} of {asked['trials']})")
+        of, asked = [run.summary(name) for run in runs], _asked(runs[0], name)
+        questions, trials = (
+            min(s.accuracy.questions for s in of),
+            min(s.fewest_trials for s in of),
+        )
         lost = {q for r in runs for q in r.means[name].keys() ^ r.base_means[name].keys()}
+        unusable = max(s.unparseable + s.truncated for s in of)
+        if asked.get("questions") is not None and questions < asked["questions"]:
+            found[TOO_FEW].append(f"{_spoken(name)} ({questions} of {asked['questions']})")
+        if trials < asked["trials"]:
+            found[FEWER_TRIALS].append(f"{_spoken(name)} ({trials} of {asked['trials']})")
         if lost:
-            missing.append(f"{said} ({len(lost)})")
-        share = max(s.unparseable + s.truncated for s in of)
-        if share > MANY:
-            unusable.append(f"{said} (up to {share:.0f}%)")
-    lines = {
-        "was asked fewer questions than wanted": too_few,
-        "has questions with fewer trials than asked for": fewer,
-        "and the base do not share all questions; the unpaired are left out": missing,
-        "often gives no usable answer": unusable,
-    }
-    return [f"{label(arm)} {what}: {', '.join(names)}." for what, names in lines.items() if names]
+            found[UNPAIRED].append(f"{_spoken(name)} ({len(lost)})")
+        if unusable > MANY:
+            found[UNUSABLE].append(f"{_spoken(name)} (up to {unusable:.0f}%)")
+    for what in (TOO_FEW, FEWER_TRIALS, UNPAIRED, UNUSABLE):
+        if found[what]:
+            yield f"{label(arm)} {what}: {', '.join(found[what])}."
 
 
-def _checkers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+def _asked(run: FinishedRun, benchmark: str) -> dict[str, Any]:
+    return dict(run.record["config"]["benchmarks"]["tasks"][benchmark])
+
+
+def _checkers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     """What a checker said of its own verdicts, such as one that lacks its sentence splitter."""
-    found = dict.fromkeys(
+    yield from dict.fromkeys(
         f"{label(arm)}, {_spoken(name)}: {score.details['warning']}"
         for name in study.benchmarks
         for run in runs
         for score in run.scores[name]
         if score.details.get("warning")
     )
-    return list(found)
 
 
 def _spoken(benchmark: str) -> str:
@@ -165,50 +159,45 @@ def _spoken(benchmark: str) -> str:
 # ---- training ----------------------------------------------------------------------------------
 
 
-def _pull_up(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+def _pull_up(arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     """log π_θ/π_ref of y⁻ rises with that of y⁺ (§4.1)."""
     _, rejected = _mean_curve(runs, REJECTED)
-    if not rejected or rejected[-1] <= NOTABLE:
-        return []
-    return [
-        f"{label(arm)} pulls y⁻ up: log π_θ/π_ref ends at {signed(rejected[-1])} nats held out."
-    ]
+    if rejected and rejected[-1] > NOTABLE:
+        yield (
+            f"{label(arm)} pulls y⁻ up: log π_θ/π_ref ends at {signed(rejected[-1])} nats held out."
+        )
 
 
-def _collapse(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+def _collapse(arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     """log π_θ/π_ref of y⁺ falls below 0, or to half of its peak (§4.2): y⁺ is lost to punish y⁻."""
     steps, chosen = _mean_curve(runs, CHOSEN)
     _, rejected = _mean_curve(runs, REJECTED)
     if not chosen or not rejected:
-        return []
+        return
     top = int(np.argmax(chosen))
     ends = f"to {signed(chosen[-1])} nats held out, that of y⁻ to {signed(rejected[-1])}."
     if chosen[-1] < -NOTABLE:
-        return [f"{label(arm)} collapses: log π_θ/π_ref of y⁺ falls {ends}"]
-    if chosen[-1] < chosen[top] / 2 and chosen[top] - chosen[-1] > NOTABLE:
-        return [
+        yield f"{label(arm)} collapses: log π_θ/π_ref of y⁺ falls {ends}"
+    elif chosen[-1] < chosen[top] / 2 and chosen[top] - chosen[-1] > NOTABLE:
+        yield (
             f"{label(arm)} loses what it had learnt: log π_θ/π_ref of y⁺ falls from "
             f"{signed(chosen[top])} at step {steps[top]} {ends}"
-        ]
-    return []
+        )
 
 
-def _saturation(arm: str, runs: Sequence[FinishedRun]) -> list[str]:
+def _saturation(arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     """All tether coefficients (eq. 7) are near 0 for the second half of the training, or longer."""
-    curves = [_mean_curve(runs, name) for name in TETHERS]
-    measured = [(steps, values) for steps, values in curves if steps]
+    measured = [curve for name in TETHERS if (curve := _mean_curve(runs, name))[0]]
     if not measured:
-        return []
+        return
     steps = measured[0][0]
-    largest = np.max([values for _, values in measured], axis=0)
-    pulling = np.flatnonzero(largest >= SLACK)
+    pulling = np.flatnonzero(np.max([values for _, values in measured], axis=0) >= SLACK)
     after = int(pulling[-1]) + 1 if len(pulling) else 0
-    if after >= len(steps) or steps[after] > steps[-1] / 2:
-        return []
-    return [
-        f"{label(arm)} saturates: from step {steps[after]} of {steps[-1]} on the tether leaves less "
-        f"than {SLACK:g} of each pull, so that the rest of the training moves little."
-    ]
+    if after < len(steps) and steps[after] <= steps[-1] / 2:
+        yield (
+            f"{label(arm)} saturates: from step {steps[after]} of {steps[-1]} on the tether leaves "
+            f"less than {SLACK:g} of each pull, so that the rest of the training moves little."
+        )
 
 
 def _mean_curve(runs: Sequence[FinishedRun], column: str) -> tuple[list[int], list[float]]:

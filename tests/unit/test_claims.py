@@ -5,8 +5,8 @@ import json
 import pytest
 
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, paired
-from spot.report import verdicts
-from spot.report.verdicts import CLAIMS, FAILS, HOLDS, UNCLEAR, judge, verdict_rows
+from spot.report import claims
+from spot.report.claims import CLAIMS, FAILS, HOLDS, UNCLEAR, judge, verdict_rows
 from tests.support.runs import BASE, MadeRun, made_study
 
 SEEDS = (0, 1, 2)
@@ -15,29 +15,29 @@ SEEDS = (0, 1, 2)
 @pytest.mark.parametrize(
     ("rule", "low", "high", "outcome"),
     [
-        (verdicts.gains, 0.1, 2, HOLDS),
-        (verdicts.gains, 0, 2, UNCLEAR),
-        (verdicts.gains, -3, 0, FAILS),
-        (verdicts.forgets, -3, -0.1, HOLDS),
-        (verdicts.forgets, -3, 0, UNCLEAR),
-        (verdicts.forgets, 0, 2, FAILS),
-        (verdicts.keeps, -1, 3, HOLDS),
-        (verdicts.keeps, -1.1, 3, UNCLEAR),
-        (verdicts.keeps, -1.1, -1, UNCLEAR),
-        (verdicts.keeps, -4, -1.1, FAILS),
-        (verdicts.at_least, -1, 3, HOLDS),
-        (verdicts.at_least, -1.1, 3, UNCLEAR),
-        (verdicts.at_least, -0.9, -0.1, FAILS),  # surely less, if by little
-        (verdicts.gains_little, -2, 1, HOLDS),
-        (verdicts.gains_little, -2, 1.1, UNCLEAR),
-        (verdicts.gains_little, 1, 3, UNCLEAR),
-        (verdicts.gains_little, 1.1, 3, FAILS),
-        (verdicts.stagnates, -20, 1, HOLDS),
-        (verdicts.stagnates, -20, 10, UNCLEAR),
-        (verdicts.stagnates, 1.1, 10, FAILS),
-        (verdicts.cancels, 0.1, 0.49, HOLDS),
-        (verdicts.cancels, 0.1, 0.5, UNCLEAR),
-        (verdicts.cancels, 0.5, 0.9, FAILS),
+        (claims.gains, 0.1, 2, HOLDS),
+        (claims.gains, 0, 2, UNCLEAR),
+        (claims.gains, -3, 0, FAILS),
+        (claims.forgets, -3, -0.1, HOLDS),
+        (claims.forgets, -3, 0, UNCLEAR),
+        (claims.forgets, 0, 2, FAILS),
+        (claims.keeps, -1, 3, HOLDS),
+        (claims.keeps, -1.1, 3, UNCLEAR),
+        (claims.keeps, -1.1, -1, UNCLEAR),
+        (claims.keeps, -4, -1.1, FAILS),
+        (claims.at_least, -1, 3, HOLDS),
+        (claims.at_least, -1.1, 3, UNCLEAR),
+        (claims.at_least, -0.9, -0.1, FAILS),  # surely less, if by little
+        (claims.gains_little, -2, 1, HOLDS),
+        (claims.gains_little, -2, 1.1, UNCLEAR),
+        (claims.gains_little, 1, 3, UNCLEAR),
+        (claims.gains_little, 1.1, 3, FAILS),
+        (claims.stagnates, -20, 1, HOLDS),
+        (claims.stagnates, -20, 10, UNCLEAR),
+        (claims.stagnates, 1.1, 10, FAILS),
+        (claims.cancels, 0.1, 0.49, HOLDS),
+        (claims.cancels, 0.1, 0.5, UNCLEAR),
+        (claims.cancels, 0.5, 0.9, FAILS),
     ],
 )
 def test_an_interval_decides(rule, low, high, outcome):
@@ -71,7 +71,7 @@ def test_every_claim_of_the_paper_is_there_once():
         "dpo_chosen_stagnates", "bco_kl_above_bce", "bco_prefix_cancels", "rft_gains_little",
         "dft_forgets",
     } <= set(ids)  # fmt: skip
-    assert {claim.rule for claim in CLAIMS} <= set(verdicts.RULES)
+    assert {claim.rule for claim in CLAIMS} <= set(claims.RULES)
 
 
 def test_claims_hold_and_fail_by_what_was_scored(tmp_path):

@@ -5,7 +5,7 @@ backward against the tokens of a pack and against the vocabulary, with the strai
 them, and seconds of planning an epoch. The other two are arithmetic, no time is measured:
 
 - balance: how much longer the slowest of many ranks works than the mean, in Qwen3-8B's FLOPs, and
-  than the least possible: a pair cannot be divided, so no step is shorter than its dearest pair.
+  than the least possible: a pair cannot be divided, so no step is shorter than its most expensive pair.
 - prediction: FLOPs on the critical path of 8 ranks, 32 pairs a step, 2 epochs and one reference pass.
   It begins with padding as the released recipe pads: each rank takes 4 pairs, in 2 micro-batches of
   2, all four sequences as long as the longest; every micro-step lasts as long as the slowest rank's;
@@ -208,7 +208,7 @@ def deal_pairs(pairs: Sequence[PairTokens]) -> list[list[list[int]]]:
 
 
 def slowest(pairs: Sequence[Lengths], ranks: int, shared: bool) -> tuple[float, float, float]:
-    """FLOPs of the slowest rank, of the mean rank and of the dearest pair."""
+    """FLOPs of the slowest rank, of the mean rank and of the most expensive pair."""
     costs = [pair.cost(shared) for pair in pairs]
     dealt = deal(costs, [pair.tokens(shared) for pair in pairs], SHARED.token_budget, ranks)
     loads = [sum(costs[i] for items in bins for i in items) for bins in dealt]

@@ -107,7 +107,9 @@ def main() -> None:
     """Print and write the share for a loss with and one without a reference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=1500)
-    parser.add_argument("--python", action="store_true", help="print the most expensive Python functions")
+    parser.add_argument(
+        "--python", action="store_true", help="print the most expensive Python functions"
+    )
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

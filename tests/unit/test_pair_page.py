@@ -19,7 +19,7 @@ from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
 from spot.data.word_diff import align, marked
 from spot.report import pair_page
-from spot.report.pair_source import read
+from spot.report.pair_page import read
 from spot.utils.errors import UserError
 
 HOSTILE = (

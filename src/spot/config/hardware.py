@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -79,6 +80,14 @@ class HardwareConfig:
     def ranks(self) -> int:
         """Processes in all."""
         return self.nodes * self.devices
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides a training's numbers, if only their last bits, and which pairs fit a pack."""
+        idle = ["name", "memory_gib", "tflops"]
+        if not self.deepspeed:
+            idle += ["zero_stage", "offload_optimizer", "offload_parameters", "overlap_comm"]
+            idle += ["contiguous_gradients", "reduce_bucket", "gather_bucket"]
+        return {key: value for key, value in asdict(self).items() if key not in idle}
 
     @property
     def device(self) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from spot.data.chat import user
 from spot.data.rows import CORRECT, Attempt, Question
-from spot.evaluation.statistics import mean_interval, means_by_question
 from spot.generation import Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
 from spot.utils.errors import UserError
@@ -107,6 +106,8 @@ class Tally:
                 "No prompt leaves room for a response in the model's context: choose shorter questions "
                 "or another model."
             )
+        from spot.evaluation.statistics import mean_interval, means_by_question
+
         means = means_by_question((a.question_id, a.verdict == CORRECT) for a in attempts)
         accuracy = mean_interval(list(means.values()), bounds=(0.0, 100.0))
         lengths = np.array([attempt.tokens for attempt in attempts])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
-from spot.data.rows import CORRECT, UNPARSEABLE, Attempt, Rectification
+from spot.config import Config
+from spot.data import artifacts
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Attempt, Rectification
 from spot.grading.math import Verifier
 from spot.oracle import Oracle
+from spot.oracle.build import SHEETS
+from spot.utils.errors import UserError
 
 
 def rectify(
@@ -57,3 +62,21 @@ def _outcome(
     if verdict == CORRECT:
         return "ok", extracted
     return ("unparseable" if verdict == UNPARSEABLE else "wrong"), extracted
+
+
+def correct(config: Config, attempts: artifacts.Product) -> Path:
+    """Have a person correct all wrong attempts on a local page; returns the sheet they are in."""
+    from spot.oracle import human_page
+    from spot.oracle.types import Task
+
+    sheet = Path(config.oracle.path or Path(config.output) / "corrections.csv")
+    if sheet.suffix not in SHEETS:
+        raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
+    wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
+    tasks = [Task(row.id, row.question, row.answer, row.response) for row in wrong]
+    with Verifier() as verifier:
+        corrections = human_page.Corrections(
+            sheet, tasks, verifier, answer_format=config.data.answer_format
+        )
+        human_page.correct(corrections, config.oracle.port)
+    return sheet

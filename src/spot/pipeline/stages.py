@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.config import ASKED, Config, HardwareConfig, resolved_loss
+from spot.config import ASKED, Config, resolved_loss
 from spot.data import artifacts
 from spot.data.held_out import split_attempts, wrong_attempts
-from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
+from spot.data.rows import Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.grading import sandbox
@@ -27,7 +27,9 @@ from spot.oracle import build as asking
 from spot.pipeline import questions as sourcing
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
+from spot.pipeline.elicitation import Tally, elicit
 from spot.pipeline.policy import Policy
+from spot.pipeline.rectification import rectify as rectify_all
 from spot.pipeline.run import Run
 from spot.pipeline.selection import Rules, nothing_left
 from spot.pipeline.selection import select as select_pairs
@@ -82,8 +84,6 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
     target = artifacts.product(run.root, "elicit", settings, {"policy": policy.digest})
 
     def make() -> None:
-        from spot.pipeline.elicitation import Tally, elicit
-
         if data.answer_format == "code":
             sandbox.ready()
         questions, dropped = sourcing.questions(config)
@@ -126,15 +126,13 @@ def _import(run: Run) -> artifacts.Product:
     settings = {"import": sourcing.settings(config), "answer_format": data.answer_format}
     target = artifacts.product(run.root, "elicit", settings)
 
-    def make() -> None:
-        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
-            with Verifier() as verifier:
-                rows, dropped = sourcing.attempts(config, verifier)
-            counts.update(dropped)
-            yield from (row for row in rows if row.id not in done)
+    def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
+        with Verifier() as verifier:
+            rows, dropped = sourcing.attempts(config, verifier)
+        counts.update(dropped)
+        yield from (row for row in rows if row.id not in done)
 
-        artifacts.compute_rows(target, Attempt, produce)
-
+    make = partial(artifacts.compute_rows, target, Attempt, produce)
     return run.stage("attempts", target, make)
 
 
@@ -154,49 +152,35 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
     if student is not None and asking.depends_on_policy(config):
         inputs["policy"] = student.digest
     target_pairs = config.oracle.target_pairs if part == "train" else None
+    if asked:
+        decisive = asking.settings(config, mode, target_pairs)
+    else:
+        decisive = asking.local_settings(config)
     settings = {
         "part": part,
         "held_out": data.held_out,
         "split_seed": data.seed,
         "mode": mode,
-        "oracle": asking.settings(config, mode, target_pairs)
-        if asked
-        else asking.local_settings(config),
+        "oracle": decisive,
         "answer_format": data.answer_format,
     }
     target = artifacts.product(run.root, "rectify", settings, inputs)
 
     def make() -> None:
-        from spot.pipeline.rectification import rectify as rectify_attempts
-
         wrong = wrong_attempts(data, attempts, part, run.first)
+        compute = partial(artifacts.compute_rows, target, Rectification, total=len(wrong))
         with Verifier() as verifier:
-            if student is not None:
-                journal = asking.journal_path(config, attempts.digest)
-                oracle = asking.Asking(config, mode, verifier, student, journal, target_pairs)
-                artifacts.compute_rows(
-                    target,
-                    Rectification,
-                    lambda done, _: oracle.rectify(
-                        wrong, artifacts.unfinished_rows(target, Rectification)
-                    ),
-                    total=len(wrong),
-                    details=lambda _: oracle.details(),
-                    note=oracle.note,
-                )
+            if student is None:
+                answers = asking.local_oracle(config, wrong, sourcing.posed(config))
+                check = {"mode": mode, "answer_format": data.answer_format}
+                compute(lambda done, _: rectify_all(wrong, answers, verifier, **check, done=done))
                 return
-            artifacts.compute_rows(
-                target,
-                Rectification,
-                lambda done, _: rectify_attempts(
-                    wrong,
-                    asking.local_oracle(config, wrong, sourcing.posed(config)),
-                    verifier,
-                    mode=mode,
-                    answer_format=data.answer_format,
-                    done=done,
-                ),
-                total=len(wrong),
+            journal = asking.journal_path(config, attempts.digest)
+            oracle = asking.Asking(config, mode, verifier, student, journal, target_pairs)
+            compute(
+                lambda *_: oracle.rectify(wrong, artifacts.unfinished_rows(target, Rectification)),
+                details=lambda _: oracle.details(),
+                note=oracle.note,
             )
 
     name = "rectifications" if part == "train" else "held_out_rectifications"
@@ -215,25 +199,6 @@ def _first(run: Run, attempts: artifacts.Product) -> dict[str, str]:
 def material(run: Run, attempts: artifacts.Product, arm: str) -> artifacts.Product:
     """What the pairs of a data arm are made of: the Oracle's words, or in the self arm the attempts."""
     return attempts if arm == "self" else rectify(run, attempts, part="train", mode=arm)
-
-
-def correct(run: Run, attempts: artifacts.Product) -> Path:
-    """Have a person correct all wrong attempts on a local page; returns the sheet they are in."""
-    from spot.oracle import human_page
-    from spot.oracle.types import Task
-
-    config = run.config
-    sheet = Path(config.oracle.path or Path(config.output) / "corrections.csv")
-    if sheet.suffix not in asking.SHEETS:
-        raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
-    wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
-    tasks = [Task(row.id, row.question, row.answer, row.response) for row in wrong]
-    with Verifier() as verifier:
-        corrections = human_page.Corrections(
-            sheet, tasks, verifier, answer_format=config.data.answer_format
-        )
-        human_page.correct(corrections, config.oracle.port)
-    return sheet
 
 
 # ---- select ------------------------------------------------------------------------------------
@@ -282,28 +247,28 @@ def _select(
         inputs |= _first(run, material)
     target = artifacts.product(run.root, "select", settings, inputs)
 
-    def make() -> None:
+    rules = Rules(**{key: settings[key] for key in Rules.__dataclass_fields__})
+    dropped: dict[str, list[str]] = {}
+
+    def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Pair]:
         from transformers import AutoTokenizer
 
-        rules = Rules(**{key: settings[key] for key in Rules.__dataclass_fields__})
-        dropped: dict[str, list[str]] = {}
+        rows: list[Rectification] | list[Attempt]
+        if rules.arm == "self":
+            rows = split_attempts(config.data, material, run.first)[0]
+        else:
+            rows = artifacts.read_rows(material.folder, Rectification)
+        with Verifier() as verifier:
+            tokenizer = AutoTokenizer.from_pretrained(policy.folder)
+            selection = select_pairs(rows, tokenizer, rules, verifier)
+        if not selection.pairs:
+            key = "data.matched_gamma" if name == "matched_pairs" else "data.gamma"
+            raise UserError(nothing_left(selection, rules, key))
+        dropped.update(selection.dropped)
+        counts.update(selection.counts)
+        yield from (pair for pair in selection.pairs if pair.id not in done)
 
-        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Pair]:
-            rows: list[Rectification] | list[Attempt]
-            if rules.arm == "self":
-                rows = split_attempts(config.data, material, run.first)[0]
-            else:
-                rows = artifacts.read_rows(material.folder, Rectification)
-            with Verifier() as verifier:
-                tokenizer = AutoTokenizer.from_pretrained(policy.folder)
-                selection = select_pairs(rows, tokenizer, rules, verifier)
-            if not selection.pairs:
-                key = "data.matched_gamma" if name == "matched_pairs" else "data.gamma"
-                raise UserError(nothing_left(selection, rules, key))
-            dropped.update(selection.dropped)
-            counts.update(selection.counts)
-            yield from (pair for pair in selection.pairs if pair.id not in done)
-
+    def make() -> None:
         artifacts.compute_rows(target, Pair, produce, details=lambda _: {"dropped": dropped})
 
     return run.stage(name, target, make)
@@ -320,7 +285,7 @@ def train(
     settings = {
         "loss": asdict(resolved_loss(config)),
         "seed": config.seed,
-        "hardware": _hardware_settings(config.hardware),
+        "hardware": config.hardware.decisive(),
         "reference": config.reference,
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
@@ -330,34 +295,15 @@ def train(
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
     target = artifacts.product(run.root, "train", settings, inputs)
 
-    job = TrainingJob(
-        config,
-        run.logs,
-        policy.folder.absolute(),
-        policy.digest,
-        pairs.folder.absolute(),
-        held_out.folder.absolute(),
-        target.folder.absolute(),
-        (run.root.parent / "reference").absolute(),
-    )
+    folders = policy.folder, pairs.folder, held_out.folder, target.folder
+    reference = run.root.parent / "reference"
+    job = TrainingJob(config, policy.digest, run.logs, *folders, reference).absolute()
     carry = launch.run if config.hardware.deepspeed else carry_out
-
-    def make() -> None:
-        artifacts.compute_files(target, lambda _: carry(job), "model/*")
-
+    make = partial(artifacts.compute_files, target, lambda _: carry(job), "model/*")
     made = run.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
         run.write_card()  # once more with scores, when the run is complete
     return Policy(config.arm or config.loss.name, target.folder / "model", made.digest)
-
-
-def _hardware_settings(hardware: HardwareConfig) -> dict[str, Any]:
-    """What decides numbers, if only their last bits, and what decides which pairs fit a pack."""
-    idle = ["name", "memory_gib", "tflops"]
-    if not hardware.deepspeed:
-        idle += ["zero_stage", "offload_optimizer", "offload_parameters", "overlap_comm"]
-        idle += ["contiguous_gradients", "reduce_bucket", "gather_bucket"]
-    return {key: value for key, value in asdict(hardware).items() if key not in idle}
 
 
 # ---- evaluate ----------------------------------------------------------------------------------

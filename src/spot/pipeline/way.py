@@ -16,7 +16,7 @@ from spot.config import Config
 from spot.data import artifacts
 from spot.evaluation import benchmarks
 from spot.generation import build
-from spot.pipeline import stages
+from spot.pipeline import rectification, stages
 from spot.pipeline.run import EVALUATION, Run
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
@@ -111,8 +111,7 @@ def measure(run: Run) -> artifacts.Product:
 
 def correct(config: Config) -> Path:
     """Have a person correct the policy's wrong attempts; returns the sheet for `oracle.path`."""
-    new = Run(config, Path(os.devnull))
-    return stages.correct(new, stages.attempts(new))
+    return rectification.correct(config, stages.attempts(Run(config, Path(os.devnull))))
 
 
 def pretrain(config: Config, folder: Path) -> Path:

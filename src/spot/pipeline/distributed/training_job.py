@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,32 @@ from spot.utils import machine
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `stages.train` decided, by value: folders are absolute."""
+    """What `stages.train` decided, by value."""
 
     config: Config
+    policy_digest: str
     run_folder: Path  # logs go below it
     policy_folder: Path
-    policy_digest: str
     pairs: Path  # product folders
     held_out: Path
     out: Path
     reference: Path  # where reference scores are kept
 
+    def absolute(self) -> TrainingJob:
+        """The same for a process with another current directory."""
+        folders: dict[str, Any] = {
+            k: v.absolute() for k, v in vars(self).items() if isinstance(v, Path)
+        }
+        return replace(self, **folders)
+
     def to_json(self) -> str:
-        folders = {k: str(v) for k, v in vars(self).items() if k != "config"}
-        return json.dumps(folders | {"config": plain(self.config)})
+        return json.dumps(vars(self) | {"config": plain(self.config)}, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> TrainingJob:
         values = json.loads(text)
         config, digest = from_plain(values.pop("config")), values.pop("policy_digest")
-        folders = {name: Path(value) for name, value in values.items()}
-        return cls(config=config, policy_digest=digest, **folders)
+        return cls(config, digest, **{name: Path(value) for name, value in values.items()})
 
 
 def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:

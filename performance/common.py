@@ -9,6 +9,7 @@ import random
 import re
 import resource
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from spot.training.packing import PairTokens
+from spot.training.shapes import Shape, read
 from spot.utils.machine import processor
 
 HERE = Path(__file__).parent
@@ -191,3 +193,10 @@ def show(name: str) -> str:
         )
     readme.write_text(new)
     return text
+
+
+def config_shape(config: Any) -> Shape:
+    """The shape of a model in memory, through its own config.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return read(Path(folder) / "config.json")

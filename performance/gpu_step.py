@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from performance import common, plan_check
+from performance import common
 from spot.config import HardwareConfig
 from spot.training import attention
 from spot.training.activation_checkpointing import checkpoint_layers, layers_of
@@ -46,7 +46,7 @@ from spot.training.bin_packing import Cost
 from spot.training.forward import Kernels, pack_logprobs
 from spot.training.kernel_checks import check_attention
 from spot.training.losses import bce
-from spot.training.memory_model import RESERVE, Lengths, Rows, moving
+from spot.training.memory_model import RESERVE, Rows, moving
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.utils.errors import UserError
 
@@ -162,8 +162,8 @@ def fewest_layers(
     hardware = HardwareConfig(
         accelerator="gpu" if cuda else "cpu", precision=precision, attention=kernels.attention
     )
-    shape, layers = plan_check.config_shape(model.config), len(layers_of(model))
-    rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, True, settings.share_prefix)
+    shape, layers = common.config_shape(model.config), len(layers_of(model))
+    rows = Rows.of([pair.lengths for pair in pairs], shape, True, settings.share_prefix)
     tokens = max(pack.tokens for pack in step_packs(pairs, settings))
     for count in range(layers):
         needed = sum(item.device for item in moving(shape, hardware, rows, tokens, count))

@@ -43,7 +43,6 @@ from spot.training.loop import RunOptions, tokenise, train
 from spot.training.memory_model import (
     Activations,
     Footprint,
-    Lengths,
     Rows,
     footprint,
     standing,
@@ -68,13 +67,6 @@ Row = dict[str, Any]
 
 
 # ---- layers --------------------------------------------------------------------------------------
-
-
-def config_shape(config: Any) -> Shape:
-    """The shape of a model in memory, through its own config.json."""
-    with tempfile.TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        return read(Path(folder) / "config.json")
 
 
 def measure(model: Any, pack: Pack) -> Activations:
@@ -122,9 +114,12 @@ def check_layers(model: Any, pairs: Sequence[PairTokens], name: str) -> Row:
     """Measured and planned bytes per token of one pack of these pairs."""
     pack = build_pack(pairs, PackingSettings(10**9))
     found = measure(model, pack)
-    shape, precision = config_shape(model.config), "fp32" if model.dtype.itemsize == 4 else "bf16"
+    shape, precision = (
+        common.config_shape(model.config),
+        "fp32" if model.dtype.itemsize == 4 else "bf16",
+    )
     hardware = HardwareConfig(precision=precision, attention="sdpa")
-    rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, rejected=True, shared=True)
+    rows = Rows.of([pair.lengths for pair in pairs], shape, rejected=True, shared=True)
     planned = Activations.of(shape, hardware, rows)
     return {
         "model": name, "dtype": precision, "tokens": pack.tokens,
@@ -229,7 +224,7 @@ def check_step(
     step = plan_steps(count, count, EPOCHS, 0)[-1]
     packs = step_packs([tokenised[i] for i in step], settings)
     largest = max(pack.tokens for pack in packs)
-    rows = Rows.of([Lengths.of(pair) for pair in tokenised], shape, settings.rejected, shared=True)
+    rows = Rows.of([pair.lengths for pair in tokenised], shape, settings.rejected, shared=True)
     planned = planned_peak(shape, largest, layers, rows)
     measured = 12 * shape.parameters + profiled.peak  # weights and moments
     return {

@@ -29,14 +29,14 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from performance import common
 from spot.training import attention
-from spot.training.bin_packing import Cost, deal
+from spot.training.bin_packing import Cost, Lengths, deal
 from spot.training.forward import pack_logprobs
 from spot.training.packing import (
     PackingSettings,
@@ -67,32 +67,6 @@ SIZES: dict[str, tuple[Any, Any]] = {  # name: (in full, --quick)
     "cvs": ((0.5, 0.7, 1.0), (0.7,)),
     "shares": ((0.0, 0.3, 0.5, 0.7), (0.0, 0.5)),
 }
-
-
-class Lengths(NamedTuple):
-    """Token counts of a pair; `prefix` of the responses is common. Costs as those of PairTokens."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-    prefix: int
-
-    def row(self, shared: bool) -> tuple[int, int, int]:
-        """Lengths of (c, a, b); what is not shared lies in a row of its own."""
-        f = self.prefix if shared else 0
-        return self.prompt + f, self.chosen - f, self.rejected - f
-
-    def tokens(self, shared: bool) -> int:
-        """Tokens in a pack."""
-        c, a, b = self.row(shared)
-        return c + a + b if shared else 2 * c + a + b
-
-    def cost(self, shared: bool) -> float:
-        """Forward FLOPs in a pack."""
-        c, a, b = self.row(shared)
-        if shared:
-            return QWEN3_8B.row(c, a, b, c + a + b - self.prompt)
-        return QWEN3_8B.row(c, a, 0, a) + QWEN3_8B.row(c, b, 0, b)
 
 
 def draw_lengths(
@@ -209,8 +183,8 @@ def deal_pairs(pairs: Sequence[PairTokens]) -> list[list[list[int]]]:
 
 def slowest(pairs: Sequence[Lengths], ranks: int, shared: bool) -> tuple[float, float, float]:
     """FLOPs of the slowest rank, of the mean rank and of the most expensive pair."""
-    costs = [pair.cost(shared) for pair in pairs]
-    dealt = deal(costs, [pair.tokens(shared) for pair in pairs], SHARED.token_budget, ranks)
+    costs = [pair.cost(QWEN3_8B, shared=shared) for pair in pairs]
+    dealt = deal(costs, [pair.tokens(shared=shared) for pair in pairs], SHARED.token_budget, ranks)
     loads = [sum(costs[i] for items in bins for i in items) for bins in dealt]
     return max(loads), sum(loads) / ranks, max(costs)
 
@@ -248,7 +222,7 @@ def path(pairs: Sequence[Lengths]) -> np.ndarray:
     micro_steps = list(by_rank(pairs))
     padded = sum(max(map(padded_cost, batches)) for batches in micro_steps)
     unpadded = sum(
-        max(sum(pair.cost(shared=False) for pair in batch) for batch in batches)
+        max(sum(pair.cost(QWEN3_8B, shared=False) for pair in batch) for batch in batches)
         for batches in micro_steps
     )
     dealt, shared = (slowest(pairs, RANKS, shared)[0] for shared in (False, True))

@@ -14,7 +14,7 @@ from spot.config import HardwareConfig
 from spot.training import attention
 from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
 from spot.training.forward import pack_logprobs
-from spot.training.memory_model import RESERVE, Lengths, Rows, footprint
+from spot.training.memory_model import RESERVE, Rows, footprint
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
 from spot.training.shapes import read
 from spot.utils.errors import UserError
@@ -100,7 +100,7 @@ def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path)
         0, 2, 1, 2,
     ]  # fmt: skip
     shape = read(tmp_path / "config.json")
-    rows = Rows.of([Lengths.of(pair) for pair in pairs], shape, rejected=True, shared=True)
+    rows = Rows.of([pair.lengths for pair in pairs], shape, rejected=True, shared=True)
     needs = [
         footprint(shape, HardwareConfig(checkpoint_layers=n), "cached", rows, 1024, None).device
         for n in "012"

@@ -22,8 +22,8 @@ from spot.config import Config, HardwareConfig, ModelConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
 from spot.pipeline.plan import Plan
-from spot.training.bin_packing import Cost
-from spot.training.memory_model import Activations, Lengths, Rows, standing
+from spot.training.bin_packing import Cost, Lengths
+from spot.training.memory_model import Activations, Rows, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 from spot.training.shapes import KNOWN, Shape, read, shape_of
 from spot.utils.errors import UserError
@@ -148,7 +148,7 @@ def test_offloading_moves_bytes_to_the_host() -> None:
 
 def test_standing_memory_is_what_training_counts(build_model: Any) -> None:
     model = build_model()
-    shape = plan_check.config_shape(model.config)
+    shape = common.config_shape(model.config)
     for precision, each in (("fp32", 16), ("bf16", 18)):
         found = sum(
             item.device for item in standing(shape, HardwareConfig(precision=precision), "cached")
@@ -206,13 +206,13 @@ def test_rows_are_those_of_packs() -> None:
     pairs = common.make_pairs(6, mean=60, shared=0.4, prompt=9, vocabulary=99)
     for shared in (True, False):
         settings = PackingSettings(10**6, share_prefix=shared, cost=QWEN.cost)
-        rows = Rows.of([Lengths.of(pair) for pair in pairs], QWEN, True, shared)
+        rows = Rows.of([pair.lengths for pair in pairs], QWEN, True, shared)
         pack = build_pack(pairs, settings)
         assert (rows.tokens, rows.scored) == (pack.tokens, len(pack.targets))
         assert rows.forward == pytest.approx(sum(pair.cost(settings) for pair in pairs))
     alone = PairTokens("alone", rng.integers(5, 9, 7), rng.integers(5, 9, 11))
-    assert Lengths.of(alone) == (7, 11, 0, 0)
-    assert Rows.of([Lengths.of(alone)], QWEN, True, True).tokens == 18
+    assert alone.lengths == (7, 11, 0, 0)
+    assert Rows.of([alone.lengths], QWEN, True, True).tokens == 18
 
 
 # ---- the plan ------------------------------------------------------------------------------------

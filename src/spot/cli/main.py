@@ -311,7 +311,7 @@ def _plan(arguments: list[str]) -> None:
 
     from spot.pipeline import plan as planning
     from spot.pipeline import preview
-    from spot.training.memory_model import Lengths
+    from spot.training.bin_packing import Lengths
 
     lengths, wrong = None, None
     if known := preview.found(settings):

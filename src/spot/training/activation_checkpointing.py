@@ -15,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from spot.config import HardwareConfig
-from spot.training.memory_model import RESERVE, Lengths, Rows, capacity, footprint
+from spot.training.memory_model import RESERVE, Rows, capacity, footprint
 from spot.training.packing import PackingSettings, PairTokens
 from spot.training.shapes import read
 from spot.utils.errors import UserError
@@ -59,7 +59,7 @@ def layers_to_checkpoint(
     memory = capacity(hardware)
     if memory is None:
         memory = RESERVE * torch.cuda.get_device_properties("cuda").total_memory
-    shape, lengths = read(config), [Lengths.of(pair) for pair in pairs]
+    shape, lengths = read(config), [pair.lengths for pair in pairs]
     rows = Rows.of(lengths, shape, packing.rejected, packing.share_prefix)
     tokens = packing.token_budget
     planned = footprint(shape, hardware, reference, rows, tokens, memory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,37 @@ class Cost:
 
 
 TOKENS_ONLY = Cost(1.0)
+
+
+class Lengths(NamedTuple):
+    """Token counts of a pair; the responses begin with `prefix` tokens alike. rejected=0: no y⁻."""
+
+    prompt: int
+    chosen: int
+    rejected: int = 0
+    prefix: int = 0
+
+    def rows(self, rejected: bool = True, shared: bool = True) -> list[tuple[int, int, int]]:
+        """Lengths of (c, a, b) of the pair's rows in a pack: one, or one for each response."""
+        if not (rejected and self.rejected):
+            return [(self.prompt, self.chosen, 0)]
+        if not shared:
+            return [(self.prompt, self.chosen, 0), (self.prompt, self.rejected, 0)]
+        f = self.prefix
+        return [(self.prompt + f, self.chosen - f, self.rejected - f)]
+
+    def tokens(self, rejected: bool = True, shared: bool = True) -> int:
+        """Tokens of the pair in a pack."""
+        return sum(map(sum, self.rows(rejected, shared)))
+
+    def scored(self, rejected: bool = True, shared: bool = True) -> int:
+        """Log-probs computed for the pair."""
+        return sum(sum(row) - self.prompt for row in self.rows(rejected, shared))
+
+    def cost(self, cost: Cost, rejected: bool = True, shared: bool = True) -> float:
+        """Forward FLOPs of the pair in a pack."""
+        rows = self.rows(rejected, shared)
+        return sum(cost.row(*row, sum(row) - self.prompt) for row in rows)
 
 
 def head_dim(config: Any) -> int:
@@ -66,7 +97,7 @@ def _by_rank(
 ) -> list[list[list[int]]] | None:
     """Items over ranks first, then each rank's over its bins; None if no room was found.
 
-    Equal bins would not do: one filled by a single dear pair leaves nothing to even out its rank.
+    Equal bins would not do: one filled by a single expensive pair leaves nothing to even out its rank.
     """
     dealt = []
     for share in balance(costs, tokens, per_rank * budget, ranks) or []:
@@ -97,8 +128,8 @@ def balance(
 ) -> list[list[int]] | None:
     """Items of each of `bins` bins with at most `budget` tokens, or None if no room was found.
 
-    Longest processing time first: each item, from the dearest, to the cheapest bin with room. Then
-    exchanges between the dearest bin and another, as long as they make the dearer of the two cheaper.
+    Longest processing time first: each item, from the most expensive, to the cheapest bin with room. Then
+    exchanges between the most expensive bin and another, as long as they make the more expensive of the two cheaper.
     """
     content: list[list[int]] = [[] for _ in range(bins)]
     load, room = [0.0] * bins, [budget] * bins
@@ -139,7 +170,7 @@ def _exchange(
     load: list[float],
     room: list[int],
 ) -> bool:
-    """Move the best item, or swap the best two, out of the dearest bin; False when nothing helps."""
+    """Move the best item, or swap the best two, out of the most expensive bin; False when nothing helps."""
     top = max(range(len(load)), key=load.__getitem__)
     best: tuple[float, int, int, int | None] | None = None
     bound = load[top] * (1 - 1e-9)

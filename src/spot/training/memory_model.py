@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
 
 from spot.config import HardwareConfig
+from spot.training.bin_packing import Lengths
 from spot.training.shapes import Shape
 
 TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words of a tile of logits
@@ -19,30 +19,6 @@ EIGHT_BIT = 2 + 2 * 4 / 256  # two moments of 1 byte, and an fp32 scale for ever
 RESERVE = 0.92  # of a device's memory that is planned with; the rest is fragments and communication
 LIVE = 1_000_000_000  # parameters that stage 3 keeps gathered at most (DeepSpeed's default)
 RUNTIME = 2.0**30  # CUDA context, NCCL and the allocator's cuts: an estimate
-
-
-class Lengths(NamedTuple):
-    """Token counts of a pair; the responses begin with `prefix` tokens alike. rejected=0: no y⁻."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-    prefix: int
-
-    @classmethod
-    def of(cls, pair: Any) -> Lengths:
-        """Of a pair in token ids (`packing.PairTokens`)."""
-        rejected = 0 if pair.rejected is None else len(pair.rejected)
-        return cls(len(pair.prompt), len(pair.chosen), rejected, pair.prefix)
-
-    def rows(self, rejected: bool, shared: bool) -> list[tuple[int, int, int]]:
-        """Lengths of (c, a, b) of the pair's rows in a pack, as `packing` lays them out."""
-        if not (rejected and self.rejected):
-            return [(self.prompt, self.chosen, 0)]
-        if not shared:
-            return [(self.prompt, self.chosen, 0), (self.prompt, self.rejected, 0)]
-        f = self.prefix
-        return [(self.prompt + f, self.chosen - f, self.rejected - f)]
 
 
 @dataclass(frozen=True)
@@ -76,18 +52,6 @@ class Rows:
     def forward(self) -> float:
         """FLOPs of one forward pass over all rows."""
         return self.body + self.head
-
-
-class Sizes(Protocol):
-    """What decides the memory that stands: a shape, or whatever else knows these two."""
-
-    @property
-    def parameters(self) -> int:
-        """Of the whole model."""
-
-    @property
-    def head(self) -> int:
-        """Of its largest matrix."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +127,10 @@ def uses_sdpa(hardware: HardwareConfig) -> bool:
     return not (hardware.accelerator == "gpu" and hardware.precision == "bf16")
 
 
-def standing(sizes: Sizes, hardware: HardwareConfig, reference: str) -> list[Item]:
+def standing(shape: Shape, hardware: HardwareConfig, reference: str) -> list[Item]:
     """What is there from the first step to the last."""
     parts = _zero if hardware.deepspeed else _single
-    items = [*parts(sizes, hardware), _reference(sizes, hardware, reference)]
+    items = [*parts(shape, hardware), _reference(shape, hardware, reference)]
     if hardware.accelerator == "gpu":
         items.append(Item("CUDA and allocator", RUNTIME, note="estimated"))
     return items
@@ -185,9 +149,9 @@ def capacity(hardware: HardwareConfig) -> float | None:
     return RESERVE * here / hardware.devices
 
 
-def _single(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
+def _single(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:
     """One process: 16 B a parameter in fp32 (4 + 4 + 8), 18 in bf16 (2 + 4 + 4 + 8)."""
-    p, w = sizes.parameters, width(hardware)
+    p, w = shape.parameters, width(hardware)
     moments = EIGHT_BIT if hardware.optimizer == "adamw8bit" else 8
     yield Item("parameters", w * p, note=hardware.precision)
     yield Item("gradients", 4.0 * p, note="fp32")
@@ -196,7 +160,7 @@ def _single(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
     yield Item("moments", moments * p, note=hardware.optimizer)
 
 
-def _zero(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
+def _zero(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:
     """ZeRO in bf16, bytes a parameter: stage 1: 6 + 16/N, stage 2: 2 + 16/N, stage 3: 18/N.
 
     In fp32, weights are as wide as their masters, which are there all the same.
@@ -204,16 +168,16 @@ def _zero(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
     beside the reduced share. With an offloaded optimiser the host gets the shares.
     """
     stage, w = hardware.zero_stage, width(hardware)
-    share = sizes.parameters / hardware.ranks
+    share = shape.parameters / hardware.ranks
     moved = hardware.offload_optimizer
-    weights = w * (share if stage == 3 else sizes.parameters)
+    weights = w * (share if stage == 3 else shape.parameters)
     on_host = hardware.offload_parameters
     yield Item("parameters", *_place(weights, on_host), f"{hardware.precision}{_of(stage == 3)}")
     if stage == 3:
-        live = _live(sizes)
+        live = _live(shape)
         yield Item("gathered parameters", w * live, note=f"at most {live / 1e9:.2g} billion")
     if stage == 1:
-        yield Item("gradients", 4.0 * sizes.parameters, note="fp32, whole")
+        yield Item("gradients", 4.0 * shape.parameters, note="fp32, whole")
         if w < 4:
             yield Item("reduced gradients", *_place(4 * share, moved), f"fp32{_of(True)}")
     else:
@@ -222,7 +186,7 @@ def _zero(sizes: Sizes, hardware: HardwareConfig) -> Iterator[Item]:
     yield Item("master weights", *_place(4 * share, moved), f"fp32{_of(True)}")
     yield Item("moments", *_place(8 * share, moved), f"fp32{_of(True)}")
     if moved and stage < 3:  # new weights, and gradients on their way
-        yield Item("transfer buffers", float(w * sizes.head), w * (share + sizes.head))
+        yield Item("transfer buffers", float(w * shape.head), w * (share + shape.head))
     yield _buckets(hardware)
 
 
@@ -237,22 +201,22 @@ def _buckets(hardware: HardwareConfig) -> Item:
     return Item("communication buckets", count * element * hardware.reduce_bucket, note=note)
 
 
-def _reference(sizes: Sizes, hardware: HardwareConfig, kind: str) -> Item:
+def _reference(shape: Shape, hardware: HardwareConfig, kind: str) -> Item:
     """A frozen model beside the policy: nothing when scored once before, else whole or in parts."""
-    w, p = width(hardware), sizes.parameters
+    w, p = width(hardware), shape.parameters
     if kind == "cached":
         return Item("reference", 0.0, note="cached: scored before training")
     if kind == "copy":
         return Item("reference", w * p, note="copy: whole")
-    live = _live(sizes)
+    live = _live(shape)
     return Item(
         "reference", w * (p / hardware.ranks + live), note="engine: a share, and what it gathers"
     )
 
 
-def _live(sizes: Sizes) -> int:
+def _live(shape: Shape) -> int:
     """Parameters that stage 3 has gathered at one time, at most."""
-    return min(sizes.parameters, max(LIVE, sizes.head))
+    return min(shape.parameters, max(LIVE, shape.head))
 
 
 def _place(size: float, on_host: bool) -> tuple[float, float]:

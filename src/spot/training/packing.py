@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spot.data.edits import NO_PART, align, common_prefix
-from spot.training.bin_packing import TOKENS_ONLY, Cost, deal
+from spot.training.bin_packing import TOKENS_ONLY, Cost, Lengths, deal
 
 Ids = np.ndarray  # token ids, int32
 
@@ -65,7 +65,7 @@ class PairTokens:
 
     @cached_property
     def parts(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The part of every token of y⁺ and of y⁻ (`proximity.align`); None without y⁻."""
+        """The part of every token of y⁺ and of y⁻ (`edits.align`); None without y⁻."""
         return None if self.rejected is None else align(self.chosen, self.rejected, self.prefix)
 
     @property
@@ -73,34 +73,27 @@ class PairTokens:
         """Tokens of the longer of the two responses."""
         return max(len(self.chosen), 0 if self.rejected is None else len(self.rejected))
 
-    def row(self, settings: PackingSettings) -> tuple[int, int, int]:
-        """Lengths of (c, a, b) when prefixes are shared; of (prompt, y⁺, y⁻) when they are not."""
-        c, a = len(self.prompt), len(self.chosen)
-        if self.rejected is None or not settings.rejected:
-            return c, a, 0
-        f = self.prefix if settings.share_prefix else 0
-        return c + f, a - f, len(self.rejected) - f
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Token counts."""
+        rejected = 0 if self.rejected is None else len(self.rejected)
+        return Lengths(len(self.prompt), len(self.chosen), rejected, self.prefix)
 
     def tokens(self, settings: PackingSettings) -> int:
         """Tokens the pair takes in a pack."""
-        c, a, b = self.row(settings)
-        return c + a + b + (c if b and not settings.share_prefix else 0)
+        return self.lengths.tokens(settings.rejected, settings.share_prefix)
 
     def unshared_tokens(self, settings: PackingSettings) -> int:
         """Tokens of what is trained on as sequences of their own: the unit of throughput."""
-        return self.tokens(replace(settings, share_prefix=False))
+        return self.lengths.tokens(settings.rejected, shared=False)
 
     def scored(self, settings: PackingSettings) -> int:
         """Log-probs computed for the pair: all of y⁺, then of y⁻ what is not shared, in this order."""
-        c, a, b = self.row(settings)
-        return c + a + b - len(self.prompt)
+        return self.lengths.scored(settings.rejected, settings.share_prefix)
 
     def cost(self, settings: PackingSettings) -> float:
         """Forward FLOPs, by the settings' cost model."""
-        c, a, b = self.row(settings)
-        if b and not settings.share_prefix:
-            return settings.cost.row(c, a, 0, a) + settings.cost.row(c, b, 0, b)
-        return settings.cost.row(c, a, b, self.scored(settings))
+        return self.lengths.cost(settings.cost, settings.rejected, settings.share_prefix)
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,7 @@ class Pack:
     scored: tuple[int, ...]  # [P] scored tokens of each pair, in the order of the pairs
     members: Tensor  # [M] index into the scored tokens, M >= N
     slots: Tensor  # [M] the slot it counts for
-    parts: Tensor  # [M] SHARED, EDITED or AFTER: see proximity.align
+    parts: Tensor  # [M] SHARED, EDITED or AFTER: see edits.align
     contexts: Tensor  # [N] the first scored token with the same tokens before it: twins share one
     has_rejected: Tensor  # [P] bool
     counted: bool = True  # False: forwarded only because other ranks wait for it

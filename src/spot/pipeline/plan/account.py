@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from spot.config import Config
 from spot.pipeline.plan import disk, oracle
 from spot.pipeline.plan.work import Work, work_of
-from spot.training.memory_model import Footprint, Lengths, capacity, footprint
+from spot.training.bin_packing import Lengths
+from spot.training.memory_model import Footprint, capacity, footprint
 from spot.training.shapes import Shape, shape_of
 
 GIB = 2.0**30

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.training.memory_model import Lengths, Rows
+from spot.training.bin_packing import Lengths
+from spot.training.memory_model import Rows
 from spot.training.shapes import Shape
 
 ERROR_RATE = 0.3  # share of attempts that are wrong, before any was seen
@@ -65,7 +66,7 @@ def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = No
         pairs=count,
         origin=origin,
         lengths=known,
-        longest=max(sum(map(sum, pair.rows(True, shared))) for pair in drawn),
+        longest=max(pair.tokens(True, shared) for pair in drawn),
         trained=Rows.of(drawn, shape, forwards, shared).times(factor),
         reference=Rows.of(drawn, shape, scores, shared).times(factor) if rewarded else Rows(),
         apart=Rows.of(drawn, shape, forwards, shared=False).times(factor).tokens,
@@ -117,6 +118,6 @@ def _assumed(config: Config) -> tuple[Lengths, str]:
     if scale < 1:
         said += f" (cut to model.context_length={limit})"
     if config.data.arm == "self":
-        return Lengths(prompt, response, 0, 0), said
+        return Lengths(prompt, response), said
     prefix = min(int(plan.shared * response), response - 1)
     return Lengths(prompt, response, response, prefix), said

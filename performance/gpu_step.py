@@ -1,7 +1,7 @@
 """One training step of Qwen3-8B's shape on one GPU: padded batches, packs, shared prefixes.
 
-`python -m performance.gpu_step` needs torch, transformers and numpy, and PYTHONPATH=src where the
-package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
+`python -m performance.gpu_step` needs torch, transformers, omegaconf, psutil and numpy, and
+PYTHONPATH=src where the package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
 `--small` does the same on a CPU with a toy model.
 
 Attention kernels are compared with their oracle first. Then four arms compute one SPoT-BCE loss over

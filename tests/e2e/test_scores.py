@@ -54,8 +54,8 @@ def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
     assert "temperature was 0.7 for A and 0.0 for B." in other
     record = json.loads((before / "evaluation.json").read_text())
     assert list(record["products"]) == ["scores"]
-    refused = spot(tmp_path, "compare", str(before), ok=False)
-    assert "measured one model only" in refused.stderr
+    alone = spot(tmp_path, "compare", str(before), ok=False)
+    assert "measured one model only" in alone.stderr
 
     # Fewer trials than asked for, as after a benchmark lost some, are never passed over.
     scores = compare.read(before)
@@ -63,53 +63,54 @@ def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
     assert "sums: asked for 3 trials of each question, observed 1." in compare.notes(scores)
 
 
-MATH = [
-    {"unique_id": "a", "problem": "1+1?", "answer": "2", "response": r"So $\boxed{2}$."},
-    {"unique_id": "a", "problem": "1+1?", "answer": "2", "response": r"So $\boxed{3}$."},
-    {"unique_id": "b", "problem": "Half?", "answer": r"\frac{1}{2}", "response": r"$\boxed{0.5}$"},
-    {"unique_id": "c", "problem": "10?", "answer": "10", "response": "ten"},
-    {
-        "unique_id": "d",
-        "problem": "7?",
-        "answer": "7",
-        "response": r"<think>\boxed{7}</think> I see.",
-    },
-    {
-        "unique_id": "e",
-        "problem": "8?",
-        "answer": "8",
-        "response": r"\boxed{8}",
-        "finish_reason": "length",
-    },
-]
+def graded(
+    folder: Path, benchmark: str, rows: list[dict[str, Any]], *more: str
+) -> list[dict[str, Any]]:
+    """What `spot grade` writes of these responses."""
+    write(folder / "responses.jsonl", rows)
+    files = ["responses=responses.jsonl", "out=out.jsonl"]
+    spot(folder, "grade", f"benchmark={benchmark}", *files, *more)
+    return read(folder / "out.jsonl")
+
+
+def refused(folder: Path, benchmark: str, rows: list[dict[str, Any]], *more: str) -> str:
+    """The one line in which `spot grade` refuses them."""
+    write(folder / "responses.jsonl", rows)
+    files = ["responses=responses.jsonl", "out=refused.jsonl"]
+    line = spot(folder, "grade", f"benchmark={benchmark}", *files, *more, ok=False).stderr
+    assert not (folder / "refused.jsonl").exists()
+    return line
+
+
+def solved(name: str, answer: str, response: str, **more: str) -> dict[str, Any]:
+    return {"unique_id": name, "problem": name, "answer": answer, "response": response, **more}
 
 
 def test_saved_responses_are_graded(tmp_path: Path) -> None:
-    responses = write(tmp_path / "responses.jsonl", MATH)
-    done = spot(
-        tmp_path, "grade", "benchmark=math500", f"responses={responses}", "out=graded.jsonl"
-    )
-    rows = read(tmp_path / "graded.jsonl")
-    assert [(row["id"], row["trial"], row["verdict"]) for row in rows] == [
-        ("a", 0, "correct"),
-        ("a", 1, "wrong"),
-        ("b", 0, "correct"),
-        ("c", 0, "unparseable"),
-        ("d", 0, "unparseable"),
-        ("e", 0, "truncated"),
+    rows = [
+        solved("a", "2", r"So $\boxed{2}$."),
+        solved("a", "2", r"So $\boxed{3}$."),
+        solved("b", r"\frac{1}{2}", r"$\boxed{0.5}$"),
+        solved("c", "10", "ten"),
+        solved("d", "7", r"<think>\boxed{7}</think> I see."),
+        solved("e", "8", r"\boxed{8}", finish_reason="length"),
     ]
-    assert rows[2]["extracted"] == "0.5"
-    assert "5 questions × 1–2" in done.stdout
-    assert "30.0% correct" in done.stdout  # (½ + 1 + 0 + 0 + 0) / 5
+    verdicts = ["correct", "wrong", "correct", "unparseable", "unparseable", "truncated"]
+    found = graded(tmp_path, "math500", rows)
+    assert [(row["id"], row["trial"]) for row in found] == [
+        *[("a", 0), ("a", 1), ("b", 0), ("c", 0), ("d", 0), ("e", 0)]
+    ]
+    assert [row["verdict"] for row in found] == verdicts
+    assert found[2]["extracted"] == "0.5"
 
-
-def test_responses_are_not_overwritten(tmp_path: Path) -> None:
-    responses = write(tmp_path / "responses.jsonl", MATH)
-    before = responses.read_bytes()
-    for out in (responses, tmp_path):
-        arguments = ["benchmark=math500", f"responses={responses}", f"out={out}"]
-        assert "name another file" in spot(tmp_path, "grade", *arguments, ok=False).stderr
-    assert responses.read_bytes() == before
+    before = (tmp_path / "responses.jsonl").read_bytes()
+    arguments = ["grade", "benchmark=math500", "responses=responses.jsonl"]
+    printed = spot(tmp_path, *arguments, "out=again.jsonl").stdout
+    assert "5 questions × 1–2" in printed
+    assert "30.0% correct" in printed  # (½ + 1 + 0 + 0 + 0) / 5
+    for out in ("responses.jsonl", "."):
+        assert "name another file" in spot(tmp_path, *arguments, f"out={out}", ok=False).stderr
+    assert (tmp_path / "responses.jsonl").read_bytes() == before
 
 
 def test_one_benchmark_alone_and_what_cannot_be_compared(tmp_path: Path) -> None:
@@ -120,124 +121,75 @@ def test_one_benchmark_alone_and_what_cannot_be_compared(tmp_path: Path) -> None
         file = write(tmp_path / f"{name}.jsonl", rows)
         short = ["benchmark=math500", f"benchmark.path={file}", "generator.max_new_tokens=30"]
         folders.append(evaluated(tmp_path, *short))
-    refused = spot(tmp_path, "compare", *map(str, folders), ok=False)
-    assert "share no question" in refused.stderr
-    assert "its questions come from other places" in refused.stdout
+    done = spot(tmp_path, "compare", *map(str, folders), ok=False)
+    assert "share no question" in done.stderr
+    assert "its questions come from other places" in done.stdout
 
 
 def test_connect4_is_made_and_graded(tmp_path: Path) -> None:
-    done = spot(tmp_path, "connect4", "generate", "out=boards.jsonl", "count=40", "seed=3")
-    assert "(40)" in done.stdout
+    for name in ("boards", "again"):
+        arguments = ["connect4", "generate", f"out={name}.jsonl", "count=40", "seed=3"]
+        assert "(40)" in spot(tmp_path, *arguments).stdout
     boards = read(tmp_path / "boards.jsonl")
+    assert read(tmp_path / "again.jsonl") == boards
     assert all(board.keys() == {"state", "answer"} for board in boards)
-    spot(tmp_path, "connect4", "generate", "out=again.jsonl", "count=40", "seed=3")
-    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "boards.jsonl").read_bytes()
 
-    def said(cells: list[list[int]]) -> str:
-        return ", ".join(f"({r}, {c})" for r, c in cells) or "None"
+    def result(number: int, cells: list[list[int]]) -> str:
+        written = ", ".join(f"({r}, {c})" for r, c in cells) or "None"
+        return f"[Intermediate Thinking Results {number}: {written}]"
 
-    right = [
-        board
-        | {
-            "response": f"[Intermediate Thinking Results 1: {said(board['answer'][0])}]\n"
-            f"[Intermediate Thinking Results 2: {said(board['answer'][1])}]"
-        }
-        for board in boards
-    ]
+    answers = [[result(n, cells) for n, cells in enumerate(b["answer"], 1)] for b in boards]
+    right = [b | {"response": "\n".join(a)} for b, a in zip(boards, answers, strict=True)]
     right[0]["response"] = "I pass."
-    write(tmp_path / "responses.jsonl", right)
-    spot(tmp_path, "grade", "benchmark=connect4", "responses=responses.jsonl", "out=out.jsonl")
-    rows = read(tmp_path / "out.jsonl")
+    rows = graded(tmp_path, "connect4", right)
     assert rows[0]["format_error"]
     assert not rows[0]["both"]
     assert all(r["own"] and r["opponent"] and r["both"] and r["correct"] for r in rows[1:])
-    spot(
-        tmp_path,
-        "grade",
-        "benchmark=connect4",
-        "benchmark.parser=released",
-        "responses=responses.jsonl",
-        "out=out.jsonl",
-    )
-    released = read(tmp_path / "out.jsonl")
+    released = graded(tmp_path, "connect4", right, "benchmark.parser=released")
     with_cells = [r for r, board in zip(released, boards, strict=True) if board["answer"][0]]
     assert not any(r["own"] for r in with_cells), "a cell with a space is not seen"
 
 
-OPTIONS = {
-    "Record ID": "r1",
-    "Question": "Which of these is a colour?",
-    "Correct Answer": "red",
-    "Incorrect Answer 1": "loud",
-    "Incorrect Answer 2": "heavy",
-    "Incorrect Answer 3": "late",
-}
-
-
 def test_letters_are_graded_in_the_order_they_were_asked_in(tmp_path: Path) -> None:
-    rows = [
-        OPTIONS | {"order": [2, 0, 3, 1], "response": 'A is odd. {"answer": "B"}'},
-        OPTIONS | {"order": [0, 1, 2, 3], "response": 'A is odd. {"answer": "B"}'},
-    ]
-    write(tmp_path / "responses.jsonl", rows)
-    grade = ["grade", "benchmark=gpqa_diamond", "responses=responses.jsonl", "out=out.jsonl"]
-    spot(tmp_path, *grade)
-    assert [row["correct"] for row in read(tmp_path / "out.jsonl")] == [True, False]
-    write(tmp_path / "responses.jsonl", [OPTIONS | {"response": "B"}])
-    refused = spot(tmp_path, *grade, ok=False)
-    assert "line 1" in refused.stderr
-    assert "order" in refused.stderr
+    row = {"Record ID": "r1", "Question": "Which is a colour?", "Correct Answer": "red"}
+    row |= {f"Incorrect Answer {n}": word for n, word in enumerate(("loud", "late", "dry"), 1)}
+    row |= {"response": 'A is odd. {"answer": "B"}'}
+    orders = ([2, 0, 3, 1], [0, 1, 2, 3])
+    found = graded(tmp_path, "gpqa_diamond", [row | {"order": order} for order in orders])
+    assert [each["correct"] for each in found] == [True, False]
+    line = refused(tmp_path, "gpqa_diamond", [row])
+    assert "line 1" in line
+    assert "order" in line
 
 
 @pytest.mark.usefixtures("contained")
 def test_code_is_run(tmp_path: Path) -> None:
-    task = {
-        "id": "double",
-        "prompt": "Return twice the number.",
-        "entry_point": "double",
-        "tests": [{"args": [n], "expected": 2 * n} for n in (0, 3, -4)],
-    }
-    answers = [
-        "```python\ndef double(n):\n    return n + n\n```",
-        "```python\ndef double(n):\n    return n ** 2\n```",
-        "I would rather not.",
-    ]
-    write(tmp_path / "responses.jsonl", [task | {"response": answer} for answer in answers])
-    spot(tmp_path, "grade", "benchmark=code_tasks", "responses=responses.jsonl", "out=out.jsonl")
-    rows = read(tmp_path / "out.jsonl")
+    tests = [{"args": [n], "expected": 2 * n} for n in (0, 3, -4)]
+    task = {"id": "double", "prompt": "Return twice it.", "entry_point": "double", "tests": tests}
+    programs = [f"```python\ndef double(n):\n    return n {it}\n```" for it in ("+ n", "** 2")]
+    answers = [*programs, "I would rather not."]
+    rows = graded(tmp_path, "code_tasks", [task | {"response": answer} for answer in answers])
     assert [row["verdict"] for row in rows] == ["correct", "wrong", "unparseable"]
     assert rows[1]["passed"] == 1
 
 
 def test_an_evaluations_own_rows_are_graded_again(tmp_path: Path) -> None:
     """Without asking the model: the questions come from a file, the order of options from the seed."""
+    options = ["one", "two", "six"]
     questions = [
-        {"id": f"q{n}", "question": f"{n}?", "options": ["one", "two", "six"], "answer": n % 3}
-        for n in range(3)
+        {"id": f"q{n}", "question": f"{n}?", "options": options, "answer": n} for n in range(3)
     ]
     write(tmp_path / "questions.jsonl", questions)
-    scores = [
-        {
-            "benchmark": "gpqa_diamond",
-            "question_id": f"q{n}",
-            "trial": 1,
-            "seed": 5,
-            "response": "A",
-        }
-        for n in range(3)
-    ]
-    write(tmp_path / "rows.jsonl", [*scores, {"benchmark": "ifeval", "question_id": "x"}])
-    grade = ["grade", "benchmark=gpqa_diamond", "responses=rows.jsonl", "out=out.jsonl"]
-    spot(tmp_path, *grade, "benchmark.path=questions.jsonl")
-    rows = read(tmp_path / "out.jsonl")
+    score = {"benchmark": "gpqa_diamond", "trial": 1, "seed": 5, "response": "A"}
+    scores = [score | {"question_id": f"q{n}"} for n in range(3)]
+    scores.append({"benchmark": "ifeval", "question_id": "x"})
+    path = "benchmark.path=questions.jsonl"
+    rows = graded(tmp_path, "gpqa_diamond", scores, path)
     assert [row["trial"] for row in rows] == [1, 1, 1]
-    order = rows[0]["order"]
-    assert all(row["order"] == order for row in rows), "the seed alone decides"
-    refused = spot(tmp_path, *grade, ok=False)
-    assert "benchmark.path" in refused.stderr
-    write(tmp_path / "rows.jsonl", [scores[0] | {"question_id": "other"}])
-    refused = spot(tmp_path, *grade, "benchmark.path=questions.jsonl", ok=False)
-    assert "no question 'other'" in refused.stderr
+    assert all(row["order"] == rows[0]["order"] for row in rows), "the seed alone decides"
+    assert "benchmark.path" in refused(tmp_path, "gpqa_diamond", scores)
+    other = score | {"question_id": "other"}
+    assert "no question 'other'" in refused(tmp_path, "gpqa_diamond", [other], path)
 
 
 MISTAKES = {
@@ -245,8 +197,8 @@ MISTAKES = {
     "no answer": [{"problem": "1?", "response": "1"}],
     "problem": [{"answer": "1", "response": "1"}],
     "another question already": [
-        {"unique_id": "a", "problem": "1?", "answer": "1", "response": "1"},
-        {"unique_id": "a", "problem": "2?", "answer": "1", "response": "1"},
+        solved("a", "1", "1"),
+        solved("a", "1", "1") | {"problem": "2?"},
     ],
     "found int": [{"problem": "1?", "answer": "1", "response": 1}],
     "is empty": [],
@@ -255,13 +207,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words", MISTAKES)
 def test_a_bad_row_is_named(tmp_path: Path, words: str) -> None:
-    write(tmp_path / "r.jsonl", MISTAKES[words])
-    done = spot(
-        tmp_path, "grade", "benchmark=math500", "responses=r.jsonl", "out=o.jsonl", ok=False
-    )
-    assert words in done.stderr
-    assert "r.jsonl" in done.stderr
-    assert not (tmp_path / "o.jsonl").exists()
+    line = refused(tmp_path, "math500", MISTAKES[words])
+    assert words in line
+    assert "responses.jsonl" in line
 
 
 @pytest.mark.parametrize(

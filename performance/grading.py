@@ -20,7 +20,7 @@ from typing import Any
 from performance.common import markdown, write_results
 from spot.grading import math_family
 from spot.grading.family import Answer
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 
 WORDS = ("even", "odd", "east", "west", "circle", "ellipse", "parabola", "Monday", "prime", "never")
 
@@ -71,7 +71,7 @@ def measure(name: str, mix: Sequence[str], count: int) -> dict[str, Any]:
             grades = [
                 grade
                 for first in range(0, count, size)
-                for grade in math_family.grade(verifier, given[first : first + size])
+                for grade in math_family.grade(verifier.equals, given[first : first + size])
             ]
             seconds[way] = time.perf_counter() - start
         if [grade.correct for grade in grades] != right:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from spot.data.answers import last_boxed
 from spot.data.edits import edited_spans
-from spot.grading.math import last_boxed
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs/examples"

@@ -21,7 +21,7 @@ from typing import Any
 
 from spot.data.artifacts import Product, compute_rows, product
 from spot.data.rows import Rectification
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal
 from spot.oracle.postprocess import Judge

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from spot.data.chat import response_ids
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle.postprocess import ENDED, STARTED, Judge, Judgement, clean
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Task
 

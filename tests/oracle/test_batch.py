@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.batch_runner import Batching, Singly, rectify_in_batches
 from spot.oracle.gemini import GeminiClient

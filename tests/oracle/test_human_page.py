@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.human_page import Corrections, correct, marked
 from spot.oracle.human_page import page as served

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import pricing, self_oracle
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts

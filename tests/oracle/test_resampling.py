@@ -8,7 +8,7 @@ import pytest
 
 from spot.config.compose import compose
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import build, pricing, self_oracle
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts

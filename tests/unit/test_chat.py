@@ -10,7 +10,7 @@ import pytest
 from spot.data.chat import final_part
 from spot.data.rows import Question
 from spot.generation import Completion, Request, Sampling
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.pipeline.elicitation import Tally, elicit
 
 

@@ -14,7 +14,9 @@ from spot.grading.family import Answer, RowError
 
 CITIES = ["Oslo", "Paris", "Rome", "New York"]
 GPQA = Fields(question="Question", id="Record ID")
-TEMPLATE = (resources.files("spot.evaluation") / "prompts" / "choice.md").read_text("utf-8")
+TEMPLATE = (resources.files("spot.data") / "prompts" / "benchmarks" / "choice.md").read_text(
+    "utf-8"
+)
 
 READ = [
     # JSON, the last one wins

@@ -12,10 +12,11 @@ from importlib import resources
 import pytest
 
 from spot.data import code_tasks
+from spot.data.answers import Item
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading import code
 from spot.grading.family import Answer, RowError
-from spot.grading.math import Item, Verifier
+from spot.grading.registry import Verifier
 from spot.grading.sandbox import Limits, Program, run_all
 from spot.utils.errors import UserError
 
@@ -205,7 +206,7 @@ def test_a_row_that_is_no_task_is_named(change: dict[str, object], message: str)
 
 
 def test_a_posed_task_stands_in_the_template() -> None:
-    file = resources.files("spot.evaluation") / "prompts" / "code.md"
+    file = resources.files("spot.data") / "prompts" / "benchmarks" / "code.md"
     posed = code.pose(DOUBLE, 5, file.read_text("utf-8"))
     assert "Double it." in posed.text
     assert "```python" in posed.text

@@ -217,7 +217,9 @@ def test_the_parsers_differ_where_the_released_one_errs() -> None:
 
 @pytest.mark.parametrize("parser", connect4.PARSERS)
 def test_the_truth_is_right_and_the_prompt_asks_for_it(parser: str) -> None:
-    template = resources.files("spot.evaluation").joinpath("prompts/connect4.md").read_text("utf-8")
+    template = (
+        resources.files("spot.data").joinpath("prompts/benchmarks/connect4.md").read_text("utf-8")
+    )
     family = connect4.family(parser)
     asked = connect4.questions(50, seed=1)
     assert asked[0].id == "connect4-1-000000"

@@ -13,14 +13,14 @@ from spot.data.rows import Question
 from spot.evaluation import saved_responses
 from spot.grading import math_family
 from spot.grading.family import Answer, Family, Grade
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def family() -> Iterator[Family]:
     with Verifier(workers=1) as verifier:
-        yield math_family.family(verifier)
+        yield math_family.family(verifier.equals)
 
 
 def row(response: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:

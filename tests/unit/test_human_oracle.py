@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spot.data.rows import Attempt
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle.human import HumanOracle
 from spot.pipeline.rectification import rectify
 from spot.utils.errors import UserError

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spot.data.jsonl import Fields, import_attempts, read_questions, value_at
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.utils.errors import UserError
 
 ATTEMPTS = Fields("question", "truth", response="small model.solution")
@@ -82,7 +82,7 @@ def test_existing_responses_are_graded_and_all_accounted_for(tmp_path, verifier)
         for n, response in enumerate(responses)
     ]
     path = write(tmp_path, *lines)
-    attempts, dropped = import_attempts(path, ATTEMPTS, "last", verifier, model="small")
+    attempts, dropped = import_attempts(path, ATTEMPTS, "last", verifier.verdicts, model="small")
     assert [a.verdict for a in attempts] == [
         "correct",
         "wrong",
@@ -101,7 +101,7 @@ def test_json_responses_are_read_as_models_write_them(tmp_path, verifier):
     broken = '{"reasoning": "first\nsecond \\frac", "answer": "\\frac{8}{2}"}'
     fields = Fields(response="output")
     path = write(tmp_path, row(output=broken), row(output='{"reasoning": "cut of'))
-    attempts, _ = import_attempts(path, fields, "json", verifier)
+    attempts, _ = import_attempts(path, fields, "json", verifier.verdicts)
     assert [(a.verdict, a.extracted) for a in attempts] == [
         ("correct", r"\frac{8}{2}"),
         ("unparseable", None),
@@ -138,8 +138,8 @@ def test_a_row_without_a_response(tmp_path, verifier):
     path = write(tmp_path, row(), row(output="A: 4"))
     fields = Fields(response="output")
     with pytest.raises(UserError, match=r"line 1: no response in the field 'output'"):
-        import_attempts(path, fields, "last", verifier)
-    attempts, dropped = import_attempts(path, fields, "last", verifier, on_bad_row="drop")
+        import_attempts(path, fields, "last", verifier.verdicts)
+    attempts, dropped = import_attempts(path, fields, "last", verifier.verdicts, on_bad_row="drop")
     assert (len(attempts), dropped) == (1, {"no_response": 1})
 
 

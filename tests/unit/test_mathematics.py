@@ -8,10 +8,10 @@ import pytest
 
 from spot.grading import math_family
 from spot.grading.family import Answer, RowError
-from spot.grading.math import Verifier
 from spot.grading.math_family import Fields
+from spot.grading.registry import Verifier
 
-TEMPLATE = (resources.files("spot.evaluation") / "prompts" / "math.md").read_text("utf-8")
+TEMPLATE = (resources.files("spot.data") / "prompts" / "benchmarks" / "math.md").read_text("utf-8")
 OLYMPIAD = Fields(question="question", answer="final_answer")
 
 
@@ -35,7 +35,9 @@ def plain(answer):
 
 
 def grades(verifier, question, *boxes):
-    return math_family.grade(verifier, [Answer(question, rf"So \boxed{{{box}}}.") for box in boxes])
+    return math_family.grade(
+        verifier.equals, [Answer(question, rf"So \boxed{{{box}}}.") for box in boxes]
+    )
 
 
 def verdicts(verifier, question, *boxes):
@@ -112,7 +114,7 @@ def test_every_verdict_has_its_reason(verifier):
         Answer(question, r"\boxed{\frac{1}{2}"),
         Answer(question, ""),
     ]
-    found = math_family.grade(verifier, answers)
+    found = math_family.grade(verifier.equals, answers)
     assert [(g.correct, g.verdict, g.extracted, g.reason) for g in found] == [
         (True, "correct", r"\dfrac{1}{2}", ""),
         (False, "wrong", "7", "differs"),
@@ -121,11 +123,11 @@ def test_every_verdict_has_its_reason(verifier):
         (False, "unparseable", None, "no box"),
         (False, "unparseable", None, "no box"),
     ]
-    assert math_family.grade(verifier, []) == []
+    assert math_family.grade(verifier.equals, []) == []
 
 
 def test_labelled_answers_are_graded_by_their_format(verifier):
-    family = math_family.family(verifier, Fields(question="question"), "last")
+    family = math_family.family(verifier.equals, Fields(question="question"), "last")
     row = {"question": "How much?", "answer": "9 * 2 = <<9*2=18>>18 each day.\n#### 18"}
     question = family.read(row, "row-1")
     assert question.answer == "18"
@@ -138,7 +140,7 @@ def test_labelled_answers_are_graded_by_their_format(verifier):
         ("wrong", "20", "differs"),
         ("unparseable", None, "no answer"),
     ]
-    family = math_family.family(verifier, Fields(question="question"), "json")
+    family = math_family.family(verifier.equals, Fields(question="question"), "json")
     question = family.read({"question": "How much?", "answer": r"\frac{1}{2}"}, "row-1")
     found = family.grade(
         [Answer(question, r'{"answer": "\frac12"}'), Answer(question, r"\boxed{.5}")]
@@ -248,7 +250,7 @@ def test_hostile_responses_have_a_named_verdict():
         answers += [Answer(single, r"\boxed{" * 100_000), Answer(single, "{" * 1_000_000)]
         answers += [Answer(single, "\x00" * 1_000_000), Answer(single, r"\boxed{5}")]
         start = time.monotonic()
-        found = math_family.grade(verifier, answers)
+        found = math_family.grade(verifier.equals, answers)
         assert time.monotonic() - start < 90
     reasons = [grade.reason for grade in found]
     verdict = {"gave up": "unparseable", "box too long": "unparseable", "no box": "unparseable",

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from spot.data.answers import last_boxed
 from spot.data.laptop_world import parse_chain, work
 from spot.data.rows import Attempt
-from spot.grading.math import last_boxed
 from spot.oracle import rule
 from spot.oracle.rule import RuleOracle, smallest_fix
 

@@ -8,7 +8,7 @@ import pytest
 
 from spot.data.held_out import split_held_out
 from spot.data.rows import Attempt, Rectification
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.pipeline.selection import Rules, nothing_left, select
 from spot.utils.errors import UserError
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spot.data.answers import last_boxed
 from spot.data.rows import Attempt
-from spot.grading.math import last_boxed
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,10 @@ def grade(arguments: Sequence[str]) -> None:
 
     from spot.evaluation import benchmarks, saved_responses
     from spot.evaluation import compare as scoreboard
-    from spot.grading.math import Verifier
+    from spot.grading.registry import Verifier
 
     with Verifier() as verifier:
-        family = benchmarks.family(task, verifier, "boxed")
+        family = benchmarks.family_of(task, verifier)
         pose = benchmarks.saved_question(task, family)
         graded = list(
             saved_responses.grade(saved_responses.read(responses, pose, task.name), family)

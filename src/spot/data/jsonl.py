@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spot.data.answers import Item, final_truth
 from spot.data.rows import Attempt, Question
-from spot.grading.math import Item, Verifier, extract, last_boxed
 from spot.utils.errors import UserError
 
 NEXT_STEP = "mend the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
@@ -77,14 +77,14 @@ def import_attempts(
     source: str | Path | Source,
     fields: Fields,
     answer_format: str,
-    verifier: Verifier,
+    grade: Callable[[Sequence[Item]], list[tuple[str, str | None]]],
     *,
     task: str = "data",
     model: str = "imported",
     limit: int | None = None,
     on_bad_row: str = "error",
 ) -> tuple[list[Attempt], dict[str, int]]:
-    """Existing responses as attempts, graded here, and how many rows were left out, by reason.
+    """Existing responses as attempts with the verdicts of `grade`, and how many rows were left out, by reason.
 
     A response without a final answer is an attempt with the verdict `unparseable`. How a response
     ended is not recorded in such files, so it counts as finished; `tokens` is 0: not counted yet.
@@ -92,9 +92,7 @@ def import_attempts(
     if fields.response is None:
         raise ValueError("importing attempts takes a field of responses")
     rows, dropped = _usable_rows(_source(source), fields, answer_format, limit, on_bad_row)
-    verdicts = verifier.verdicts(
-        [Item(row.response, row.answer, "stop", answer_format) for row in rows]
-    )
+    verdicts = grade([Item(row.response, row.answer, "stop", answer_format) for row in rows])
     attempts = [
         Attempt(
             id=f"{row.id}#0",
@@ -226,7 +224,7 @@ def _row(
     answer = value_at(row, fields.answer)
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = str(answer)
-    truth = _final(answer, answer_format) if isinstance(answer, str) else ""
+    truth = final_truth(answer, answer_format) if isinstance(answer, str) else ""
     if not truth:
         return _missing("answer", fields.answer)
     response = "" if fields.response is None else value_at(row, fields.response)
@@ -249,10 +247,3 @@ def _encodable(row: _UsableRow) -> bool:
 
 def _missing(what: str, field: str) -> Problem:
     return Problem(f"no_{what}", f"no {what} in the field {field!r} (data.fields.{what})")
-
-
-def _final(answer: str, answer_format: str) -> str:
-    """The truth: the answer itself, or what a worked solution ends in."""
-    if answer_format == "last":
-        return extract(answer, "last") or answer.strip()
-    return (last_boxed(answer) or answer).strip()

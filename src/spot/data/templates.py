@@ -50,6 +50,14 @@ def load(
     return Template(text, found)
 
 
+def of_family(family: str) -> Template:
+    """Our own words around a question of a family of benchmarks; `AS_IS` where there are none."""
+    file = resources.files("spot.data") / "prompts" / "benchmarks" / f"{family}.md"
+    return (
+        Template(file.read_text("utf-8").strip(), AS_IS.placeholders) if file.is_file() else AS_IS
+    )
+
+
 def names() -> list[str]:
     """The templates of the package."""
     folder = resources.files("spot.data") / "prompts"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib import import_module, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from spot.config import BenchmarkConfig, Config
-from spot.data import artifacts, templates
+from spot.data import artifacts, hub, templates
 from spot.data.held_out import wrong_attempts
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
 from spot.generation import build
-from spot.grading import sandbox
+from spot.grading import registry
 from spot.grading.family import Family, RowError
-from spot.grading.math import Verifier
+from spot.grading.registry import Options, Verifier
 from spot.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
     if path is not None or task.hub is None:
         del values["hub"], values["subset"], values["split"], values["revision"]
     if path is not None:
-        from spot.data import hub
-
         values["path"] = hub.identity(None, task.subset, task.split, None, path)
     if task.family != "connect4":
         del values["parser"]
@@ -107,39 +104,25 @@ def benchmarks(
     config: Config, attempts: artifacts.Product | None, verifier: Verifier
 ) -> list[Benchmark]:
     """Every task with its questions; those of the family `data` were held out of training."""
-    answer_format = config.data.answer_format
     result = []
     for task in config.benchmarks.tasks.values():
-        ready(task)
-        of = family(task, verifier, answer_format)
-        result.append(_benchmark(task, of, _questions(config, task, of, attempts)))
+        family = family_of(task, verifier, config.data.answer_format)
+        family.ready()
+        result.append(_benchmark(task, family, _questions(config, task, family, attempts)))
     return result
 
 
 def check(config: Config) -> None:
     """Refuse, before anything is computed, benchmarks that could not be read or graded later."""
     for task in config.benchmarks.tasks.values():
-        ready(task)
+        family_of(task).ready()
         local_path(task, config.benchmarks.folder)
 
 
-def ready(task: BenchmarkConfig) -> None:
-    """Refuse now, and not after hours of answers, what could not be graded on this machine."""
-    if task.family == "ifeval":
-        from spot.grading import ifeval
-
-        ifeval.ready()
-    elif task.family == "code":
-        sandbox.ready()
-
-
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:
-    """A task of the laptop world, whose questions are made and graded without a verifier."""
-    from spot.grading import laptop
-
-    assert task.questions is not None  # checked with the configuration
-    questions = laptop.benchmark_questions(task.name, task.questions, seed)
-    return _benchmark(task, laptop.family(), questions)
+    """A task whose questions are made, and graded without a verifier."""
+    family = family_of(task)
+    return _benchmark(task, family, _made(task, family, seed))
 
 
 def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question]) -> Benchmark:
@@ -156,21 +139,12 @@ def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question])
     )
 
 
-def family(task: BenchmarkConfig, verifier: Verifier, answer_format: str) -> Family:
+def family_of(
+    task: BenchmarkConfig, verifier: Verifier | None = None, data_format: str = "boxed"
+) -> Family:
     """How the questions of a task are read, posed and graded."""
-    from spot.evaluation import held_out
-    from spot.grading import connect4, math_family
-
-    if task.family == "math":
-        fields = math_family.Fields(question="question")
-        return math_family.family(verifier, fields, task.answer_format)
-    if task.family == "connect4":
-        return connect4.family(task.parser)
-    if task.family == "data":
-        return held_out.family(verifier, answer_format)
-    name = "laptop" if task.family == "arithmetic" else task.family  # else choice, code, ifeval
-    module = import_module(f"spot.grading.{name}")
-    return cast(Family, module.family())
+    options = Options(verifier or Verifier(), task.answer_format, data_format, task.parser)
+    return registry.family(task.family, options)
 
 
 def template(task: BenchmarkConfig) -> str:
@@ -178,17 +152,11 @@ def template(task: BenchmarkConfig) -> str:
     key = f"benchmarks.tasks.{task.name}.prompt"
     if task.prompt is not None:
         return templates.load(task.prompt, key=key).text
-    return own_template(task.family)
-
-
-def own_template(family: str) -> str:
-    """Our own words around a question of this family; the question alone where there are none."""
-    own = resources.files("spot.evaluation") / "prompts" / f"{family}.md"
-    return own.read_text("utf-8").strip() if own.is_file() else templates.AS_IS.text
+    return templates.of_family(task.family).text
 
 
 def _questions(
-    config: Config, task: BenchmarkConfig, of: Family, attempts: artifacts.Product | None
+    config: Config, task: BenchmarkConfig, family: Family, attempts: artifacts.Product | None
 ) -> list[Question]:
     seed, path = config.benchmarks.seed, local_path(task, config.benchmarks.folder)
     if task.family == "data":
@@ -197,9 +165,9 @@ def _questions(
         by_id = {r.question_id: r for r in rows}
         questions = [Question(r.question_id, r.task, r.question, r.answer) for r in by_id.values()]
     elif path is None and task.hub is None:
-        questions = _made(task, seed)
+        return _made(task, family, seed)
     else:
-        questions = list(read_questions(task, of, path))
+        questions = list(read_questions(task, family, path))
     return questions[: task.questions]
 
 
@@ -219,37 +187,26 @@ def texts(config: Config) -> dict[str, str]:
     with Verifier() as verifier:
         for task in config.benchmarks.tasks.values():
             if task.family != "data":
-                of = family(task, verifier, config.data.answer_format)
-                for question in _questions(config, task, of, None):
+                family = family_of(task, verifier, config.data.answer_format)
+                for question in _questions(config, task, family, None):
                     found[f"{task.name}/{question.id}"] = question.text
     return found
 
 
-def _made(task: BenchmarkConfig, seed: int) -> list[Question]:
+def _made(task: BenchmarkConfig, family: Family, seed: int) -> list[Question]:
     """The questions of a task that is made from a seed."""
     assert task.questions is not None  # checked with the configuration
-    if task.family == "connect4":
-        from spot.grading import connect4
-
-        return connect4.questions(task.questions, seed)
-    if task.family == "code":
-        from spot.data import code_tasks
-
-        return code_tasks.questions(task.questions, seed, "benchmark")
-    from spot.grading import laptop
-
-    return laptop.benchmark_questions(task.name, task.questions, seed)
+    assert family.make is not None
+    return family.make(task.name, task.questions, seed)
 
 
 def read_questions(
-    task: BenchmarkConfig, of: Family, path: Path | None, group: str = ""
+    task: BenchmarkConfig, family: Family, path: Path | None, group: str = ""
 ) -> Iterator[Question]:
     """The questions of a data set. Raises UserError naming the first row that is none.
 
     group: of the configuration, for messages.
     """
-    from spot.data import hub
-
     group = group or f"benchmarks.tasks.{task.name}"
 
     source = hub.load_rows(task.hub, task.subset, task.split, task.revision, path, group)
@@ -257,27 +214,29 @@ def read_questions(
     for number, row in source.rows:
         place = f"{source.name}, {source.unit} {number}"
         if isinstance(row, Problem):
-            raise UserError(f"{place}: {row.explanation}; mend it.")
+            raise UserError(f"{place}: {row.explanation}; fix it.")
         try:
-            question = read_row(task, of, row, f"row-{number:06d}")
+            question = read_row(task, family, row, f"row-{number:06d}")
         except RowError as error:
             raise UserError(
-                f"{place}: {error}; mend it, or name its fields, {group}.fields.<role>=<field>."
+                f"{place}: {error}; fix it, or name its fields, {group}.fields.<role>=<field>."
             ) from None
         if (first := seen.setdefault(question.id, number)) != number:
             raise UserError(
-                f"{place}: the id {question.id!r} is that of {source.unit} {first} already; mend it."
+                f"{place}: the id {question.id!r} is that of {source.unit} {first} already; fix it."
             )
         yield question
 
 
-def read_row(task: BenchmarkConfig, of: Family, row: Mapping[str, Any], row_id: str) -> Question:
+def read_row(
+    task: BenchmarkConfig, family: Family, row: Mapping[str, Any], row_id: str
+) -> Question:
     """The question of one row, its fields found under whichever name the row has. Raises RowError."""
     values = dict(row)
     for role, names in task.fields.items():
         if (value := _field(row, names)) is not None:
             values[role] = value
-    question = of.read(values, row_id)
+    question = family.read(values, row_id)
     own = values.get("id") if "id" in task.fields else None
     return question if own is None else replace(question, id=str(own))
 
@@ -288,7 +247,7 @@ def _field(row: Mapping[str, Any], names: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
-def saved_question(task: BenchmarkConfig, of: Family) -> Find:
+def saved_question(task: BenchmarkConfig, family: Family) -> Find:
     """How `spot grade` finds the question of a saved response, bare and as it was posed.
 
     A row holds the benchmark's own fields, or the `id` (`question_id`) of a question in
@@ -296,51 +255,43 @@ def saved_question(task: BenchmarkConfig, of: Family) -> Find:
     """
     known: dict[str, Question] = {}
     if task.path is not None:
-        rows = read_questions(task, of, local_path(task, None), "benchmark")
+        rows = read_questions(task, family, local_path(task, None), "benchmark")
         known = {question.id: question for question in rows}
 
     def find(row: Mapping[str, Any], row_id: str) -> tuple[Question, Question]:
         if not known:
             if "question_id" in row:
                 raise RowError("a score without its question: give benchmark.path=<the questions>")
-            question = read_row(task, of, row, row_id)
+            question = read_row(task, family, row, row_id)
         else:
             name = str(row.get("question_id", _field(row, task.fields.get("id", "id"))))
             if name not in known:
                 raise RowError(f"no question {name!r} in {task.path}")
             question = known[name]
-        return question, _posed_again(task, of, question, row)
+        return question, _posed_again(task, family, question, row)
 
     return find
 
 
 def _posed_again(
-    task: BenchmarkConfig, of: Family, question: Question, row: Mapping[str, Any]
+    task: BenchmarkConfig, family: Family, question: Question, row: Mapping[str, Any]
 ) -> Question:
-    """The question as the response to it in `row` had it: with its `order`, or the one of its `seed`."""
-    seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
-    if task.family != "choice" or (isinstance(seed, int) and order is None):
-        return of.pose(question, seed if isinstance(seed, int) else 0, template(task))
-    from spot.grading import choice
-
-    if order is None and "options" in row:
-        order = list(range(len(row["options"])))
-    if not isinstance(order, list):
-        raise RowError("order: no list of which option each letter stood for (or the trial's seed)")
-    return choice.in_order(question, order, template(task))
+    """The question as the saved response in `row` had it."""
+    if family.repose is not None:
+        return family.repose(question, row, template(task))
+    seed = row.get("seed")
+    return family.pose(question, seed if isinstance(seed, int) else 0, template(task))
 
 
 def details(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
     """For the manifest: what the best answer given without reading scores, in percent."""
-    from spot.grading import connect4
-
     trivial = {benchmark.name: benchmark.trivial for benchmark in benchmarks}
-    boards = {b.name: b.questions for b in benchmarks if b.questions[0].task == "connect4"}
     return {
         "trivial": {name: share for name, (share, _) in trivial.items()},
-        "trivial_answers": {name: what for name, (_, what) in trivial.items()},
+        "trivial_answers": {name: answer for name, (_, answer) in trivial.items()},
         "trivial_parts": {
-            name: {side: 100 * share for side, (share, _) in connect4.trivial_shares(of).items()}
-            for name, of in boards.items()
+            b.name: {part: 100 * share for part, share in parts(b.questions).items()}
+            for b in benchmarks
+            if (parts := b.family.trivial_parts) is not None
         },
     }

@@ -33,7 +33,6 @@ from spot.evaluation.statistics import (
     summarise,
 )
 from spot.grading.family import Grade
-from spot.pipeline.run import EVALUATION, RUN_FILE
 from spot.utils.errors import UserError
 
 WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped
@@ -60,7 +59,7 @@ class Scores:
 def read(folder: Path, product: str = "scores", name: str | None = None) -> Scores:
     """The scores in a product's folder, or in that of a run or an evaluation. Raises UserError."""
     where = folder
-    for record in (RUN_FILE, EVALUATION):
+    for record in (artifacts.RUN_FILE, artifacts.EVALUATION):
         if (folder / record).exists():
             products = json.loads((folder / record).read_text(encoding="utf-8"))["products"]
             if product not in products:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spot.data.answers import whole_characters
 from spot.data.chat import final_part
 from spot.data.jsonl import Problem, read_objects
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.grading.family import Answer, Family, Grade, RowError
-from spot.grading.math import whole_characters
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 

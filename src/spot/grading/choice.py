@@ -16,10 +16,11 @@ from itertools import count, takewhile
 from string import ascii_uppercase
 from typing import Any
 
+from spot.data.answers import last_boxed
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading.family import Answer, Family, Grade, RowError
-from spot.grading.math import last_boxed, quick_equal
+from spot.grading.math import quick_equal
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Fields:
 
 def family(fields: Fields = Fields()) -> Family:
     """Multiple choice, from rows of these fields."""
-    return Family(read=partial(read, fields), pose=pose, grade=grade, trivial=trivial)
+    return Family(partial(read, fields), pose, grade, trivial, repose=repose)
 
 
 # ---------------------------------------------------------------- rows
@@ -130,6 +131,21 @@ def in_order(question: Question, order: Sequence[int], template: str) -> Questio
         answer=ascii_uppercase[list(order).index(question.meta["right"])],
         meta={**question.meta, "order": list(order)},
     )
+
+
+def repose(question: Question, row: Mapping[str, Any], template: str) -> Question:
+    """The question with its options as they were in `row`: by their `order`, or by the trial's `seed`.
+
+    A row with its own options and neither has them in its own order. Raises RowError.
+    """
+    seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
+    if order is None and isinstance(seed, int):
+        return pose(question, seed, template)
+    if order is None and "options" in row:
+        order = list(range(len(row["options"])))
+    if not isinstance(order, list):
+        raise RowError("order: no list of which option each letter stood for (or the trial's seed)")
+    return in_order(question, order, template)
 
 
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from spot.data import code_tasks
+from spot.data.answers import Item
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading import sandbox
 from spot.grading.family import Answer, Family, Grade, RowError, pose
-from spot.grading.math import Item
 from spot.grading.sandbox import Limits, Outcome, Program
 
 CONSTANTS: tuple[Any, ...] = (None, 0, 1, -1, True, False, "", [], {})
@@ -42,7 +43,14 @@ class Runner:
 
 def family(runner: Runner | None = None) -> Family:
     """Programming tasks, their programs run by `runner`."""
-    return Family(read=read, pose=pose, grade=partial(grade, runner or Runner()), trivial=trivial)
+    return Family(
+        read,
+        pose,
+        partial(grade, runner or Runner()),
+        trivial,
+        make=lambda _, count, seed: code_tasks.questions(count, seed, "benchmark"),
+        ready=sandbox.ready,
+    )
 
 
 def read(row: Mapping[str, Any], row_id: str) -> Question:

@@ -54,7 +54,14 @@ _MARKS = re.compile(r"[*_`$\\]")  # of Markdown and LaTeX
 
 def family(parser: str = "tolerant") -> Family:
     """Connect4, its replies read by one of PARSERS."""
-    return Family(read=read, pose=pose, grade=partial(grade, parser), trivial=trivial)
+    return Family(
+        read,
+        pose,
+        partial(grade, parser),
+        trivial,
+        trivial_parts=lambda asked: {side: best[0] for side, best in trivial_shares(asked).items()},
+        make=lambda _, count, seed: questions(count, seed),
+    )
 
 
 def questions(count: int, seed: int) -> list[Question]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +43,16 @@ def pose(question: Question, seed: int, template: str) -> Question:
     return replace(question, text=template.replace("{question}", question.text))
 
 
+def most_frequent_answer(questions: Sequence[Question]) -> tuple[float, str]:
+    """The share in [0, 1] of questions that the most frequent answer answers, and that answer."""
+    answer, count = Counter(question.answer for question in questions).most_common(1)[0]
+    return count / len(questions), answer
+
+
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Family:
     """How benchmarks of one kind are read, posed and graded. Every part is a function without state.
@@ -53,9 +64,17 @@ class Family:
     grade: responses → what they are worth, in order.
     trivial: (questions) → share in [0, 1] that the best answer given without reading scores, and
         what that answer is.
+    trivial_parts: the same share for each part of an answer, by its name.
+    make: (benchmark, count, seed) → questions that are made and not read.
+    repose: (question, row, template) → the question as the saved response in `row` had it.
+    ready: raises UserError where nothing could be graded on this machine.
     """
 
     read: Callable[[Mapping[str, Any], str], Question]
     pose: Callable[[Question, int, str], Question]
     grade: Callable[[Sequence[Answer]], list[Grade]]
     trivial: Callable[[Sequence[Question]], tuple[float, str]]
+    trivial_parts: Callable[[Sequence[Question]], dict[str, float]] | None = None
+    make: Callable[[str, int, int], list[Question]] | None = None
+    repose: Callable[[Question, Mapping[str, Any], str], Question] | None = None
+    ready: Callable[[], None] = _nothing

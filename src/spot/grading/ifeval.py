@@ -231,7 +231,7 @@ def ready() -> None:
 
 def family() -> Family:
     """IFEval, from rows as `google/IFEval` has them."""
-    return Family(read=read, pose=pose, grade=grade, trivial=trivial)
+    return Family(read, pose, grade, trivial, ready=ready)
 
 
 # ---------------------------------------------------------------- in the checking process

@@ -7,14 +7,14 @@ sum. They ask for the very sums that are trained on, so that they compete with t
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spot.data import laptop_world
+from spot.data.answers import extract
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.grading.family import Answer, Family, Grade, RowError, pose
-from spot.grading.math import extract, quick_equal
+from spot.grading.family import Answer, Family, Grade, RowError, most_frequent_answer, pose
+from spot.grading.math import quick_equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
 
@@ -26,7 +26,7 @@ def benchmark_questions(name: str, count: int, seed: int) -> list[Question]:
 
 def family() -> Family:
     """The laptop world's, from rows of id, task, text and answer."""
-    return Family(read=read, pose=pose, grade=grade, trivial=trivial)
+    return Family(read, pose, grade, trivial, make=benchmark_questions)
 
 
 def read(row: Mapping[str, Any], row_id: str) -> Question:
@@ -59,8 +59,7 @@ def _grade(question: Question, response: str, finish_reason: str) -> Grade:
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:
     """Share in [0, 1] that the best constant response gets right without reading, and the response."""
     if questions[0].task != "instructions":
-        answer, count = Counter(q.answer for q in questions).most_common(1)[0]
-        return count / len(questions), answer
+        return most_frequent_answer(questions)
     replies = ("48", "48. Done.", "Sure. THE ANSWER IS 48.", "SURE. THE ANSWER IS 48. DONE.")
     right = {r: sum(_grade(q, r, "stop").correct for q in questions) for r in replies}
     best = max(right, key=lambda reply: right[reply])

@@ -1,4 +1,4 @@
-"""The final answer out of a response, and whether it equals the truth.
+"""Whether an answer equals the truth.
 
 Most answers are numbers and are decided here, exactly, with fractions. The rest takes algebra, in
 processes that can be killed (`spot.grading.math_pool`).
@@ -7,107 +7,21 @@ processes that can be killed (`spot.grading.math_pool`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
 
-from spot.data.chat import final_part
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
+from spot.data.answers import last_boxed
 from spot.grading.constants import constant
-from spot.grading.math_pool import OUTER_SECONDS, Comparison, math_pool
-
-ANSWER_FORMATS = ("boxed", "last", "json")
+from spot.grading.math_pool import Comparison
+from spot.grading.process_pool import WorkerPool
 
 LONGEST_ANSWER = 2_000  # characters; anything longer is no final answer
 LONGEST_SET = 40  # elements that are matched in any order
 _INTERVALS = ("()", "(]", "[)", "[]")
 
-
-class Item(NamedTuple):
-    """A response to grade."""
-
-    response: str
-    truth: str
-    finish_reason: str = "stop"
-    answer_format: str = "boxed"
-
-
-# ---------------------------------------------------------------- the final answer out of a response
-
-# Responses are hostile input: no pattern here may take more than linear time.
-_BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
-_NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]])[-−]\s?)?\$?{_NUMBER}(?:\s?/\s?{_NUMBER})?%?")
-_MARKER = re.compile(r"####|^[ \t]*A:", re.MULTILINE)  # how GSM8K and models trained on it label it
-_JSON_ANSWER = re.compile(
-    r'"answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}][^",{}\n]*))', re.DOTALL
-)
-_JSON_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/])')
-
-
-def whole_characters(text: str) -> str:
-    """A text with its pairs of surrogates joined, and U+FFFD for a lone one: it can be written."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` whose braces balance, or None.
-
-    Braces nest and escaped ones (`\{`) do not count. Of boxes in a box the innermost last one
-    speaks. `\boxed 5`, without braces, is no box: where such an answer ends is a guess.
-    """
-    box: tuple[int, int] | None = None
-    open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace
-    for match in _BRACE.finditer(text):
-        if match[1]:
-            open_braces.append(match.end())
-        elif match[2] == "{":
-            open_braces.append(-1)
-        elif match[2] == "}" and open_braces:
-            start = open_braces.pop()
-            if start >= 0 and (box is None or start > box[0]):
-                box = (start, match.start())
-    return None if box is None else text[box[0] : box[1]]
-
-
-def extract(text: str, answer_format: str) -> str | None:
-    r"""The final answer as written, or None when there is none.
-
-    boxed: the last balanced `\boxed{…}`; last: the number after the last `####` (or `A:` at the
-    start of a line), otherwise the last number; json: the last "answer" of an object, which may be
-    broken around it.
-    """
-    if answer_format == "boxed":
-        found = last_boxed(text)
-    elif answer_format == "last":
-        found = _last_number(text)
-    elif answer_format == "json":
-        found = _json_answer(text)
-    else:
-        raise ValueError(f"unknown answer format {answer_format!r}: one of {ANSWER_FORMATS}")
-    return whole_characters(found or "").strip() or None
-
-
-def _last_number(text: str) -> str | None:
-    marks = list(_MARKER.finditer(text))
-    numbers = _LAST_NUMBER.findall(text, marks[-1].end() if marks else 0)
-    number = (numbers[0] if marks else numbers[-1]) if numbers else ""
-    return number.replace("$", "").replace("−", "-").rstrip(",")
-
-
-def _json_answer(text: str) -> str | None:
-    """Models write LaTeX into JSON with single backslashes, so `\\frac` is not a form feed here."""
-    matches = list(_JSON_ANSWER.finditer(text))
-    if not matches or matches[-1][2] == "null":
-        return None
-    quoted, bare = matches[-1].groups()
-    if quoted is None:
-        return str(bare)
-    return _JSON_ESCAPE.sub(
-        lambda m: m[1] if len(m[1]) == 1 else chr(int(m[1][1:], 16)), str(quoted)
-    )
-
+# (extracted, truth) of each → equal, or None where that cannot be found out
+Equals = Callable[[Sequence[tuple[str, str]]], list[bool | None]]
 
 # ---------------------------------------------------------------- equal to the truth, without SymPy
 
@@ -330,71 +244,20 @@ def _decimals(truth: str) -> int:
 # ---------------------------------------------------------------- equal to the truth, by algebra
 
 
-class Verifier:
-    """Grades responses; owns the worker processes, which are started only when algebra is needed.
-
-    Use it as a context manager, from any thread. A comparison that exceeds its limits or kills its
-    worker makes the verdict `unparseable`: such an answer is known neither right nor wrong.
-    """
-
-    def __init__(self, workers: int | None = None, seconds: float = OUTER_SECONDS) -> None:
-        self.pool = math_pool(workers, seconds)
-
-    def __enter__(self) -> Verifier:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        self.pool.close()
-
-    def equal(self, extracted: str, truth: str) -> bool:
-        """Whether an extracted answer equals the truth; False when that cannot be found out."""
-        return bool(self.equals([(extracted, truth)])[0])
-
-    def equals(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """`equal` for each (extracted, truth), all cores at work; None where it gave up."""
-        found: dict[tuple[str, str], bool | None] = {}
-        hard: dict[tuple[str, str], Comparison] = {}
-        for pair in dict.fromkeys(pairs):  # trials of one question often end alike
-            extracted, truth = pair
-            if len(extracted) > LONGEST_ANSWER or len(truth) > LONGEST_ANSWER:
-                found[pair] = extracted.strip() == truth.strip()
-            elif (quick := quick_equal(extracted, truth)) is not None:
-                found[pair] = quick
-            else:
-                plain = _plain_pair(extracted, truth)
-                hard[pair] = Comparison(*plain, _decimals(plain[1]))
-        results = self.pool.map(list(hard.values()))
-        equal = [None if isinstance(result, BaseException) else result for result in results]
-        found.update(zip(hard, equal, strict=True))
-        return [found[pair] for pair in pairs]
-
-    def verdict(
-        self,
-        response: str,
-        truth: str,
-        finish_reason: str = "stop",
-        answer_format: str = "boxed",
-    ) -> tuple[str, str | None]:
-        """`(verdict, extracted)`: correct, wrong, truncated or unparseable, and the answer found."""
-        return self.verdicts([Item(response, truth, finish_reason, answer_format)])[0]
-
-    def verdicts(self, items: Sequence[Item]) -> list[tuple[str, str | None]]:
-        """`verdict` for each item, in order. A truncated response is neither right nor wrong."""
-        if items and items[0].answer_format == "code":
-            from spot.grading.code import verdicts as run_tests  # a sandbox, for programs only
-
-            return run_tests(items)
-        extracted = [extract(final_part(i.response), i.answer_format) for i in items]
-        cut = [item.finish_reason == "length" for item in items]
-        asked = [i for i, found in enumerate(extracted) if found is not None and not cut[i]]
-        pairs = [(extracted[i] or "", items[i].truth) for i in asked]
-        equal = dict(zip(asked, self.equals(pairs), strict=True))
-        name = {True: CORRECT, False: WRONG, None: UNPARSEABLE}
-        return [
-            (TRUNCATED if cut[i] else name[equal.get(i)], found)
-            for i, found in enumerate(extracted)
-        ]
+def equals(pool: WorkerPool, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+    """Whether each (extracted, truth) is equal; None where algebra exceeded its limits or its worker died."""
+    found: dict[tuple[str, str], bool | None] = {}
+    hard: dict[tuple[str, str], Comparison] = {}
+    for pair in dict.fromkeys(pairs):  # trials of one question often end alike
+        extracted, truth = pair
+        if len(extracted) > LONGEST_ANSWER or len(truth) > LONGEST_ANSWER:
+            found[pair] = extracted.strip() == truth.strip()
+        elif (quick := quick_equal(extracted, truth)) is not None:
+            found[pair] = quick
+        else:
+            plain = _plain_pair(extracted, truth)
+            hard[pair] = Comparison(*plain, _decimals(plain[1]))
+    results = pool.map(list(hard.values()))
+    equal = [None if isinstance(result, BaseException) else result for result in results]
+    found.update(zip(hard, equal, strict=True))
+    return [found[pair] for pair in pairs]

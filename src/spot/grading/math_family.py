@@ -16,10 +16,11 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from spot.data.answers import extract, final_truth
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading.family import Answer, Family, Grade, RowError, pose
-from spot.grading.math import LONGEST_ANSWER, Verifier, extract, number, split_list
+from spot.grading.math import LONGEST_ANSWER, Equals, number, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses
 
@@ -41,12 +42,12 @@ class Fields:
     tolerance: str = "error"  # absolute
 
 
-def family(verifier: Verifier, fields: Fields = Fields(), answer_format: str = "boxed") -> Family:
+def family(equals: Equals, fields: Fields = Fields(), answer_format: str = "boxed") -> Family:
     """Mathematics, from rows of these fields; responses give their answers as ANSWER_FORMATS has it."""
     return Family(
         read=partial(read, fields, answer_format=answer_format),
         pose=pose,
-        grade=partial(grade, verifier, answer_format=answer_format),
+        grade=partial(grade, equals, answer_format=answer_format),
         trivial=trivial,
     )
 
@@ -88,9 +89,9 @@ def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[
     """The answers as written, at least one."""
     answer = value_at(dict(row), fields.answer)
     given = [_text(part) for part in (answer if isinstance(answer, list) else [answer])]
-    ending = "last" if answer_format == "last" else "boxed"
-    if truths := [extract(part, ending) or part for part in given if part]:
+    if truths := [final_truth(part, answer_format) for part in given if part]:
         return truths
+    ending = "last" if answer_format == "last" else "boxed"
     solution = value_at(dict(row), fields.solution)
     if isinstance(solution, str) and (final := extract(solution, ending)):
         return [final]
@@ -129,9 +130,7 @@ def trivial(questions: Sequence[Question]) -> tuple[float, str]:
     return count / len(questions), answer
 
 
-def grade(
-    verifier: Verifier, answers: Sequence[Answer], answer_format: str = "boxed"
-) -> list[Grade]:
+def grade(equals: Equals, answers: Sequence[Answer], answer_format: str = "boxed") -> list[Grade]:
     """What responses are worth, the final answer of each (the last balanced box) against the truth.
 
     Reasons: `no box`, `box too long` and `gave up` (unparseable: neither right nor wrong),
@@ -146,7 +145,7 @@ def grade(
         if box is not None and len(box) <= LONGEST_ANSWER and answer.finish_reason != "length"
     ]
     pairs = [(boxes[i] or "", answers[i].question) for i in asked]
-    equal = dict(zip(asked, _equal(verifier, pairs), strict=True))
+    equal = dict(zip(asked, _equal(equals, pairs), strict=True))
     return [
         _grade(answer, box, equal.get(i), name)
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
@@ -165,7 +164,7 @@ def _grade(answer: Answer, box: str | None, equal: bool | None, name: str) -> Gr
     return Grade(True, CORRECT, box) if equal else Grade(False, WRONG, box, "differs")
 
 
-def _equal(verifier: Verifier, pairs: Sequence[tuple[str, Question]]) -> list[bool | None]:
+def _equal(equals: Equals, pairs: Sequence[tuple[str, Question]]) -> list[bool | None]:
     """Whether each box answers its question; None where nobody could tell in time."""
     results: list[bool | None] = [_within_tolerance(box, question) for box, question in pairs]
     sets = [
@@ -174,11 +173,11 @@ def _equal(verifier: Verifier, pairs: Sequence[tuple[str, Question]]) -> list[bo
         if "answers" in question.meta
         for given in _readings(box)
     ]
-    equal_sets = _equal_sets(verifier, [(given, truths) for _, given, truths in sets])
+    equal_sets = _equal_sets(equals, [(given, truths) for _, given, truths in sets])
     for (i, _, _), same in zip(sets, equal_sets, strict=True):
         results[i] = results[i] or same
     whole = [i for i, result in enumerate(results) if result is False]
-    equal = verifier.equals([(pairs[i][0], _whole(pairs[i][1])) for i in whole])
+    equal = equals([(pairs[i][0], _whole(pairs[i][1])) for i in whole])
     for i, same in zip(whole, equal, strict=True):
         results[i] = same
     return results
@@ -229,11 +228,11 @@ def _signs(part: str) -> list[str]:
 
 
 def _equal_sets(
-    verifier: Verifier, sets: Sequence[tuple[Sequence[str], Sequence[str]]]
+    equals: Equals, sets: Sequence[tuple[Sequence[str], Sequence[str]]]
 ) -> list[bool | None]:
     """Whether each (given, truths) are the same set: every one has its equal on the other side."""
     pairs = [(x, y) for given, truths in sets for x in given for y in truths]
-    equal = iter(verifier.equals(pairs))
+    equal = iter(equals(pairs))
     results: list[bool | None] = []
     for given, truths in sets:
         rows = [[next(equal) for _ in truths] for _ in given]

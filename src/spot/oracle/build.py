@@ -20,7 +20,7 @@ from spot.config import PAID, Config
 from spot.data import artifacts, chat
 from spot.data.rows import Attempt, Rectification
 from spot.generation import build
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import Oracle, async_runner, pricing, self_oracle
 from spot.oracle import batch_runner as batch
 from spot.oracle.journal import Journal, Spend

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from spot.data.edits import change_ratio, edited_spans, numbered
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.postprocess import words
 from spot.oracle.types import Task

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.rows import CORRECT, UNPARSEABLE
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle.types import EMPTY, MAX_TOKENS, SAFETY, STOP, Task
 
 OK, WRONG, UNCHANGED, TRUNCATED = "ok", "wrong", "unchanged", "truncated"

@@ -12,7 +12,7 @@ from spot.data import templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
 from spot.evaluation import benchmarks
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.utils.errors import UserError
 
 CONTAMINATED, BEYOND = "contaminated", "beyond_questions"
@@ -77,7 +77,7 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
         _rows(config),
         fields(config),
         data.answer_format,
-        verifier,
+        verifier.verdicts,
         limit=None if data.decontaminate else data.questions,
         on_bad_row=data.on_bad_row,
     )
@@ -104,7 +104,7 @@ def fields(config: Config) -> Fields:
 
 def _template(config: Config) -> templates.Template:
     if config.data.source == "code_tasks" and config.data.prompt is None:
-        return templates.Template(benchmarks.own_template("code"), frozenset({"question"}))
+        return templates.of_family("code")
     return templates.load(config.data.prompt)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from spot.config import Config
 from spot.data import artifacts
 from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Attempt, Rectification
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import Oracle
 from spot.oracle.build import SHEETS
 from spot.utils.errors import UserError

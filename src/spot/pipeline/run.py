@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, plain
 from spot.data import artifacts
+from spot.data.artifacts import RUN_FILE
 from spot.data.held_out import split_attempts
 from spot.data.rows import Attempt, Pair
 from spot.utils.files import write_aside
@@ -22,9 +23,6 @@ from spot.utils.progress import say
 
 if TYPE_CHECKING:
     from spot.pipeline.policy import Policy
-
-RUN_FILE = "run.json"
-EVALUATION = "evaluation.json"  # of `spot evaluate`, which trains nothing
 
 
 class Run:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from spot.config import arm_label
+from spot.data.artifacts import EVALUATION, RUN_FILE
 from spot.pipeline import heartbeat, traces
-from spot.pipeline.run import EVALUATION, RUN_FILE
 from spot.pipeline.sweep_jobs import JOBS
 from spot.pipeline.traces import Made, Owner
 from spot.utils.errors import UserError

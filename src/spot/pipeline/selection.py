@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spot.data.answers import Item
 from spot.data.chat import prompt_ids, response_ids
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.held_out import seeded_order
 from spot.data.rows import CORRECT, Attempt, Pair, Rectification
-from spot.grading.math import Item, Verifier
+from spot.grading.registry import Verifier
 
 EMPTY = "empty"
 IDENTICAL = "identical"

@@ -22,7 +22,7 @@ from spot.data.rows import Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.grading import sandbox
-from spot.grading.math import Verifier
+from spot.grading.registry import Verifier
 from spot.oracle import build as asking
 from spot.pipeline import questions as sourcing
 from spot.pipeline.distributed import launch

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spot.data import artifacts
+from spot.data.artifacts import RUN_FILE
 from spot.data.edits import edited_spans, numbered
 from spot.data.rows import Pair
 from spot.pipeline import heartbeat
-from spot.pipeline.run import RUN_FILE
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 

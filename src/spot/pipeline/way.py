@@ -14,10 +14,11 @@ from pathlib import Path
 
 from spot.config import Config
 from spot.data import artifacts
+from spot.data.artifacts import EVALUATION
 from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.pipeline import rectification, stages
-from spot.pipeline.run import EVALUATION, Run
+from spot.pipeline.run import Run
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
 

@@ -1,0 +1,91 @@
+"""The final answer out of a response: the last box, number or JSON answer. It is not judged here."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """A response to grade."""
+
+    response: str
+    truth: str
+    finish_reason: str = "stop"
+    answer_format: str = "boxed"
+
+
+# Responses are hostile input: no pattern here may take more than linear time.
+_BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]])[-−]\s?)?\$?{_NUMBER}(?:\s?/\s?{_NUMBER})?%?")
+_MARKER = re.compile(r"####|^[ \t]*A:", re.MULTILINE)  # how GSM8K and models trained on it label it
+_JSON_ANSWER = re.compile(
+    r'"answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}][^",{}\n]*))', re.DOTALL
+)
+_JSON_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/])')
+
+
+def whole_characters(text: str) -> str:
+    """A text with its pairs of surrogates joined, and U+FFFD for a lone one: it can be written."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{…}` whose braces balance, or None.
+
+    Braces nest and escaped ones (`\{`) do not count. Of boxes in a box the innermost last one
+    speaks. `\boxed 5`, without braces, is no box: where such an answer ends is a guess.
+    """
+    box: tuple[int, int] | None = None
+    open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace
+    for match in _BRACE.finditer(text):
+        if match[1]:
+            open_braces.append(match.end())
+        elif match[2] == "{":
+            open_braces.append(-1)
+        elif match[2] == "}" and open_braces:
+            start = open_braces.pop()
+            if start >= 0 and (box is None or start > box[0]):
+                box = (start, match.start())
+    return None if box is None else text[box[0] : box[1]]
+
+
+def extract(text: str, answer_format: str) -> str | None:
+    r"""The final answer as written, or None when there is none.
+
+    boxed: the last balanced `\boxed{…}`; last: the number after the last `####` (or `A:` at the
+    start of a line), otherwise the last number; json: the last "answer" of an object, which may be
+    broken around it.
+    """
+    return whole_characters(_READERS[answer_format](text) or "").strip() or None
+
+
+def final_truth(answer: str, answer_format: str) -> str:
+    """The truth that a data set's answer gives: itself, or what a worked solution ends in."""
+    reader = _last_number if answer_format == "last" else last_boxed
+    return (reader(answer) or "").strip() or answer.strip()
+
+
+def _last_number(text: str) -> str | None:
+    marks = list(_MARKER.finditer(text))
+    numbers = _LAST_NUMBER.findall(text, marks[-1].end() if marks else 0)
+    number = (numbers[0] if marks else numbers[-1]) if numbers else ""
+    return number.replace("$", "").replace("−", "-").rstrip(",")
+
+
+def _json_answer(text: str) -> str | None:
+    """Models write LaTeX into JSON with single backslashes, so `\\frac` is not a form feed here."""
+    matches = list(_JSON_ANSWER.finditer(text))
+    if not matches or matches[-1][2] == "null":
+        return None
+    quoted, bare = matches[-1].groups()
+    if quoted is None:
+        return str(bare)
+    return _JSON_ESCAPE.sub(
+        lambda m: m[1] if len(m[1]) == 1 else chr(int(m[1][1:], 16)), str(quoted)
+    )
+
+
+_READERS = {"boxed": last_boxed, "last": _last_number, "json": _json_answer}
+ANSWER_FORMATS = tuple(_READERS)

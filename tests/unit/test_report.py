@@ -1,17 +1,21 @@
-"""The report of a synthetic sweep: right numbers, every arm, hostile text as text, what went wrong told."""
+"""The report of a synthetic sweep, and its archive: right numbers, hostile text as text, no place named."""
 
 import csv
+import io
 import json
 import math
 import re
+import socket
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from spot import report
+from spot.data import artifacts
 from spot.data.rows import Score
 from spot.evaluation.statistics import Estimate
-from spot.report import figures, paper, style
+from spot.report import archive, figures, paper, provenance, style
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
 from spot.report.warnings import cautions
@@ -28,124 +32,146 @@ from tests.support.runs import (
 
 # Share of questions answered right on (sums, word_problems, instructions).
 ARMS = {"sft_plus": (0.75, 0.5, 0.5), "spot_bco": (0.9, 0.6, 0.95), "spot_bce": (0.7, 0.6, 0.95)}
+GOOD = (0.9, 0.6, 0.95)
+MULTIRUN = "hydra:\n  overrides:\n    task: [+paper=table2, output=/secret/place]\n"
+STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "laptop").glob("*/runs.tar.gz"))
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("outputs") / "sweep"
-    number = 0
-    for arm, shares in ARMS.items():
-        for seed in range(3):
-            make_run(folder, number, arm, seed, shares)
-            number += 1
-    (folder / str(number)).mkdir()  # a job that did not finish
+    folder = tmp_path_factory.mktemp("secret") / "outputs" / "sweep"
+    jobs = [(arm, seed) for arm in ARMS for seed in range(3)]
+    for number, (arm, seed) in enumerate(jobs):
+        make_run(folder, number, arm, seed, ARMS[arm], "data.path=/secret/x.jsonl")
+    (folder / "9").mkdir()  # a job that did not finish
+    (folder / "multirun.yaml").write_text(MULTIRUN)
+    change(folder / "0", lambda record: record.update(command="python train.py output=/secret/y"))
     report.build(folder)
     return folder
 
 
-def test_the_table_holds_means_and_paired_gains(sweep):
-    rows = {row.arm: row for row in score_table(Study(*load(sweep)))}
+@pytest.fixture
+def study(sweep) -> Study:
+    return Study(*load(sweep), sweep)
+
+
+@pytest.fixture(scope="module")
+def page(sweep) -> str:
+    return (sweep / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def markdown(sweep) -> str:
+    return (sweep / "report.md").read_text()
+
+
+def change(run: Path, how) -> None:
+    """Change the record of a run."""
+    record = json.loads((run / "run.json").read_text())
+    how(record)
+    (run / "run.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def single(tmp_path) -> Path:
+    make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, GOOD)
+    return tmp_path / "outputs" / "runs" / "0"
+
+
+# ---- tables ------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_means_and_paired_gains(study):
+    rows = {row.arm: row for row in score_table(study)}
     assert list(rows) == ["base", *ARMS]
     assert [cell.accuracy.value for cell in rows["base"].cells] == pytest.approx([50, 50, 95, 65])
     bco = rows["spot_bco"].cells
     assert [cell.gain.value for cell in bco] == pytest.approx([40, 10, 0, 50 / 3])
-    assert bco[0].gain.excludes_zero
-    assert not bco[2].gain.excludes_zero
+    assert [cell.gain.excludes_zero for cell in bco[:3:2]] == [True, False]
     assert rows["spot_bco"].seeds == 3
+    assert trivial_row(study) == [2, 4, 12, 6]
 
 
-def test_the_papers_numbers_stand_beside(sweep):
-    beside = paper.beside(Study(*load(sweep)))
+def test_the_papers_numbers_stand_beside(study, page):
+    beside = paper.beside(study)
     assert beside.value("spot_bco", "in_domain") == 52.1
     assert beside.gain("spot_bco", "in_domain") == pytest.approx(52.1 - 46.8)
     assert beside.gain("spot_bce", "general") == pytest.approx(85.8 - 83.0)
     assert beside.gain("sft_plus", "ood") == pytest.approx(30.7 - 29.9)
-    page = (sweep / "report.html").read_text()
     assert '>paper 52.1</span> <span class="part">(+5.3)<' in page
     assert "Llama" not in page  # Table 2 has one model
 
 
-def test_scores_csv_has_a_row_per_run_and_benchmark(sweep):
-    with (sweep / "scores.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 + 9 * 3
-    row = next(
-        r for r in rows if r["arm"] == "sft_plus" and r["seed"] == "0" and r["benchmark"] == "sums"
-    )
-    assert (row["accuracy"], row["difference"], row["questions"], row["trials"]) == ("75.0", "25.0", "40", "2")  # fmt: skip
+def test_rows_for_machines(sweep):
+    """scores.csv and verdicts.csv."""
+    scores, verdicts = (list(csv.DictReader((sweep / f"{name}.csv").open())) for name in ("scores", "verdicts"))  # fmt: skip
+    assert len(scores) == 3 + 9 * 3
+    row = next(r for r in scores if (r["arm"], r["seed"]) == ("sft_plus", "0"))
+    assert [row[k] for k in ("benchmark", "accuracy", "difference", "questions", "trials")] == ["sums", "75.0", "25.0", "40", "2"]  # fmt: skip
+    pull_up = next(row for row in verdicts if row["id"] == "sft_pull_up")
+    assert [pull_up[k] for k in ("outcome", "unit", "seeds")] == ["holds", "nats", "3"]
+    assert float(pull_up["value"]) == pytest.approx(3.01)
 
 
-def test_the_page_is_one_file_that_shows_text_as_text(sweep):
-    page = (sweep / "report.html").read_text()
+def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(study, page):
+    ((arms, (step,)),) = funnels(study)
+    assert arms == list(ARMS)
+    assert (step.total, step.passed) == (4, 1)
+    assert step.others == {"duplicate": 2, "change_ratio_above_gamma": 1}
+    assert "7 of the wrong responses\nare held out" in page
+
+
+# ---- pages -------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_that_shows_text_as_text(page):
     assert "<script" not in page
-    assert 'href="http' not in page.replace('xmlns:xlink="http', "")
+    assert not re.search(r'(src|href)="(https?:)?//', page.replace('xmlns:xlink="http', ""))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert page.count("<svg") == page.count("</svg>") >= 4
-    assert not re.search(r'(src|href)="(https?:)?//', page)
     for arm in ("SFT+", "SPoT-BCO", "SPoT-BCE"):
         assert f">{arm}</span>" in page
-    assert "Job 9 is not finished; the same command runs what is missing." in page
+    assert re.search(r"trivial answer</th><td class=\"n\">2\.0<", page)
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))  # figures do not share names inside one page
 
 
-def test_the_markdown_has_every_arm_and_its_figures_exist(sweep):
-    text = (sweep / "report.md").read_text()
+def test_the_markdown_has_every_arm_and_its_figures_exist(sweep, markdown):
     for arm, sums in {"SFT+": "75.0 (**+25.0** [", "SPoT-BCO": "90.0 (**+40.0** ["}.items():
-        assert f"| {arm} (3) | {sums}" in text
-    linked = re.findall(r"\]\((figures/.*?)\)", text)
+        assert f"| {arm} (3) | {sums}" in markdown
+    linked = re.findall(r"\]\((figures/.*?)\)", markdown)
     assert {"figures/surgery.png", "figures/kl_by_part.png"} <= set(linked)
     assert "figures/distance.png" not in linked  # nothing was logged for it
     assert all((sweep / name).stat().st_size > 1000 for name in linked)
 
 
-def test_the_same_runs_give_the_same_bytes(sweep):
-    before = {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()}
-    report.build(sweep)
-    assert {p: p.read_bytes() for p in sweep.rglob("*") if p.is_file()} == before
+def test_verdicts_say_what_they_rest_on(page, markdown):
+    measured = "log π_θ/π_ref of held-out y⁻, at the end"
+    assert f"{measured} · holds when lower bound above 0</small>" in page
+    assert f"| {style.cell(measured)} | +3.0 nats | " in markdown
+    assert re.search(r"\. Of \d+ claims of the paper \d+ hold", markdown)
 
 
-def test_what_the_trivial_answer_scores_stands_below(sweep):
-    assert trivial_row(Study(*load(sweep))) == [2, 4, 12, 6]
-    assert re.search(
-        r"trivial answer</th><td class=\"n\">2\.0<", (sweep / "report.html").read_text()
-    )
-
-
-def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(sweep):
-    ((arms, (step,)),) = funnels(Study(*load(sweep)))
-    assert arms == list(ARMS)
-    assert (step.total, step.passed) == (4, 1)
-    assert step.others == {"duplicate": 2, "change_ratio_above_gamma": 1}
-    assert "7 of the wrong responses\nare held out" in (sweep / "report.html").read_text()
-
-
-def test_cautions_name_what_weakens_the_numbers(sweep):
-    found = cautions(Study(*load(sweep)))
-    assert "Job 9 is not finished; the same command runs what is missing." in found
-    assert "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +3.0 nats held out." in found
+def test_cautions_name_what_weakens_the_numbers(study, page):
+    found = cautions(study)
     fallen = "log π_θ/π_ref of y⁺ falls to −6.0 nats held out, that of y⁻ to −3.0."
     assert [line for line in found if "collapses" in line] == [f"SPoT-BCE collapses: {fallen}"]
+    assert {
+        "Job 9 is not finished; the same command runs what is missing.",
+        "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +3.0 nats held out.",
+        "SFT+ left out 2 pairs that are longer than a pack: raise hardware.tokens_per_pack to train on them.",
+    } < set(found)  # fmt: skip
     assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
-
-
-def test_what_was_checked_and_dropped_before_training_is_told(sweep):
-    page = (sweep / "report.html").read_text()
+    assert "Job 9 is not finished" in page
     assert "Largest reward before the first update: 6.0e-07 (0 but for rounding)." in page
     assert "Attention by sdpa: off from the dense computation by 3.0e-08." in page
-    told = [line for line in cautions(Study(*load(sweep))) if "longer than a pack" in line]
-    assert told == [
-        "SFT+ left out 2 pairs that are longer than a pack: raise hardware.tokens_per_pack to "
-        "train on them."
-    ]
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
     sweep = tmp_path / "outputs" / "sweep"
     for number, gamma in enumerate(("0.4", "0.6")):
-        make_run(
-            sweep, number, "spot_bco", 0, (0.5 + 0.2 * number, 0.5, 0.95), f"data.gamma={gamma}"
-        )
+        shares = (0.5 + 0.2 * number, 0.5, 0.95)
+        make_run(sweep, number, "spot_bco", 0, shares, f"data.gamma={gamma}")
     study = Study(*load(sweep))
     assert list(study.arms) == ["spot_bco data.gamma=0.4", "spot_bco data.gamma=0.6"]
     gains = [row.cells[0].gain for row in score_table(study)]
@@ -153,58 +179,6 @@ def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
     assert style.label("spot_bco data.gamma=0.4") == "SPoT-BCO, γ=0.4"
     assert len(set(style.colours(list(study.arms)).values())) == 2
     assert report.build(sweep).exists()
-
-
-def test_a_single_run_says_that_its_intervals_are_over_questions(tmp_path):
-    make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, (0.9, 0.6, 0.95))
-    folder = tmp_path / "outputs" / "runs" / "0"
-    page = report.build(folder).read_text()
-    assert "One training seed: the intervals cover the choice of questions only." in page
-    assert "95%\ninterval over questions;" in page
-
-
-def test_a_share_of_missing_answers_and_questions_is_told(tmp_path):
-    sweep = tmp_path / "outputs" / "runs"
-    make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95))
-    record = json.loads((sweep / "0" / "run.json").read_text())
-    asked = {"sums": "in_domain"}
-    once = MadeRun(questions=37, trials=1, verdict="unparseable", domains=asked)
-    twice = MadeRun(
-        questions=40, trials=2, domains={n: d for n, d in DOMAINS.items() if n not in asked}
-    )
-    rows = [*made_scores(once, {"sums": 0}), *made_scores(twice, BASE)]
-    target = rows_product(
-        tmp_path / "outputs" / "products", "evaluate", {"of": "fewer"}, Score, rows
-    )
-    record["products"]["scores"] = f"../../products/evaluate/{target.key}"
-    (sweep / "0" / "run.json").write_text(json.dumps(record))
-    found = cautions(Study(*load(sweep / "0")))
-    assert "SPoT-BCO has questions with fewer trials than asked for: sums (1 of 2)." in found
-    assert "SPoT-BCO and the base do not share all questions; the unpaired are left out: sums (3)." in found  # fmt: skip
-    assert "SPoT-BCO often gives no usable answer: sums (up to 100%)." in found
-
-
-def test_numbers_and_cells_are_written_plainly():
-    assert [style.signed(v) for v in (3.24, -1.0, -0.04, 0.0)] == ["+3.2", "−1.0", "0.0", "0.0"]
-    assert style.cell("a | b\n<i>") == "a \\| b &lt;i>"
-    assert style.cell("![x](y) **b** `c` _d_ \\") == r"\!\[x\](y) \*\*b\*\* \`c\` \_d\_ \\"
-    assert style.signed(Estimate(1.0, -math.inf, math.inf, 0)) == "–"
-
-
-def test_verdicts_say_what_they_rest_on(sweep):
-    """In the page, in Markdown and as rows."""
-    with (sweep / "verdicts.csv").open() as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    pull_up = rows["sft_pull_up"]
-    assert (pull_up["outcome"], pull_up["unit"], pull_up["seeds"]) == ("holds", "nats", "3")
-    assert float(pull_up["value"]) == pytest.approx(3.01)
-    page, text = ((sweep / f"report.{ending}").read_text() for ending in ("html", "md"))
-    told = "log π_θ/π_ref of held-out y⁻, at the end"
-    assert f"{told} · holds when lower bound above 0</small>" in page
-    assert f"| {style.cell(told)} | +3.0 nats | " in text
-    assert re.search(
-        r"\nOf \d+ claims of the paper \d+ hold|. Of \d+ claims of the paper \d+ hold", text
-    )
 
 
 def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path):
@@ -223,6 +197,19 @@ def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path):
     assert row.partition("</tr>")[0].count("one seed") == 1
 
 
+def test_missing_answers_and_questions_are_told(single):
+    asked = {"sums": "in_domain"}
+    once = MadeRun(questions=37, trials=1, verdict="unparseable", domains=asked)
+    others = {n: d for n, d in DOMAINS.items() if n not in asked}
+    rows = [*made_scores(once, {"sums": 0}), *made_scores(MadeRun(questions=40, trials=2, domains=others), BASE)]  # fmt: skip
+    target = rows_product(single.parents[1] / "products", "evaluate", {"of": "fewer"}, Score, rows)
+    change(single, lambda r: r["products"].update(scores=f"../../products/evaluate/{target.key}"))
+    found = cautions(Study(*load(single)))
+    assert "SPoT-BCO has questions with fewer trials than asked for: sums (1 of 2)." in found
+    assert "SPoT-BCO and the base do not share all questions; the unpaired are left out: sums (3)." in found  # fmt: skip
+    assert "SPoT-BCO often gives no usable answer: sums (up to 100%)." in found
+
+
 def test_a_gradient_that_is_zero_throughout_is_drawn(tmp_path):
     """DPO's prefix cancels exactly: its curve is the finding, and not missing."""
     runs = [
@@ -230,23 +217,181 @@ def test_a_gradient_that_is_zero_throughout_is_drawn(tmp_path):
         MadeRun("bco", curves={"gradients/shared": [0.0, 0.1, 0.2], "delta": [0.0, 1.0, 2.0]}),
     ]
     study = made_study(tmp_path, runs)
-    names = [
-        {text.get_text() for text in figures.FIGURES[name](study).axes[0].texts}
-        for name in ("surgery", "distance")
-    ]
+    drawn = [figures.FIGURES[name](study).axes[0].texts for name in ("surgery", "distance")]
+    names = [{text.get_text() for text in texts} for texts in drawn]
     assert names == [{"DPO", "SPoT-BCO"}, {"SPoT-BCO"}]
 
 
-def test_a_record_without_its_products_is_a_clear_mistake(tmp_path):
-    make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, (0.9, 0.6, 0.95))
-    path = tmp_path / "outputs" / "runs" / "0" / "run.json"
-    record = json.loads(path.read_text())
-    del record["products"]["base_scores"]
-    path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match="is damaged: delete it"):
-        report.build(path.parent)
+def test_numbers_and_text_are_written_plainly():
+    assert [style.signed(v) for v in (3.24, -1.0, -0.04, 0.0)] == ["+3.2", "−1.0", "0.0", "0.0"]
+    assert style.signed(Estimate(1.0, -math.inf, math.inf, 0)) == "–"
+    assert style.cell("a | b\n<i>") == "a \\| b &lt;i>"
+    assert style.cell("![x](y) **b** `c` _d_ \\") == r"\!\[x\](y) \*\*b\*\* \`c\` \_d\_ \\"
+    seconds = (0.42, 9.97, 59.4, 59.7, 510, 3599.8, 7500)
+    assert [style.duration(s) for s in seconds] == ["0.4 s", "10 s", "59 s", "1 min 0 s", "8 min 30 s", "1 h 0 min", "2 h 5 min"]  # fmt: skip
+    assert [style.short(n) for n in (950, 62_100, 999_960, 1_240_000)] == ["950", "62.1k", "1M", "1.2M"]  # fmt: skip
 
 
-def test_a_folder_without_runs_is_a_clear_mistake(tmp_path):
-    with pytest.raises(UserError, match="holds no finished run"):
-        report.build(tmp_path)
+# ---- the archive -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def packed(sweep, tmp_path_factory) -> Path:
+    return archive.pack(sweep, tmp_path_factory.mktemp("packed") / "made" / "runs.tar.gz")
+
+
+def test_the_report_is_rebuilt_to_the_byte(sweep, packed):
+    rebuilt = report.build(packed).parent
+    assert rebuilt == packed.parent  # beside the archive, if nothing else is said
+    names = ["report.md", "scores.csv", "verdicts.csv", "report.html"]
+    names += [f"figures/{path.name}" for path in (sweep / "figures").iterdir()]
+    assert len(names) > 10
+    for name in names:
+        assert (rebuilt / name).read_bytes() == (sweep / name).read_bytes(), name
+
+
+def test_the_archive_is_the_same_every_time_and_names_no_place(sweep, packed, tmp_path):
+    again = archive.pack(sweep, tmp_path / "again.tar.gz")
+    assert again.read_bytes() == packed.read_bytes()
+    with tarfile.open(packed) as file:
+        entries = file.getmembers()
+        files = [file.extractfile(entry) for entry in entries if entry.isfile()]
+        text = "".join(each.read().decode() for each in files)
+    assert {(entry.mtime, entry.uname) for entry in entries} == {(0, "")}
+    assert "secret" not in text
+    assert str(sweep) not in text
+    assert socket.gethostname() not in re.findall(r"[\w.-]+", text)
+    assert not re.search(r'"(/|~)', text)
+    assert '"response": "text"' not in text  # what the models wrote stays at home
+
+
+def test_the_commands_are_those_that_repeat_the_study(study, page):
+    assert provenance.command(study) == "python train.py -m +paper=table2 'output=…/place'"
+    assert "<pre>python train.py -m +paper=table2 " in page
+
+
+def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path):
+    page = report.build(single).read_text()
+    assert "One training seed: the intervals cover the choice of questions only." in page
+    assert "95%\ninterval over questions;" in page
+    again = report.build(archive.pack(single, tmp_path / "one.tar.gz"), tmp_path / "again")
+    assert again.with_name("report.md").read_text() == (single / "report.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", STUDIES, ids=[path.parent.name for path in STUDIES])
+def test_the_committed_studies_are_what_their_runs_give(packed, tmp_path):
+    report.build(packed, tmp_path)
+    for name in ("scores.csv", "verdicts.csv"):
+        assert table(tmp_path / name) == table(packed.with_name(name))
+    rebuilt, committed = (
+        (folder / "report.md").read_text(encoding="utf-8") for folder in (tmp_path, packed.parent)
+    )
+    assert NUMBER.sub("#", rebuilt) == NUMBER.sub("#", committed)
+    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (rebuilt, committed)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.11)  # a last digit may round either way
+    assert packed.stat().st_size < 1_500_000
+
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def table(path: Path) -> list[dict[str, object]]:
+    """A table with its numbers as numbers, to two digits."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: pytest.approx(float(v), abs=0.011) if NUMBER.fullmatch(v.lstrip("-")) else v for k, v in row.items()} for row in rows]  # fmt: skip
+
+
+def test_the_three_studies_are_committed():
+    assert {path.parent.name for path in STUDIES} >= {"table1", "table2", "table3"}
+
+
+# ---- mistakes ----------------------------------------------------------------------------------
+
+
+def test_what_is_no_study_is_a_clear_mistake(sweep, single, tmp_path):
+    (tmp_path / "runs.tar.gz").write_text("no archive")
+    change(single, lambda record: record["products"].pop("base_scores"))
+    for source, problem in {
+        tmp_path: "holds no finished run",
+        single: "is damaged: delete it",
+        tmp_path / "runs.tar.gz": "is no archive of a study",
+        tmp_path / "absent": "is no archive of a study",
+    }.items():
+        with pytest.raises(UserError, match=problem):
+            report.build(source)
+    with pytest.raises(UserError, match=r"must end in \.tar\.gz"):
+        archive.pack(sweep, tmp_path / "runs.zip")
+
+
+@pytest.mark.parametrize("cut", [40, 2000])
+def test_a_cut_archive_is_a_clear_mistake(packed, tmp_path, cut):
+    (tmp_path / "runs.tar.gz").write_bytes(packed.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"^\S*runs.tar.gz is no archive of a study [^\n]*$"):
+        report.build(tmp_path / "runs.tar.gz", tmp_path / "out")
+
+
+def test_a_damaged_archive_is_a_clear_mistake(packed, tmp_path):
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "runs.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"runs.tar.gz"):
+        report.build(tmp_path / "runs.tar.gz", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "problem"),
+    [
+        ("study/run.json", tarfile.SYMTYPE, "^{archive}/study holds no finished run"),
+        ("../../escaped", tarfile.REGTYPE, "outside"),
+    ],
+)
+def test_an_archive_writes_no_link_and_nothing_outside(tmp_path, name, kind, problem):
+    hostile = tmp_path / "hostile.tar.gz"
+    with tarfile.open(hostile, "w:gz") as file:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.size = kind, "nowhere", int(kind == tarfile.REGTYPE)
+        file.addfile(entry, io.BytesIO(b"x"))
+    with pytest.raises(UserError, match=problem.format(archive=re.escape(str(hostile)))):
+        report.build(hostile, tmp_path / "out")
+
+
+# ---- costs -------------------------------------------------------------------------------------
+
+
+def test_a_shared_product_costs_once(study):
+    rows = {row.stage: row for row in provenance.costs(study)}
+    # Two select products and one base serve all nine runs; each run has its own training and scores.
+    assert {n: row.products for n, row in rows.items()} == {"select": 2, "train": 9, "evaluate": 10}
+    assert rows["evaluate"].tokens == 10 * 3 * 40 * 2 * 20
+    # One pair of 3 + 3 tokens over 2 epochs; SFT+ does not train on y⁻.
+    assert rows["train"].tokens == 2 * 3 * (3 + 6 + 6)
+    assert provenance.total(rows.values()).products == 21
+
+
+def test_a_journals_spend_counts_once(single):
+    for part, spent in {"held_out": 0.25, "rectifications": 1.5}.items():
+        asked = {"kind": "gemini", "model": "pro", "reask": 1, "prompts": part}
+        settings, root = {"part": part, "oracle": asked}, single.parents[1] / "products"
+        target = artifacts.product(root, "rectify", settings, {"attempts": "a"})
+        target.folder.mkdir(parents=True)
+        artifacts.finish(target, {"ok": 1}, 3.0, {"spend": {"recorded": spent, "possible": 0.0}})
+        place = {f"{part}_corrected": f"../../products/rectify/{target.key}"}
+        change(single, lambda record, place=place: record["products"].update(place))
+    rows = provenance.costs(Study(*load(single)))
+    rectify = next(row for row in rows if row.stage == "rectify")
+    assert rectify.dollars == 1.5  # the second sum includes the first
+    assert rectify.seconds == 6.0
+    assert "$1.50" in report.build(single).read_text()
+
+
+@pytest.mark.slow
+def test_a_large_sweeps_report_still_fits_a_pull_request(tmp_path):
+    runs = tmp_path / "outputs" / "sweep"
+    for number in range(40):
+        make_run(runs, number, "spot_bco", 0, GOOD, f"loss.beta={number + 1}")
+    text = report.build(runs).with_name("report.md").read_text(encoding="utf-8")
+    assert text.count("| SPoT-BCO, β=") == 40
+    assert len(text) < 65_000
+    assert not re.search(r"<[a-z/]", text)

@@ -62,6 +62,11 @@ def outcomes(study):
     return {v.claim.id: v.outcome for v in judge(study)}
 
 
+def verdict_on(claim, study):
+    (verdict,) = (v for v in judge(study) if v.claim.id == claim)
+    return verdict
+
+
 def test_every_claim_of_the_paper_is_there_once():
     ids = [claim.id for claim in CLAIMS]
     assert len(set(ids)) == len(ids)
@@ -87,17 +92,14 @@ def test_claims_hold_and_fail_by_what_was_scored(tmp_path):
         + seeds("dft", right={"word_problems": 20}),
     )
     found = outcomes(study)
-    assert found["sft_forgets"] == HOLDS
-    assert found["sft_forgets_ood"] == FAILS
-    assert found["sft_plus_gains"] == HOLDS
-    assert found["sft_plus_forgets"] == FAILS
-    assert found["rft_gains_little"] == FAILS
-    assert found["rwsft_keeps"] == HOLDS
-    assert found["dpo_keeps"] == FAILS
-    assert found["dpo_gains_less"] == HOLDS
-    assert found["bco_above_sft_plus"] == HOLDS
-    assert found["dft_forgets_ood"] == HOLDS
-    assert found["dft_forgets"] == UNCLEAR  # as many right as before: nothing to be sure of
+    expected = {
+        "sft_forgets": HOLDS, "sft_forgets_ood": FAILS, "sft_plus_gains": HOLDS,
+        "sft_plus_forgets": FAILS, "rft_gains_little": FAILS, "rwsft_keeps": HOLDS,
+        "dpo_keeps": FAILS, "dpo_gains_less": HOLDS, "bco_above_sft_plus": HOLDS,
+        "dft_forgets_ood": HOLDS,
+        "dft_forgets": UNCLEAR,  # as many right as before: nothing to be sure of
+    }  # fmt: skip
+    assert {claim: found[claim] for claim in expected} == expected
     assert "bco_bce_in_domain" not in found  # BCE did not run
 
 
@@ -105,7 +107,7 @@ def test_two_arms_are_paired_by_question(tmp_path):
     study = made_study(
         tmp_path, seeds("bco", right={"sums": 55}) + seeds("bce", right={"sums": 45})
     )
-    (verdict,) = (v for v in judge(study) if v.claim.id == "bco_bce_in_domain")
+    verdict = verdict_on("bco_bce_in_domain", study)
     bco, bce = study.arms["spot_bco"], study.arms["spot_bce"]
     table = paired([r.means["sums"] for r in bco], [r.means["sums"] for r in bce])
     assert verdict.estimate == crossed([table])
@@ -116,14 +118,11 @@ def test_two_arms_are_paired_by_question(tmp_path):
 def test_two_arms_are_compared_on_the_seeds_that_both_have(tmp_path):
     runs = [MadeRun("bco", seed=s, right={"sums": 60 + s}) for s in (0, 1, 2)]
     runs += [MadeRun("bce", seed=s, right={"sums": 50 + s}) for s in (1, 2, 3)]
-    (verdict,) = (v for v in judge(made_study(tmp_path, runs)) if v.claim.id == "bco_bce_in_domain")
+    verdict = verdict_on("bco_bce_in_domain", made_study(tmp_path, runs))
     assert verdict.estimate.seeds == 2
     assert verdict.estimate.value == pytest.approx(10)
-
-
-def test_two_arms_without_a_common_seed_are_not_compared(tmp_path):
-    study = made_study(tmp_path, [MadeRun("bco", seed=0), MadeRun("bce", seed=3)])
-    assert not [v for v in judge(study) if v.claim.other]
+    apart = made_study(tmp_path / "apart", [MadeRun("bco", seed=0), MadeRun("bce", seed=3)])
+    assert not [v for v in judge(apart) if v.claim.other]
 
 
 def test_table_3_compares_rows_that_agree_in_everything_else(tmp_path):
@@ -163,50 +162,39 @@ def test_losses_keep_their_own_beta_but_a_swept_beta_must_agree(tmp_path):
     def run(loss, beta, sums):
         return MadeRun(loss, right={"sums": sums}, config={"loss.beta": beta})
 
-    tuned = made_study(tmp_path / "tuned", [run("bco", 1.0, 60), run("bce", 0.1, 50)])
-    (verdict,) = (v for v in judge(tuned) if v.claim.id == "bco_bce_in_domain")
-    assert verdict.estimate.value == pytest.approx(10)
-    swept = made_study(
-        tmp_path / "swept",
-        [run("bco", 1.0, 60), run("bco", 0.1, 55), run("bce", 0.1, 50), run("bce", 0.5, 90)],
-    )
-    (verdict,) = (v for v in judge(swept) if v.claim.id == "bco_bce_in_domain")
-    assert verdict.estimate.value == pytest.approx(5)
+    tuned = [run("bco", 1.0, 60), run("bce", 0.1, 50)]
+    swept = [run("bco", 1.0, 60), run("bco", 0.1, 55), run("bce", 0.1, 50), run("bce", 0.5, 90)]
+    for name, runs, gain in (("tuned", tuned, 10), ("swept", swept, 5)):
+        verdict = verdict_on("bco_bce_in_domain", made_study(tmp_path / name, runs))
+        assert verdict.estimate.value == pytest.approx(gain)
 
 
 def test_rewards_are_compared_in_nats_whatever_the_beta(tmp_path):
     """BCO's r⁺ of 2 at β = 1 is 2 nats, BCE's of 1 at β = 0.1 is 10."""
 
-    def runs(loss, beta, end):
-        curves = [{"held_out/rewards/chosen": [0.0, end + 0.001 * seed]} for seed in SEEDS]
-        made = zip(SEEDS, curves, strict=True)
-        return [
-            MadeRun(loss, seed=s, curves=of, config={"loss.beta": beta}, right={"sums": 60})
-            for s, of in made
-        ]
-
-    study = made_study(tmp_path, runs("bco", 1.0, 2.0) + runs("bce", 0.1, 1.0))
-    (verdict,) = (v for v in judge(study) if v.claim.id == "bco_chosen_above_bce")
+    runs = [
+        MadeRun(
+            loss, seed=seed, config={"loss.beta": beta}, right={"sums": 60},
+            curves={"held_out/rewards/chosen": [0.0, end + 0.001 * seed]},
+        )
+        for loss, beta, end in (("bco", 1.0, 2.0), ("bce", 0.1, 1.0))
+        for seed in SEEDS
+    ]  # fmt: skip
+    verdict = verdict_on("bco_chosen_above_bce", made_study(tmp_path, runs))
     assert verdict.estimate.value == pytest.approx(2 - 10, abs=0.02)
     assert verdict.outcome == FAILS
 
 
-@pytest.mark.parametrize("key", ["epochs", "batch_pairs", "edit_weight"])
+@pytest.mark.parametrize(
+    "key", ["loss.epochs", "loss.batch_pairs", "loss.edit_weight", "data.pairs"]
+)
 def test_losses_that_trained_differently_are_not_compared(tmp_path, key):
-    def one(loss, value):
-        return MadeRun(loss, right={"sums": 60}, config={f"loss.{key}": value})
-
-    found = outcomes(made_study(tmp_path, [one("bco", 4), one("bce", 1)]))
+    runs = [
+        MadeRun(loss, right={"sums": 60}, config={key: n}) for loss, n in (("bco", 4), ("bce", 1))
+    ]
+    found = outcomes(made_study(tmp_path, runs))
     assert "bco_gains" in found
     assert "bco_bce_in_domain" not in found
-
-
-def test_runs_that_differ_in_their_data_are_not_compared(tmp_path):
-    study = made_study(
-        tmp_path,
-        [MadeRun("bco", config={"data.pairs": 4000}), MadeRun("bce", config={"data.pairs": 2000})],
-    )
-    assert "bco_bce_in_domain" not in outcomes(study)
 
 
 def test_curves_are_judged_over_seeds_at_the_last_step(tmp_path):
@@ -252,11 +240,8 @@ def test_the_prefix_cancels_as_far_as_its_gradient_is_below_the_two_pulls(tmp_pa
     assert bco.outcome == HOLDS
     assert bce.estimate.value == pytest.approx(0.3 / 0.4, rel=0.01)
     assert bce.outcome == FAILS
-
-
-def test_runs_that_did_not_log_the_pulls_apart_are_not_judged_by_them(tmp_path):
-    curves = [{"gradients/shared": [None, 0.0, 0.1], "tether/chosen": [None, 0.5, 0.4]}] * 3
-    found = outcomes(made_study(tmp_path, with_curves("bco", curves)))
+    unlogged = [{"gradients/shared": [None, 0.0, 0.1], "tether/chosen": [None, 0.5, 0.4]}] * 3
+    found = outcomes(made_study(tmp_path / "unlogged", with_curves("bco", unlogged)))
     assert "bco_gains" in found
     assert "bco_prefix_cancels" not in found
 

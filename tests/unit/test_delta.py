@@ -57,8 +57,3 @@ def test_saved_and_restored(mode: str) -> None:
         got.append(second.value)
         second.update(2 * PAIRS * step / 100, PAIRS)
     assert got == expected
-
-
-def test_unknown_mode() -> None:
-    with pytest.raises(ValueError, match="ema, cumulative, zero"):
-        Delta("median")

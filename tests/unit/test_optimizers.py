@@ -124,17 +124,6 @@ def test_a_saved_state_goes_on_exactly(name):
         assert torch.equal(again[key], whole[key])
 
 
-def test_a_schedule_moves_its_rate():
-    named = parameters()
-    optimizer = make("adamw8bit", named, 1e-2, decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.0 if t else 1.0)
-    step(named, optimizer, 0)
-    after_one = {key: p.detach().clone() for key, p in named.items()}
-    schedule.step()
-    step(named, optimizer, 1)
-    assert all(torch.equal(named[key], after_one[key]) for key in SHAPES)
-
-
 def language_model():
     """About 110,000 weights, nearly all of them in matrices large enough for 8 bits."""
     from transformers import Qwen3Config, Qwen3ForCausalLM

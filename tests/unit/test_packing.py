@@ -129,36 +129,25 @@ def test_packed_equals_separate(
     for i, pair in enumerate(pairs):
         assert pair.rejected is not None
         chosen, rejected = (alone(model, pair.prompt, r) for r in (pair.chosen, pair.rejected))
-        expected.append((chosen.sum(), rejected.sum()))
+        expected.append((chosen, rejected))
         loss = loss + up[i] * chosen.sum() + down[i] * rejected.sum()
     wanted = gradients(model, loss)
 
     with attention.packed(model):
         pack = build_pack(pairs, settings)
-        sums = pack.slot_sums(pack_logprobs(model, pack))
+        logps = pack_logprobs(model, pack)
+        sums = pack.slot_sums(logps)
         got = gradients(model, (up * sums[0]).sum() + (down * sums[1]).sum())
     assert model.config._attn_implementation == "sdpa"
-    for i, pair in enumerate(pairs):
-        for side in (0, 1):
-            tolerance = 1e-5 * pack.slot_counts()[side][i].item()  # 1e-5 a token
-            assert sums[side][i].item() == pytest.approx(expected[i][side].item(), abs=tolerance), (
-                pair.id
-            )
+    for i, (pair, part) in enumerate(zip(pairs, logps.split(pack.scored), strict=True)):
+        chosen, rejected = expected[i]
+        shared = len(chosen) + len(rejected) - len(part)  # scored once
+        torch.testing.assert_close(part, torch.cat([chosen, rejected[shared:]]), atol=1e-5, rtol=0)
+        for side, alone_logps in enumerate(expected[i]):
+            wanted_sum = alone_logps.sum().item()
+            tolerance = 1e-5 * len(alone_logps)
+            assert sums[side][i].item() == pytest.approx(wanted_sum, abs=tolerance), pair.id
     assert (got - wanted).norm() / wanted.norm() < 2e-5
-
-
-def test_token_logprobs_in_packs_equal_separate_ones(build_model: Any) -> None:
-    model, pairs = build_model(), case_pairs()
-    with attention.packed(model), torch.no_grad():
-        pack = build_pack(pairs, SHARED)
-        parts = pack_logprobs(model, pack).split(pack.scored)
-    for pair, part in zip(pairs, parts, strict=True):
-        assert pair.rejected is not None
-        with torch.no_grad():
-            chosen, rejected = (alone(model, pair.prompt, r) for r in (pair.chosen, pair.rejected))
-        shared = len(pair.chosen) + len(pair.rejected) - len(part)
-        torch.testing.assert_close(part[: len(pair.chosen)], chosen, atol=1e-5, rtol=0)
-        torch.testing.assert_close(part[len(pair.chosen) :], rejected[shared:], atol=1e-5, rtol=0)
 
 
 def test_other_packs_same_gradient(build_model: Any) -> None:

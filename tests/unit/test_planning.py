@@ -146,16 +146,6 @@ def test_offloading_moves_bytes_to_the_host() -> None:
     assert bytes_of(hardware)["parameters"] == bytes_of(hardware)["moments"] == 0
 
 
-def test_standing_memory_is_what_training_counts(build_model: Any) -> None:
-    model = build_model()
-    shape = common.config_shape(model.config)
-    for precision, each in (("fp32", 16), ("bf16", 18)):
-        found = sum(
-            item.device for item in standing(shape, HardwareConfig(precision=precision), "cached")
-        )
-        assert found == each * sum(p.numel() for p in model.parameters())
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from spot.config import HardwareConfig
+from spot.data.artifacts import model_digest
 from spot.training import forward, reference
 from spot.training.forward import PLAIN, Computing, Kernels
 from spot.training.loop import tokenise
 from spot.training.packing import PackingSettings, PairTokens, build_pack
-from spot.training.weights import weights_digest
 
 SETTINGS = PackingSettings(1000)
 
@@ -85,7 +85,7 @@ def test_everything_it_depends_on_changes_the_key(
     digests = []
     for name, made in (("one", model), ("same", build_model()), ("other", other)):
         made.save_pretrained(tmp_path / name)
-        digests.append(weights_digest(tmp_path / name))
+        digests.append(model_digest(tmp_path / name))
     assert digests[0] == digests[1] != digests[2]
 
     def key(

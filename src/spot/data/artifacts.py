@@ -188,6 +188,14 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     return {str(name): hash_file(folder / name) for name in kept if name.suffix != ".tmp"}
 
 
+@functools.cache
+def model_digest(folder: Path) -> str:
+    """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
+    hashes = folder_hashes(folder)
+    covered = {k: v for k, v in hashes.items() if not k.startswith((".", "README"))}
+    return hash_text(json.dumps(covered, sort_keys=True))
+
+
 def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,13 +31,13 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     """
     if model.path is not None:
         folder = _folder_of(model.path, model.revision)
-        return Policy(model.name, folder, _digest(folder))
+        return Policy(model.name, folder, artifacts.model_digest(folder))
     if model.pretrain is None:
         raise UserError(
             f"model={model.name} has neither weights nor a recipe: give model.path=<folder or hub id>."
         )
     if _is_shipped(model):
-        return Policy(model.name, SHIPPED, _digest(SHIPPED))
+        return Policy(model.name, SHIPPED, artifacts.model_digest(SHIPPED))
     made = pretrain(model, root, texts)
     return Policy(model.name, made.folder / "model", made.digest)
 
@@ -131,11 +130,3 @@ def _folder_of(path: str, revision: str | None) -> Path:
 
 def _has_weights(folder: Path) -> bool:
     return any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
-
-
-@functools.cache
-def _digest(folder: Path) -> str:
-    """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
-    hashes = artifacts.folder_hashes(folder)
-    covered = {k: v for k, v in hashes.items() if not k.startswith((".", "README"))}
-    return artifacts.hash_text(json.dumps(covered, sort_keys=True))

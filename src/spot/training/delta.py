@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MODES = ("ema", "cumulative", "zero")
-
 
 @dataclass
 class Delta:
@@ -24,10 +22,6 @@ class Delta:
     value: float = 0.0
     total: float = 0.0  # of (r⁺ + r⁻) / 2 over all pairs so far
     pairs: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"unknown delta mode {self.mode!r}: one of {', '.join(MODES)}")
 
     def update(self, reward_sum: float, pairs: int) -> None:
         """Take in a step: the sum of all r⁺ and r⁻ of its `pairs` pairs, over all packs and ranks."""

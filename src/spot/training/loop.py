@@ -21,7 +21,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spot.config import HardwareConfig, LossConfig, ProbeConfig, SaveConfig
-from spot.data import chat
+from spot.data import artifacts, chat
 from spot.data.rows import Pair
 from spot.training import attention, collectives
 from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
@@ -36,7 +36,7 @@ from spot.training.precision import DTYPES
 from spot.training.reference import make_references, model_identity, pairs_digest
 from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
-from spot.training.weights import load, load_in_parts, model_config, skeleton, weights_digest
+from spot.training.weights import load, load_in_parts, model_config, skeleton
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
@@ -113,7 +113,7 @@ def train(
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
     check_pairs(tokens, over_long, loss, packing)
 
-    weights = options.weights or weights_digest(policy_folder)
+    weights = options.weights or artifacts.model_digest(policy_folder)
     computing = Computing(hardware, packing, kernels)
     checkpointed = layers_to_checkpoint(
         policy_folder / "config.json",

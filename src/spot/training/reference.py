@@ -168,10 +168,7 @@ def _frozen(kind: str, folder: Path, hardware: HardwareConfig, device: Any) -> A
 
 
 def model_identity(weights: str, tokenizer: Any, computing: Computing) -> dict[str, Any]:
-    """All but the pairs that scores depend on. Pack size is not among it: it only rounds.
-
-    weights: see `weights.weights_digest`.
-    """
+    """All but the pairs that scores depend on; `weights` is a digest. Pack size only rounds."""
     hardware = computing.hardware
     return {
         "format": FORMAT,

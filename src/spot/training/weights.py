@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +139,3 @@ def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, parameter.detach()
         else:
             yield name, parameter.detach()
-
-
-def weights_digest(folder: Path) -> str:
-    """Hash of the files that determine the model: weights and configuration. Read in parallel."""
-
-    def of(file: Path) -> bytes:
-        with file.open("rb") as data:
-            return file_digest(data, "sha256").digest()
-
-    files = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".bin")]
-    files.append(folder / "config.json")
-    with ThreadPoolExecutor() as threads:
-        return sha256(b"".join(threads.map(of, files))).hexdigest()

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from rich.console import Console
 from rich.table import Table
 
 from spot.pipeline.plan.account import GIB, Plan
 from spot.training.memory_model import RESERVE
 
-Line = tuple[str, str, str]
+Line = tuple[str, str, str]  # what, how much, a note
 
 
 def show(plan: Plan, console: Console | None = None) -> None:
     """Print the plan: memory, work, disk, Oracle, and whether it fits."""
     out = console or Console(highlight=False, soft_wrap=True)
     config, shape, hardware = plan.config, plan.shape, plan.config.hardware
+    kind = hardware.accelerator.upper()
+    ranks = f"one {kind}"
+    if hardware.deepspeed:
+        zero = hardware.zero_stage
+        ranks = f"{hardware.nodes} × {hardware.devices} {kind}, DeepSpeed ZeRO-{zero}"
     out.print(
         f"model={config.model.name}: {shape.parameters / 1e9:.3g} billion parameters, "
-        f"{shape.layers} layers; hardware={hardware.name}: {_ranks(plan)}; "
+        f"{shape.layers} layers; hardware={hardware.name}: {ranks}; "
         f"loss={config.loss.name}, reference={config.reference}",
         markup=False,
     )
-    _print(out, f"memory of one {_device(plan)}, GiB (2³⁰ bytes)", _memory(plan))
-    _print(out, "work", _work(plan))
-    _print(out, "disk", _disk(plan))
-    _print(
-        out,
-        "Oracle",
-        [
-            ("calls", _count(plan.calls.count), plan.calls.note),
-            ("price", plan.calls.price, plan.calls.price_note),
-        ],
-    )
+    device, calls = "GPU" if kind == "GPU" else "process", plan.calls
+    oracle = ("calls", _count(calls.count), calls.note), ("price", calls.price, calls.price_note)
+    sections: dict[str, list[Line]] = {
+        f"memory of one {device}, GiB (2³⁰ bytes)": _memory(plan),
+        "work": _work(plan),
+        "disk": _disk(plan),
+        "Oracle": list(oracle),
+    }
+    for title, lines in sections.items():
+        out.print()
+        out.print(_table(title, lines))
     out.print()
     out.print(plan.verdict, style="bold red" if plan.fits is False else "bold", markup=False)
 
 
-def _print(out: Console, title: str, lines: Iterable[Line]) -> None:
+def _table(title: str, lines: list[Line]) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", show_header=False, box=None
     )
@@ -47,100 +50,71 @@ def _print(out: Console, title: str, lines: Iterable[Line]) -> None:
     table.add_column(style="dim", overflow="fold")
     for line in lines:
         table.add_row(*line)
-    out.print()
-    out.print(table)
+    return table
 
 
 def _memory(plan: Plan) -> list[Line]:
+    hardware, memory = plan.config.hardware, plan.memory
     lines = [
         (item.name, _gib(item.device), item.note + (" (on the host)" if item.host else ""))
-        for item in plan.memory.items
+        for item in memory.items
     ]
-    lines.append(("total", _gib(plan.memory.device), ""))
+    lines.append(("total", _gib(memory.device), ""))
     if plan.capacity is not None:
-        left = plan.capacity - plan.memory.device
-        whose = "this machine's, per process"
-        if plan.config.hardware.memory_gib is not None:
-            whose = "hardware.memory_gib"
+        whose = "hardware.memory_gib" if hardware.memory_gib else "this machine's, per process"
         lines.append(("has", _gib(plan.capacity), f"{RESERVE:.0%} of {whose}"))
-        lines.append(("left", _gib(left), ""))
-    if plan.memory.host:
-        node = plan.memory.host * plan.config.hardware.devices
-        said = f"of each rank; {node / GIB:.1f} GiB of a machine"
-        lines.append(("host memory", _gib(plan.memory.host), said))
+        lines.append(("left", _gib(plan.capacity - memory.device), ""))
+    if memory.host:
+        note = f"of each rank; {memory.host * hardware.devices / GIB:.1f} GiB of a machine"
+        lines.append(("host memory", _gib(memory.host), note))
     return lines
 
 
 def _work(plan: Plan) -> list[Line]:
     work, hardware, loss = plan.work, plan.config.hardware, plan.config.loss
-    epochs, rounds = work.epochs, work.rounds
-    step = work.trained.tokens / work.pairs * min(loss.batch_pairs, work.pairs)
-    lines: list[Line] = [
-        ("pairs", f"{work.pairs:,}", f"a round; {work.origin}" if rounds > 1 else work.origin),
+    rounds, idle = work.rounds, hardware.ranks - plan.busy_ranks
+    passes = rounds * work.epochs
+    step = work.trained.tokens / work.pairs * min(loss.batch_pairs, work.pairs) / plan.busy_ranks
+    pairs, each = work.origin, ""
+    lines: list[Line] = []
+    if rounds > 1:
+        pairs, each = f"a round; {work.origin}", f"{rounds} rounds, "
+        note = "work, disk and Oracle are of all rounds; each is assumed to be as large"
+        lines.append(("rounds", f"{rounds:,}", note))
+    apart = "prompts and responses as sequences of their own"
+    lines += [
+        ("pairs", f"{work.pairs:,}", pairs),
         ("lengths", "", work.lengths),
         (
             "tokens",
-            _count(rounds * epochs * work.trained.tokens),
-            f"{_rounds(plan)}{epochs} epochs, as computed",
+            _count(passes * work.trained.tokens),
+            f"{each}{work.epochs} epochs, as computed",
         ),
-        (
-            "without sharing",
-            _count(rounds * epochs * work.apart),
-            "prompts and responses as sequences of their own",
-        ),
-        (
-            "optimiser steps",
-            f"{rounds * work.steps:,}",
-            f"{_rounds(plan)}{loss.batch_pairs} pairs each",
-        ),
+        ("without sharing", _count(passes * work.apart), apart),
+        ("optimiser steps", f"{rounds * work.steps:,}", f"{each}{loss.batch_pairs} pairs each"),
         (
             "tokens of a step",
-            _count(step / plan.busy_ranks),
+            _count(step),
             f"on each rank; a pack holds {hardware.tokens_per_pack:,}",
         ),
     ]
-    if rounds > 1:
-        said = "work, disk and Oracle are of all rounds; each is assumed to be as large"
-        lines.insert(0, ("rounds", f"{rounds:,}", said))
     if work.longest > hardware.tokens_per_pack:
-        said = f"the longest pair has {work.longest:,} tokens; what no pack holds is dropped"
-        lines.append(("over-long pairs", "", said))
-    if plan.busy_ranks < hardware.ranks:
-        idle = hardware.ranks - plan.busy_ranks
-        lines.append(
-            ("idle ranks", f"{idle:,}", "more ranks than loss.batch_pairs: they have no pair")
-        )
+        note = f"the longest pair has {work.longest:,} tokens; what no pack holds is dropped"
+        lines.append(("over-long pairs", "", note))
+    if idle:
+        note = "more ranks than loss.batch_pairs: they have no pair"
+        lines.append(("idle ranks", f"{idle:,}", note))
     lines += [(f"FLOPs, {name}", f"{value:.3g}", "") for name, value in plan.flops.items()]
     if plan.minutes is None:
         return [*lines, ("minutes of training", "unknown", "set hardware.tflops")]
-    used = plan.config.plan.utilisation
-    peak = f"{plan.busy_ranks} × {hardware.tflops:g} TFLOP/s"
-    said = f"if {used:.0%} (plan.utilisation) of {peak} is reached; with the reference, without sampling"
-    return [*lines, ("minutes of training", f"{plan.minutes:.3g}", said)]
+    used, peak = plan.config.plan.utilisation, f"{plan.busy_ranks} × {hardware.tflops:g} TFLOP/s"
+    note = f"if {used:.0%} (plan.utilisation) of {peak} is reached; with the reference, without sampling"
+    return [*lines, ("minutes of training", f"{plan.minutes:.3g}", note)]
 
 
 def _disk(plan: Plan) -> list[Line]:
     lines = [(file.name, _bytes(file.size), file.note) for file in plan.files]
     return [*lines, ("total", _bytes(sum(file.size for file in plan.files)), "at most at one time")]
-
-
-def _rounds(plan: Plan) -> str:
-    """What a figure of all rounds begins with."""
-    return f"{plan.work.rounds} rounds, " if plan.work.rounds > 1 else ""
-
-
-def _ranks(plan: Plan) -> str:
-    hardware = plan.config.hardware
-    if hardware.strategy == "single":
-        return f"one {hardware.accelerator.upper()}"
-    return (
-        f"{hardware.nodes} × {hardware.devices} {hardware.accelerator.upper()}, "
-        f"DeepSpeed ZeRO-{hardware.zero_stage}"
-    )
-
-
-def _device(plan: Plan) -> str:
-    return "GPU" if plan.config.hardware.accelerator == "gpu" else "process"
 
 
 def _count(value: float | None) -> str:

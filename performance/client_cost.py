@@ -35,9 +35,11 @@ def asked(count: int) -> list[Request]:
 
 def ours(url: str, count: int) -> float:
     """Processor seconds of `RemoteGenerator`."""
-    from spot.generation.remote import Pace, RemoteGenerator, Target
+    from spot.config import GeneratorConfig
+    from spot.generation.remote import RemoteGenerator
 
-    generator = RemoteGenerator(Target([url]), Pace(CONCURRENCY), tokenizer(), context_length=4096)
+    config = GeneratorConfig("openai", base_urls=[url], concurrency=CONCURRENCY)
+    generator = RemoteGenerator(config, tokenizer(), context_length=4096)
     todo = asked(count)
     list(generator.generate(todo[:CONCURRENCY]))  # what is done once is not counted
     began = time.process_time()

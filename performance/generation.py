@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import run_alone, write_results
+from spot.config import GeneratorConfig
 from spot.data import laptop_world
 from spot.data.chat import user
 from spot.generation import Generator, Request, Sampling
@@ -43,12 +44,17 @@ def begin(way: str, logs: Path) -> Generator:
         from spot.generation import transformers
 
         return transformers.load(STUDENT, batch_size=AT_ONCE, name="tiny")
-    from spot.generation.remote import Pace
-    from spot.generation.vllm import Settings, load
+    from spot.generation.vllm import load
 
     executable = os.environ.get("SPOT_VLLM", str(ROOT / ".venv-vllm/bin/vllm"))
-    settings = Settings(executable, dtype="float32", arguments=WAYS[way])
-    return load(STUDENT, settings, Pace(AT_ONCE), context_length=CONTEXT, logs=logs, name="tiny")
+    config = GeneratorConfig(
+        "vllm",
+        executable=executable,
+        dtype="float32",
+        arguments=list(WAYS[way]),
+        concurrency=AT_ONCE,
+    )
+    return load(STUDENT, config, context_length=CONTEXT, logs=logs, name="tiny")
 
 
 def measure(way: str, count: int) -> dict[str, Any]:

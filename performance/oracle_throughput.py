@@ -1,4 +1,4 @@
-"""How near a paid Oracle's engine comes to what concurrency and latency allow.
+"""How near a paid Oracle's runner comes to what concurrency and latency allow.
 
     python -m performance.oracle_throughput
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from performance.common import write_results
-from spot.oracle.types import Limits
+from spot.config import OracleConfig
 from tests.oracle import soak
 from tests.oracle.server import ROOT, Plan, serving
 
@@ -27,8 +27,8 @@ LATENCY = 1.0  # seconds
 def measure(protocol: str, concurrency: int, count: int) -> dict[str, Any]:
     """One row of the table."""
     with serving(Plan(latency=LATENCY)) as server, tempfile.TemporaryDirectory() as folder:
-        limits = Limits(concurrency)
-        command = soak.command(protocol, server.url, Path(folder), count, limits)
+        config = OracleConfig(concurrency=concurrency)
+        command = soak.command(protocol, server.url, Path(folder), count, config)
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         said = json.loads(done.stdout.splitlines()[-1])
         ledger = server.settled()

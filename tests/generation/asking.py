@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from spot.config import GeneratorConfig
 from spot.data.chat import user
 from spot.generation import Completion, Request, Sampling
-from spot.generation.remote import Pace, RemoteGenerator, Target
+from spot.generation.remote import RemoteGenerator
 from spot.utils.errors import UserError
 from tests.generation.server import tokenizer
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=64)
 CONTEXT = 512  # tokens, of the model and of the server
+FIELDS = GeneratorConfig.__dataclass_fields__.keys()
 
 
 def text(number: int) -> str:
@@ -25,11 +27,11 @@ def requests(count: int, sampling: Sampling = SAMPLING) -> list[Request]:
 
 
 def generator(*urls: str, **given: Any) -> RemoteGenerator:
-    target = {k: given.pop(k) for k in ("model", "key_name", "extra", "group") if k in given}
-    pace = {"concurrency": 8, "timeout": 5.0, "patience": 5.0}
-    pace |= {k: given.pop(k) for k in pace if k in given}
-    context = given.pop("context_length", CONTEXT)
-    return RemoteGenerator(Target(urls, **target), Pace(**pace), tokenizer(), context, **given)  # type: ignore[arg-type]
+    """given: of the configuration, or of `RemoteGenerator`."""
+    settings: dict[str, Any] = {"concurrency": 8, "timeout": 5.0, "patience": 5.0}
+    settings |= {name: given.pop(name) for name in FIELDS & given.keys()}
+    config = GeneratorConfig("openai", base_urls=list(urls), **settings)
+    return RemoteGenerator(config, tokenizer(), given.pop("context_length", CONTEXT), **given)
 
 
 def run(given: RemoteGenerator, asked: list[Request]) -> dict[str, Completion]:

@@ -16,23 +16,21 @@ from pathlib import Path
 from spot.data.artifacts import Product, compute_rows, product
 from spot.data.rows import Attempt
 from spot.generation import Completion, Request
-from spot.generation.remote import Pace, RemoteGenerator, Target
-from tests.generation.asking import CONTEXT, requests
-from tests.generation.server import tokenizer
+from tests.generation.asking import generator, requests
 
 
 def target(folder: Path) -> Product:
     return product(folder, "attempts", {})
 
 
-def run(urls: Sequence[str], folder: Path, count: int, pace: Pace) -> None:
+def run(urls: Sequence[str], folder: Path, count: int, **pace: float) -> None:
     """Answer questions 0 … count - 1, but for the rows that are there already."""
     asked = requests(count)
     by_key = {request.key: request for request in asked}
-    generator = RemoteGenerator(Target(urls), pace, tokenizer(), CONTEXT)
+    asking = generator(*urls, **pace)
 
     def produce(found: frozenset[str], dropped: Counter[str]) -> Iterable[Attempt]:
-        for completion in generator.generate(asked, found):
+        for completion in asking.generate(asked, found):
             yield _row(completion, by_key[completion.key])
 
     compute_rows(target(folder), Attempt, produce, total=count)
@@ -56,9 +54,9 @@ def _row(completion: Completion, request: Request) -> Attempt:
     )
 
 
-def command(urls: Sequence[str], folder: Path, count: int, pace: Pace) -> list[str]:
+def command(urls: Sequence[str], folder: Path, count: int, **pace: float) -> list[str]:
     """How to run this in a process of its own."""
-    options = {"count": count, **vars(pace)}
+    options = {"count": count, **pace}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "tests.generation.client", ",".join(urls), str(folder), *words]
 
@@ -78,8 +76,8 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, required=True)
     parser.add_argument("--patience", type=float, required=True)
     said = parser.parse_args()
-    pace = Pace(said.concurrency, said.timeout, said.patience)
-    run(said.urls.split(","), said.folder, said.count, pace)
+    pace = {name: getattr(said, name) for name in ("concurrency", "timeout", "patience")}
+    run(said.urls.split(","), said.folder, said.count, **pace)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from spot.data.artifacts import PARTIAL
-from spot.generation.remote import Pace
 from tests.generation import client
 from tests.generation.asking import requests
 from tests.generation.server import ROOT, Plan, answer, serving_apart
@@ -26,8 +25,8 @@ class _Watched:
     """A client, how many rows it has written, and the memory it had meanwhile."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        pace = Pace(CONCURRENCY, timeout=2.0, patience=30.0)
-        command = client.command([url], folder, COUNT, pace)
+        pace = {"concurrency": CONCURRENCY, "timeout": 2.0, "patience": 30.0}
+        command = client.command([url], folder, COUNT, **pace)
         self.process = subprocess.Popen(command, cwd=ROOT)
         self.partial = client.target(folder).folder / PARTIAL
         self.memory: list[float] = []  # bytes, one figure a tenth of a second while it generates

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spot.config import OracleConfig
 from spot.data.artifacts import Product, compute_rows, product
 from spot.data.rows import Rectification
 from spot.grading.registry import Verifier
@@ -26,8 +27,8 @@ from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
-from spot.oracle.task_loop import Desk, Policy
-from spot.oracle.types import Limits, Result, Usage
+from spot.oracle.task_loop import Budget, OracleTask
+from spot.oracle.types import Result, Usage
 from tests.oracle import world
 
 # USD a token; sums of these are exact, so that bills are equal or are not
@@ -52,8 +53,8 @@ def most(prompt: str) -> float:
     return len(prompt.encode()) * INPUT + MOST_OUTPUT * OUTPUT
 
 
-def desk(verifier: Verifier) -> Desk:
-    return Desk(prompts("rectified"), Judge(verifier), cost, most)
+def spec(verifier: Verifier) -> OracleTask:
+    return OracleTask(prompts("rectified"), Judge(verifier), cost, most)
 
 
 def client(protocol: str, url: str, timeout: float) -> Any:
@@ -71,10 +72,10 @@ def target(folder: Path) -> Product:
     return product(folder, "soak", {})
 
 
-def run(protocol: str, url: str, folder: Path, count: int, limits: Limits) -> dict[str, Any]:
+def run(protocol: str, url: str, folder: Path, count: int, config: OracleConfig) -> dict[str, Any]:
     """Correct items 0 … count - 1, but for the rows that are there already."""
     os.environ |= {"GEMINI_API_KEY": "key", "OPENAI_API_KEY": "key"}
-    oracle = client(protocol, url, limits.timeout)
+    oracle = client(protocol, url, config.timeout)
     done = target(folder)
     seconds = 0.0
 
@@ -82,7 +83,7 @@ def run(protocol: str, url: str, folder: Path, count: int, limits: Limits) -> di
         nonlocal seconds
         tasks = (world.task(number) for number in range(count))
         todo = (task for task in tasks if task.id not in found)
-        results = rectify(todo, oracle, desk(verifier), journal, limits, Policy(reask=4))
+        results = rectify(todo, oracle, spec(verifier), journal, config, Budget())
         started = time.monotonic()
         yield from map(_row, blocking(results, oracle.close))
         seconds = time.monotonic() - started
@@ -117,13 +118,13 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def command(protocol: str, url: str, folder: Path, count: int, limits: Limits) -> list[str]:
+def command(protocol: str, url: str, folder: Path, count: int, config: OracleConfig) -> list[str]:
     """How to run this in a process of its own."""
     options = {
         "count": count,
-        "concurrency": limits.concurrency,
-        "timeout": limits.timeout,
-        "retries": limits.retries,
+        "concurrency": config.concurrency,
+        "timeout": config.timeout,
+        "retries": config.retries,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "tests.oracle.soak", protocol, url, str(folder), *words]
@@ -139,8 +140,10 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--retries", type=int, default=6)
     said = parser.parse_args()
-    limits = Limits(said.concurrency, timeout=said.timeout, retries=said.retries)
-    print(json.dumps(run(said.protocol, said.url, said.folder, said.count, limits)))
+    config = OracleConfig(
+        concurrency=said.concurrency, timeout=said.timeout, retries=said.retries, reask=4
+    )
+    print(json.dumps(run(said.protocol, said.url, said.folder, said.count, config)))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from spot.config import OracleConfig
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.journal import Journal, Spend
 from spot.oracle.postprocess import Judgement
-from spot.oracle.task_loop import Desk, Policy
-from spot.oracle.types import SAFETY, STOP, Limits, Reply, Result, RetryableError, Task, Try, Usage
+from spot.oracle.task_loop import Budget, OracleTask
+from spot.oracle.types import SAFETY, STOP, Reply, Result, Task, Try, Usage
+from spot.utils.http import TransientError
 
 PRICE = 0.01  # USD a token that is written
 MOST = 0.10
-FAST = Limits(concurrency=4, timeout=5, retries=2)
+WHOLE = Budget()  # nothing is too expensive, and all is wanted
+FAST = OracleConfig(concurrency=4, timeout=5, retries=2)
 
 
 class Oracle:
@@ -46,7 +49,7 @@ class Oracle:
             await asyncio.sleep(self.seconds)
         finally:
             self.flying -= 1
-        if isinstance(said, RetryableError) and said.billed:
+        if isinstance(said, TransientError) and said.billed:
             self.bill += 5 * PRICE
         if isinstance(said, Exception):
             raise said
@@ -71,7 +74,7 @@ def judge(text: str, finish: str, task: Task) -> Judgement:
     return Judgement("ok", f"y+ of {task.id}", "1")
 
 
-DESK = Desk(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
+SPEC = OracleTask(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
 
 
 def tasks(count: int) -> list[Task]:
@@ -82,15 +85,15 @@ def ask(
     journal: Path,
     oracle: Oracle,
     todo: Iterable[Task],
-    limits: Limits = FAST,
-    policy: Policy | None = None,
-    desk: Desk = DESK,
+    config: OracleConfig = FAST,
+    budget: Budget = WHOLE,
+    spec: OracleTask = SPEC,
     found: list[Result] | None = None,
 ) -> list[Result]:
     """One run from its beginning to its end; `found` also gets what comes before an error."""
     found = [] if found is None else found
     with Journal(journal) as open_journal:
-        results = rectify(todo, oracle, desk, open_journal, limits, policy or Policy())
+        results = rectify(todo, oracle, spec, open_journal, config, budget)
         found.extend(blocking(results, oracle.close))
     return found
 

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from spot.config import OracleConfig
 from spot.grading.registry import Verifier
 from spot.oracle.async_runner import blocking, rectify
-from spot.oracle.batch_runner import Batching, Singly, rectify_in_batches
+from spot.oracle.batch_runner import Singly, rectify_in_batches
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal, Spend
-from spot.oracle.task_loop import Desk, Policy
-from spot.oracle.types import STOP, Job, Limits, Reply, Result, RetryableError, Task, Usage
+from spot.oracle.task_loop import Budget, OracleTask
+from spot.oracle.types import STOP, Job, Reply, Result, Task, Usage
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
 from tests.oracle import soak, world
 from tests.oracle.server import Plan, serving
 from tests.oracle.server import Server as HttpServer
-from tests.oracle.stand_in import MOST, PRICE, Oracle, judge, prompt, tasks
+from tests.oracle.stand_in import MOST, PRICE, WHOLE, Oracle, judge, prompt, tasks
 
 pytestmark = pytest.mark.oracle
 COST = 5 * PRICE / 2  # of a request in a batch
-DESK = Desk(prompt, judge, lambda usage: usage.output * PRICE / 2, lambda prompt: MOST / 2)
-BATCHING = Batching(size=10, poll=0.002, jobs=2, retries=2)
+SPEC = OracleTask(prompt, judge, lambda usage: usage.output * PRICE / 2, lambda prompt: MOST / 2)
+BATCHES = OracleConfig(batch_size=10, batch_poll=0.002, retries=2)
 
 
 class Killed(BaseException):
@@ -103,16 +105,14 @@ def ask(
     journal: Path,
     server: Server,
     todo: Iterable[Task],
-    policy: Policy | None = None,
+    config: OracleConfig = BATCHES,
+    budget: Budget = WHOLE,
     singly: Singly | None = None,
-    batching: Batching = BATCHING,
 ) -> list[Result]:
     async def close() -> None: ...
 
     with Journal(journal) as open_journal:
-        results = rectify_in_batches(
-            todo, server, DESK, open_journal, policy or Policy(), batching, singly
-        )
+        results = rectify_in_batches(todo, server, SPEC, open_journal, config, budget, singly)
         return list(blocking(results, close))
 
 
@@ -156,11 +156,11 @@ def test_what_no_job_does_is_asked_singly_or_given_up(journal: Path) -> None:
     script: dict[str, Sequence[str | None]] = {"q1": [None] * 9}
     oracle = Oracle()
 
-    def singly(left: Sequence[Task], have: int) -> AsyncGenerator[Result, None]:
-        assert have == 3
-        return rectify(left, oracle, single, second, Limits(2), Policy(have=have))
+    def singly(left: Sequence[Task], budget: Budget) -> AsyncGenerator[Result, None]:
+        assert budget.verified == 3
+        return rectify(left, oracle, single, second, OracleConfig(concurrency=2), budget)
 
-    single = Desk(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
+    single = OracleTask(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
     with Journal(journal.with_name("second.jsonl")) as second:
         results = ask(journal, Server(script), tasks(4), singly=singly)
     assert Counter(r.outcome for r in results) == {"ok": 4}
@@ -201,7 +201,7 @@ def test_a_kill_between_two_rows_of_a_job(journal: Path) -> None:
 def test_a_failed_submission_is_looked_for_and_made_again(
     journal: Path, call: str, billed: bool
 ) -> None:
-    server = Server(fail={call: RetryableError("503", billed=billed)})
+    server = Server(fail={call: TransientError("503", billed=billed)})
     assert len(ask(journal, server, tasks(10))) == 10
     assert len(server.jobs) == 1
     lost = call == "before submit" and billed
@@ -213,7 +213,7 @@ def test_a_server_that_is_away_stops_the_run_and_its_jobs_are_found_later(journa
 
     class Away(Server):
         async def poll(self, job: Job) -> Job:
-            raise RetryableError("503")
+            raise TransientError("503")
 
     away = Away(jobs=server.jobs, state=server.state)
     with pytest.raises(UserError, match="batch jobs go on meanwhile"):
@@ -241,9 +241,9 @@ def test_a_refused_submission_costs_nothing(journal: Path) -> None:
 def test_jobs_fit_the_budget_and_the_target(journal: Path) -> None:
     server = Server()
     with pytest.raises(UserError, match=r"oracle.max_cost=0.3 USD is reached"):
-        ask(journal, server, tasks(100), Policy(max_cost=0.3))
+        ask(journal, server, tasks(100), budget=Budget(0.3))
     assert 0.3 - MOST / 2 < server.bill <= 0.3
-    results = ask(journal, server, tasks(100), Policy(target=30, have=10))
+    results = ask(journal, server, tasks(100), budget=Budget(target=30, verified=10))
     assert sum(r.outcome == "ok" for r in results) == 20
     assert server.bill == pytest.approx(20 * COST)
 
@@ -252,7 +252,7 @@ def test_another_model_stops_the_run_with_its_replies_kept(journal: Path) -> Non
     server = Server(version="oracle-2")
     with pytest.raises(UserError, match="oracle-1 was asked for and oracle-2 answered"):
         ask(journal, server, tasks(25))
-    results = ask(journal, server, tasks(25), Policy(allow_version_drift=True))
+    results = ask(journal, server, tasks(25), replace(BATCHES, allow_version_drift=True))
     assert len(results) == 25
     assert max(server.visits.values()) == 1
 
@@ -276,10 +276,10 @@ def ask_gemini(
         results = rectify_in_batches(
             [world.task(n) for n in range(20)],
             client,
-            soak.desk(verifier),
+            soak.spec(verifier),
             open_journal,
-            Policy(),
-            Batching(size=10, poll=0.05),
+            OracleConfig(batch_size=10, batch_poll=0.05),
+            Budget(),
         )
         return list(blocking(results, client.close))
 

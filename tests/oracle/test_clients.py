@@ -13,9 +13,10 @@ import pytest
 
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.openai_compatible import OpenAIClient
-from spot.oracle.types import Reply, RetryableError, Usage
+from spot.oracle.types import Reply, Usage
 from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
 from tests.oracle.server import BROKEN, REFUSALS, Plan, Server, serving
@@ -143,7 +144,7 @@ def test_what_is_worth_asking_again(
     kind: str, fault: str, reason: str, billed: bool, server: Server
 ) -> None:
     server.plan(always(fault))
-    with pytest.raises(RetryableError) as caught:
+    with pytest.raises(TransientError) as caught:
         run(client(kind, server))
     assert (caught.value.reason, caught.value.billed, caught.value.after) == (reason, billed, None)
 
@@ -152,7 +153,7 @@ def test_what_is_worth_asking_again(
 def test_the_server_says_how_long_to_wait(kind: str, server: Server) -> None:
     async def wait(made: Any, fault: str) -> float | None:
         server.plan(always(fault, retry_after=1.5))
-        with pytest.raises(RetryableError, match="status 429") as caught:
+        with pytest.raises(TransientError, match="status 429") as caught:
             await made.ask(PROMPT)
         return caught.value.after
 
@@ -171,7 +172,7 @@ def test_a_hanging_request_ends_in_time_and_may_be_billed(kind: str, server: Ser
     server.plan(always("hang"))
     before = server.ledger()
     began = time.monotonic()
-    with pytest.raises(RetryableError) as caught:
+    with pytest.raises(TransientError) as caught:
         run(client(kind, server, timeout=0.5))
     assert time.monotonic() - began < 5
     assert (caught.value.reason, caught.value.billed) == ("timeout", True)
@@ -183,7 +184,7 @@ def test_nobody_there_is_not_billed(kind: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         nobody = Server(f"http://127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(RetryableError) as caught:
+        with pytest.raises(TransientError) as caught:
             run(client(kind, nobody))
     assert (caught.value.reason, caught.value.billed) == ("no connection", False)
 
@@ -228,7 +229,7 @@ def test_nothing_is_asked_twice_behind_our_back(kind: str, server: Server) -> No
         before = server.ledger()["requests"]
         try:
             run(client(kind, server, timeout=0.3 if fault == "hang" else 30))
-        except (RetryableError, UserError):
+        except (TransientError, UserError):
             pass
         else:
             assert fault in {*ENDS, "400_long"}

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from spot.oracle.async_runner import blocking, rectify
+from spot.config import OracleConfig
+from spot.oracle.async_runner import RateLimit, blocking, rectify
 from spot.oracle.journal import Journal, Request, Spend
-from spot.oracle.rate_limit import Pace
-from spot.oracle.task_loop import Policy
-from spot.oracle.types import Limits, Reply, Result, RetryableError, Task, Usage
+from spot.oracle.task_loop import Budget
+from spot.oracle.types import Reply, Result, Task, Usage
 from spot.utils.errors import UserError
-from tests.oracle.stand_in import DESK, FAST, MOST, PRICE, Oracle, ask, spend, tasks
+from spot.utils.http import TransientError
+from tests.oracle.stand_in import FAST, MOST, PRICE, SPEC, Oracle, ask, spend, tasks
 
 pytestmark = pytest.mark.oracle
 
@@ -39,7 +40,10 @@ def test_a_wrong_answer_is_asked_for_again_with_the_reason_and_every_try_is_kept
     journal: Path,
 ) -> None:
     oracle = Oracle({"q0": ["12", "right"], "q1": ["12", "13", "14"], "q2": ["blocked"]})
-    by_id = {r.task.id: r for r in ask(journal, oracle, tasks(3), policy=Policy(reask=2))}
+    by_id = {
+        r.task.id: r
+        for r in ask(journal, oracle, tasks(3), config=dataclasses.replace(FAST, reask=2))
+    }
     assert by_id["q0"].outcome == "ok"
     assert [(t.prompt, t.text, t.outcome) for t in by_id["q0"].tries] == [
         ("rectify", "12", "wrong"),
@@ -54,16 +58,21 @@ def test_a_wrong_answer_is_asked_for_again_with_the_reason_and_every_try_is_kept
 
 
 def test_text_that_no_file_can_hold_is_mended(journal: Path) -> None:
-    results = ask(journal, Oracle({"q0": ["half \ud800 a pair"]}), tasks(1), policy=Policy(reask=0))
+    results = ask(
+        journal,
+        Oracle({"q0": ["half \ud800 a pair"]}),
+        tasks(1),
+        config=dataclasses.replace(FAST, reask=0),
+    )
     assert results[0].tries[0].text == "half ? a pair"
-    assert ask(journal, Oracle(), tasks(1), policy=Policy(reask=0)) == results
+    assert ask(journal, Oracle(), tasks(1), config=dataclasses.replace(FAST, reask=0)) == results
 
 
 # -------------------------------------------------------------------------------------- failures
 
 
 def test_retries_honour_the_server_and_lost_replies_are_possible_spend(journal: Path) -> None:
-    limited, lost = RetryableError("429", after=1.5), RetryableError("dropped", billed=True)
+    limited, lost = TransientError("429", after=1.5), TransientError("dropped", billed=True)
     oracle = Oracle({"q0": [limited], "q1": [lost]})
     results = ask(journal, oracle, tasks(2))
     assert [r.outcome for r in results] == ["ok", "ok"]
@@ -94,7 +103,7 @@ def test_a_reply_that_never_comes_is_asked_for_again(journal: Path, impatient: N
                 return await task
             return await super().ask(prompt)
 
-    results = ask(journal, Hanging(), tasks(1), Limits(1, timeout=0.2))
+    results = ask(journal, Hanging(), tasks(1), OracleConfig(concurrency=1, timeout=0.2))
     assert [r.outcome for r in results] == ["ok"]
     assert spend(journal).lost == 1
 
@@ -103,7 +112,7 @@ def test_a_reply_that_never_comes_is_asked_for_again(journal: Path, impatient: N
 def test_a_request_that_alone_fails_becomes_a_row_and_a_dead_server_stops_the_run(
     journal: Path,
 ) -> None:
-    down = [RetryableError("503")] * 3
+    down = [TransientError("503")] * 3
     results = ask(journal, Oracle({"q3": down}), tasks(20))
     assert Counter(r.outcome for r in results) == {"ok": 19, "unavailable": 1}
     (given_up,) = (r for r in results if r.outcome == "unavailable")
@@ -117,12 +126,14 @@ def test_a_request_that_alone_fails_becomes_a_row_and_a_dead_server_stops_the_ru
     assert spend(other).recorded == spend(other).possible == 0
     assert len(ask(other, Oracle(), tasks(20))) == 20
     third = journal.with_name("third.jsonl")
-    results = ask(third, Oracle({"q0": down}), tasks(1), policy=Policy(give_up=True))
+    results = ask(
+        third, Oracle({"q0": down}), tasks(1), config=dataclasses.replace(FAST, give_up=True)
+    )
     assert results[0].outcome == "unavailable"
 
 
 def test_a_server_that_asks_for_hours_stops_the_run(journal: Path) -> None:
-    oracle = Oracle({"q0": [RetryableError("429: daily quota", after=7200)]})
+    oracle = Oracle({"q0": [TransientError("429: daily quota", after=7200)]})
     with pytest.raises(UserError, match="asks to wait 7200 s"):
         ask(journal, oracle, tasks(1))
 
@@ -141,7 +152,7 @@ def test_a_reader_that_leaves_early_loses_nothing(journal: Path) -> None:
     oracle = Oracle()
     with Journal(journal) as open_journal:
         results = blocking(
-            rectify(tasks(100), oracle, DESK, open_journal, FAST, Policy()), oracle.close
+            rectify(tasks(100), oracle, SPEC, open_journal, FAST, Budget()), oracle.close
         )
         first = next(results)
         results.close()
@@ -159,10 +170,10 @@ def test_a_reader_that_leaves_early_loses_nothing(journal: Path) -> None:
 def test_the_bill_never_exceeds_the_cap_and_a_higher_cap_goes_on(journal: Path) -> None:
     oracle = Oracle()
     with pytest.raises(UserError, match=r"oracle.max_cost=1 USD is reached: .* Raise"):
-        ask(journal, oracle, tasks(100), Limits(50), Policy(max_cost=1.0))
+        ask(journal, oracle, tasks(100), OracleConfig(concurrency=50), Budget(1.0))
     first = oracle.bill
     assert 1.0 - MOST < first <= 1.0, "used as far as the greatest cost of one more allows"
-    results = ask(journal, oracle, tasks(100), policy=Policy(max_cost=5.1))
+    results = ask(journal, oracle, tasks(100), budget=Budget(5.1))
     assert len(results) == 100
     assert oracle.bill == pytest.approx(100 * 5 * PRICE)
     assert max(oracle.visits.values()) == 1
@@ -174,16 +185,16 @@ def test_lost_replies_count_against_the_cap(journal: Path) -> None:
             killed.asked(Request(f"q{number}", str(number), "rectify", "?"), MOST)
     oracle = Oracle()
     with pytest.raises(UserError, match=r"0.90 USD more may be charged for lost replies"):
-        ask(journal, oracle, tasks(9), policy=Policy(max_cost=1.0))
+        ask(journal, oracle, tasks(9), budget=Budget(1.0))
     assert oracle.bill <= 0.1
 
 
 def test_a_target_is_reached_exactly(journal: Path) -> None:
     oracle = Oracle({f"q{i}": ["12", "12"] for i in range(0, 100, 3)})
-    results = ask(journal, oracle, tasks(100), Limits(16), Policy(target=20, have=5))
+    results = ask(journal, oracle, tasks(100), OracleConfig(), Budget(target=20, verified=5))
     assert sum(r.outcome == "ok" for r in results) == 15
     assert len(oracle.visits) < 32, "and hardly more is asked than is needed"
-    assert ask(journal, oracle, tasks(100), policy=Policy(target=20, have=20)) == []
+    assert ask(journal, oracle, tasks(100), budget=Budget(target=20, verified=20)) == []
 
 
 # ----------------------------------------------------------------------------------------- limits
@@ -193,26 +204,26 @@ def test_a_target_is_reached_exactly(journal: Path) -> None:
 def test_no_minute_holds_more_than_its_limit(journal: Path, limit: str) -> None:
     oracle = Oracle()
     if limit == "requests":
-        limits = Limits(8, requests_per_minute=1200)  # one each 50 ms
+        config = OracleConfig(concurrency=8, requests_per_minute=1200)  # one each 50 ms
     else:
-        limits = Limits(8, tokens_per_minute=15 * 1200)  # 15 tokens a request
-    ask(journal, oracle, tasks(31), limits)
+        config = OracleConfig(concurrency=8, tokens_per_minute=15 * 1200)  # 15 tokens a request
+    ask(journal, oracle, tasks(31), config)
     took = oracle.times[-1] - oracle.times[0]
     assert took >= 0.05 * 30 * (1 if limit == "requests" else 0.9)
     assert took < 4
 
 
 def test_reservations_are_spaced_and_corrected() -> None:
-    pace = Pace(per_minute=60)
-    assert [pace.reserve(10.0) for _ in range(3)] == [0, 1, 2]
-    pace.correct(5)
-    assert pace.reserve(10.0) == 8
-    assert pace.reserve(100.0) == 0
-    assert Pace(None).reserve(0.0, 1e9) == 0
+    limit = RateLimit(per_minute=60)
+    assert [limit.reserve(10.0) for _ in range(3)] == [0, 1, 2]
+    limit.correct(5)
+    assert limit.reserve(10.0) == 8
+    assert limit.reserve(100.0) == 0
+    assert RateLimit(None).reserve(0.0, 1e9) == 0
 
 
 def test_tasks_are_taken_as_workers_become_free(journal: Path) -> None:
     oracle, counter = Oracle(), itertools.count()
     endless = (Task(f"q{next(counter)}", "?", "1", "y-") for _ in iter(int, 1))
-    ask(journal, oracle, endless, policy=Policy(target=10))
+    ask(journal, oracle, endless, budget=Budget(target=10))
     assert next(counter) <= 11

@@ -9,8 +9,9 @@ from typing import TypeVar
 import pytest
 
 from spot.oracle.gemini import GeminiClient, read_results
-from spot.oracle.types import Job, Reply, RetryableError
+from spot.oracle.types import Job, Reply
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
 from tests.oracle import world
 from tests.oracle.server import Plan, Server, serving
 
@@ -139,7 +140,7 @@ def test_a_job_whose_creation_was_not_answered_is_found(server: Server) -> None:
     server.plan(Plan(batch_calls={"create": ["lost"]}))
 
     async def lose_and_find(made: GeminiClient) -> tuple[str, dict[str, Reply | str]]:
-        with pytest.raises(RetryableError) as caught:
+        with pytest.raises(TransientError) as caught:
             await made.submit(PROMPTS, "ours")
         assert caught.value.billed  # it may be running
         return await finish(made, await made.find("ours"))
@@ -158,7 +159,7 @@ def test_where_no_job_came_to_be_nothing_is_billed(
     server.plan(Plan(batch_calls={call: [fault]}))
 
     async def lose_and_find(made: GeminiClient) -> tuple[bool, Job | None]:
-        with pytest.raises(RetryableError) as caught:
+        with pytest.raises(TransientError) as caught:
             await made.submit(PROMPTS, "ours")
         return caught.value.billed, await made.find("ours")
 
@@ -180,7 +181,7 @@ def test_looking_at_a_job_may_fail_and_be_tried_again(
             assert await made.find("ours") is not None
             return len(await made.results(await made.poll(job)))
 
-        with pytest.raises(RetryableError) as caught:
+        with pytest.raises(TransientError) as caught:
             await all_calls()
         assert caught.value.after == (0.2 if fault == "429_delay" else None)
         return await all_calls()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from spot.oracle.journal import Journal
-from spot.oracle.task_loop import Policy, is_snapshot
-from spot.oracle.types import RetryableError
+from spot.oracle.task_loop import is_snapshot
 from spot.utils.errors import UserError
-from tests.oracle.stand_in import DESK, FAST, PRICE, Oracle, ask, spend, tasks
+from spot.utils.http import TransientError
+from tests.oracle.stand_in import FAST, PRICE, SPEC, Oracle, ask, spend, tasks
 
 pytestmark = pytest.mark.oracle
 
@@ -30,7 +30,9 @@ def test_another_model_stops_the_run_until_it_is_accepted(journal: Path) -> None
     with pytest.raises(UserError, match="allow_version_drift=true"):
         ask(journal, oracle, tasks(50))
     assert len(oracle.prompts) - asked < FAST.concurrency, "it stops at what is known already"
-    results = ask(journal, oracle, tasks(50), policy=Policy(allow_version_drift=True))
+    results = ask(
+        journal, oracle, tasks(50), config=dataclasses.replace(FAST, allow_version_drift=True)
+    )
     assert len(results) == 50
     assert max(oracle.visits.values()) == 1
     assert {r.tries[0].model_version for r in results} == {"oracle-1", "oracle-2"}
@@ -66,7 +68,7 @@ def test_snapshots_belong_to_their_model(version: str, same: bool) -> None:
 
 
 def test_a_journal_cut_at_any_byte_goes_on(journal: Path, impatient: None) -> None:
-    script = {"q1": ["12"], "q2": [RetryableError("dropped", billed=True)]}
+    script = {"q1": ["12"], "q2": [TransientError("dropped", billed=True)]}
     oracle = Oracle(script)
     whole = {r.task.id: r.chosen for r in ask(journal, oracle, tasks(4))}
     content = journal.read_bytes()
@@ -104,7 +106,7 @@ def test_a_changed_prompt_is_another_request(journal: Path) -> None:
     oracle = Oracle()
     ask(journal, oracle, tasks(2))
     changed = dataclasses.replace(
-        DESK, prompt=lambda task, tries: ("rectify", f"{task.id} in other words")
+        SPEC, prompt=lambda task, tries: ("rectify", f"{task.id} in other words")
     )
-    assert len(ask(journal, oracle, tasks(2), desk=changed)) == 2
+    assert len(ask(journal, oracle, tasks(2), spec=changed)) == 2
     assert len(oracle.prompts) == 4

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from spot.config import OracleConfig
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
 from spot.grading.registry import Verifier
-from spot.oracle import pricing, self_oracle
+from spot.oracle import pricing
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
-from spot.oracle.task_loop import Desk, Policy
+from spot.oracle.self_oracle import SelfOracle
+from spot.oracle.task_loop import OracleTask
 from tests.oracle import world
 from tests.support.command_line import spot
 
@@ -46,21 +48,18 @@ class Student:
         """Nothing was started."""
 
 
-def itself(student: Student, seed: int) -> self_oracle.Itself:
-    return self_oracle.Itself(student, SAMPLING, seed)
-
-
-def desk(verifier: Verifier) -> Desk:
-    return Desk(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda prompt: 0.0)
+def oracle(
+    student: Student, verifier: Verifier, seed: int = 0, target: int | None = None
+) -> SelfOracle:
+    spec = OracleTask(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda _: 0.0)
+    return SelfOracle(OracleConfig("self", seed=seed), spec, lambda: student, SAMPLING, target)
 
 
 def test_whoever_was_wrong_is_asked_again_in_the_next_round() -> None:
     student = Student()
     tasks = [world.task(number) for number in range(8)]
     with Verifier() as verifier:
-        results = list(
-            self_oracle.rectify(tasks, itself(student, 0), desk(verifier), Policy(reask=1))
-        )
+        results = list(oracle(student, verifier).rectify(tasks))
     assert [len(requests) for requests in student.rounds] == [8, 4]
     outcomes = {result.task.id: result.outcome for result in results}
     assert outcomes == {f"q{n}/0": "truncated" if n == 5 else "ok" for n in range(8)}
@@ -76,11 +75,11 @@ def test_a_task_says_the_same_whatever_it_is_asked_with() -> None:
     """Seeds belong to the task and the try, so that a resumed run equals an uninterrupted one."""
     alone, together = Student(), Student()
     with Verifier() as verifier:
-        list(self_oracle.rectify([world.task(4)], itself(alone, 3), desk(verifier), Policy()))
+        list(oracle(alone, verifier, 3).rectify([world.task(4)]))
         tasks = [world.task(number) for number in range(8)]
-        list(self_oracle.rectify(tasks, itself(together, 3), desk(verifier), Policy()))
+        list(oracle(together, verifier, 3).rectify(tasks))
         other = Student()
-        list(self_oracle.rectify([world.task(4)], itself(other, 4), desk(verifier), Policy()))
+        list(oracle(other, verifier, 4).rectify([world.task(4)]))
     (mine,) = alone.rounds[0]
     assert mine in together.rounds[0]
     assert other.rounds[0][0].seed != mine.seed
@@ -89,8 +88,7 @@ def test_a_task_says_the_same_whatever_it_is_asked_with() -> None:
 def test_enough_is_enough() -> None:
     tasks = [world.task(number) for number in range(0, 40, 2)]
     with Verifier() as verifier:
-        policy = Policy(target=7, have=2)
-        results = list(self_oracle.rectify(tasks, itself(Student(), 0), desk(verifier), policy))
+        results = list(oracle(Student(), verifier, target=7).rectify(tasks, verified=2))
     assert len(results) == 5
 
 

@@ -6,20 +6,22 @@ from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
+from spot.config import OracleConfig
 from spot.config.compose import compose
 from spot.generation.types import LENGTH, STOP, Completion, Request, Sampling
 from spot.grading.registry import Verifier
-from spot.oracle import build, pricing, self_oracle
+from spot.oracle import build, pricing
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
-from spot.oracle.task_loop import Desk, Policy
+from spot.oracle.self_oracle import SelfOracle
+from spot.oracle.task_loop import OracleTask
+from spot.oracle.types import Result
 from spot.utils.errors import UserError
 from tests.oracle import world
 
 pytestmark = pytest.mark.oracle
 SAMPLING = Sampling(0.7, 0.8, 20, 200)
 SAMPLES = 5
-ALL = Policy()
 
 
 def another(number: int) -> str:
@@ -52,13 +54,18 @@ class Student:
 
 
 def resampled(
-    student: Student, numbers: Sequence[int], policy: Policy = ALL, **task: str
-) -> list[self_oracle.Result]:
+    student: Student,
+    numbers: Sequence[int],
+    mode: str = "rectified",
+    target: int | None = None,
+    verified: int = 0,
+) -> list[Result]:
     with Verifier() as verifier:
-        desk = Desk(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda prompt: 0.0)
-        tasks = [world.task(number, **task) for number in numbers]
-        itself = self_oracle.Itself(student, SAMPLING, 0)
-        return list(self_oracle.rectify(tasks, itself, desk, policy, SAMPLES))
+        spec = OracleTask(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda _: 0.0)
+        tasks = [world.task(number, mode) for number in numbers]
+        config = OracleConfig("self", resample=SAMPLES)
+        oracle = SelfOracle(config, spec, lambda: student, SAMPLING, target)
+        return list(oracle.rectify(tasks, verified))
 
 
 def test_the_right_answer_that_changes_least_is_taken() -> None:
@@ -87,12 +94,13 @@ def test_answers_belong_to_the_attempt_whatever_it_is_asked_with() -> None:
 
 
 def test_enough_is_enough() -> None:
-    assert len(resampled(Student(), [1, 2, 4, 5], Policy(target=3, have=1))) == 2
+    assert len(resampled(Student(), [1, 2, 4, 5], target=3, verified=1)) == 2
 
 
 def test_how_often_it_answers_again_names_the_product() -> None:
     def settings(*overrides: str) -> dict[str, object]:
-        return build.settings(compose(["oracle=self", *overrides]), "rectified", None)
+        config = compose(["oracle=self", *overrides])
+        return build.settings(config.oracle, config.data, "rectified", None, {})
 
     prompted, eight = settings(), settings("oracle.resample=8")
     assert "resample" not in prompted

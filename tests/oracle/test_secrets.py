@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
+from spot.config import OracleConfig
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.secrets import read_key
-from spot.oracle.task_loop import Desk, Judgement, Policy
-from spot.oracle.types import Limits, RetryableError, Task
+from spot.oracle.task_loop import Budget, Judgement, OracleTask
+from spot.oracle.types import Task
 from spot.utils.errors import UserError
-from spot.utils.http import Key, check_key_name
+from spot.utils.http import Key, TransientError, check_key_name
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
 from tests.oracle.server import BROKEN, REFUSALS, ROOT, Plan, Server, serving
@@ -65,7 +66,7 @@ def test_no_failure_tells_the_key(
         server.plan(always(fault, hang=0.4))
         try:
             told.append(repr(run(client(kind, server, timeout=0.3 if fault == "hang" else 30))))
-        except (RetryableError, UserError) as error:
+        except (TransientError, UserError) as error:
             told.append(everything(error))
     server.plan(Plan(key="another"))
     with pytest.raises(UserError) as caught:
@@ -104,14 +105,14 @@ def test_the_servers_own_words_are_cleaned(server: Server) -> None:
         assert KEY not in everything(caught.value)
 
 
-def desk() -> Desk:
+def spec() -> OracleTask:
     def judge(text: str, finish: str, task: Task) -> Judgement:
         return Judgement("ok" if finish == "stop" else finish, text)
 
     def prompt(task: Task, tries: Any) -> tuple[str, str]:
         return "rectify", f"{world.STARTED} {task.question}"
 
-    return Desk(prompt, judge, lambda usage: 1e-6 * usage.output, lambda prompt: 0.001)
+    return OracleTask(prompt, judge, lambda usage: 1e-6 * usage.output, lambda prompt: 0.001)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,7 +127,7 @@ def test_a_run_and_its_journal_tell_no_key(
         made = client(kind, server)
         with Journal(path) as journal:
             tasks = [world.task(number) for number in todo]
-            results = rectify(tasks, made, desk(), journal, Limits(), Policy())
+            results = rectify(tasks, made, spec(), journal, OracleConfig(), Budget())
             return list(blocking(results, made.close))
 
     results = ask(range(30))

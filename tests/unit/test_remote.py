@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+from spot.config import GeneratorConfig
 from spot.config.compose import compose
 from spot.data.chat import chat_ids, user
-from spot.generation import Sampling, build
-from spot.generation.remote import RemoteGenerator, Target
+from spot.generation import Sampling
+from spot.generation.remote import RemoteGenerator
+from spot.pipeline import clients
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.utils import http
 from spot.utils.errors import UserError
@@ -176,7 +178,7 @@ def test_messages_name_the_group_that_the_user_gave(group: str) -> None:
         given = [f"{choice}=openai", f"{group}.base_urls=[{server.url}]"]
         config = compose(given, until="elicit")
         who = getattr(config, group)
-        made = build.generator(config, who, Policy("student", SHIPPED, ""))
+        made = clients.generator(config, who, Policy("student", SHIPPED, ""))
         assert isinstance(made, RemoteGenerator)
         assert f"set {group}.model to what it serves" in refused(made, requests(1))
         server.plan(Plan(key="secret"))
@@ -246,15 +248,15 @@ def test_a_server_that_drifts_later_is_noticed() -> None:
 
 def test_mistakes_in_the_target_are_found_at_once() -> None:
     for urls, words in (
-        ((), "names|empty"),
-        (("localhost:8000",), "no address"),
-        (("http://localhost:80000/v1",), "no address"),
-        (("http://:8000/v1",), "no address"),
-        (("http://me:secret@host/v1",), "must not carry a key"),
-        (("http://a/v1", "http://a/v1/"), "twice"),
+        ([], "names|empty"),
+        (["localhost:8000"], "no address"),
+        (["http://localhost:80000/v1"], "no address"),
+        (["http://:8000/v1"], "no address"),
+        (["http://me:secret@host/v1"], "must not carry a key"),
+        (["http://a/v1", "http://a/v1/"], "twice"),
     ):
         with pytest.raises(UserError, match=words) as caught:
-            Target(urls)
+            GeneratorConfig("openai", base_urls=urls)
         assert "secret" not in str(caught.value)
 
 
@@ -262,19 +264,19 @@ def test_the_key_is_sent_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="set SPOT_TEST_KEY in the environment"):
-        generator("http://127.0.0.1:9/v1", key_name="SPOT_TEST_KEY")
+        generator("http://127.0.0.1:9/v1", key="SPOT_TEST_KEY")
     with pytest.raises(UserError, match="must name an environment variable") as caught:
-        generator("http://127.0.0.1:9/v1", key_name="sk-abc123")
+        generator("http://127.0.0.1:9/v1", key="sk-abc123")
     assert "sk-abc123" not in str(caught.value)
     with serving(Plan(key="right")) as server:
         assert "lets nobody in" in refused(generator(server.url), requests(1))
         monkeypatch.setenv("SPOT_TEST_KEY", "wr0ng")
-        keyed = generator(server.url, key_name="SPOT_TEST_KEY")
+        keyed = generator(server.url, key="SPOT_TEST_KEY")
         said = refused(keyed, requests(1))
         assert "SPOT_TEST_KEY" in said
         assert "wr0ng" not in said + repr(vars(keyed)) + "".join(capfd.readouterr())
         monkeypatch.setenv("SPOT_TEST_KEY", "right")
-        assert len(run(generator(server.url, key_name="SPOT_TEST_KEY"), requests(3))) == 3
+        assert len(run(generator(server.url, key="SPOT_TEST_KEY"), requests(3))) == 3
 
 
 def test_no_torch_is_needed_to_ask() -> None:

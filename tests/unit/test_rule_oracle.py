@@ -8,17 +8,19 @@ import pytest
 
 from spot.data.answers import last_boxed
 from spot.data.laptop_world import parse_chain, work
-from spot.data.rows import Attempt
 from spot.oracle import rule
-from spot.oracle.rule import RuleOracle, smallest_fix
+from spot.oracle.rule import RuleEditor, smallest_fix
+from spot.oracle.types import Task
 
 QUESTION = "What is 85 - (12 + 25) + 7?"
 RIGHT = work(parse_chain(QUESTION) or ())
 SLIP = r"85 - 12 = 73. 73 + 25 = 98. 98 + 7 = 105. Therefore, the final answer is: $\boxed{105}$."
 
 
-def attempt(response: str = SLIP, name: str = "q#0", question: str = QUESTION) -> Attempt:
-    return Attempt(name, "q", 0, "sums", question, "55", response, "stop", 9, None, "wrong", "m", 0)
+def task(
+    response: str = SLIP, name: str = "q#0", question: str = QUESTION, mode: str = "rectified"
+) -> Task:
+    return Task(name, question, "55", response, mode)
 
 
 def test_the_smallest_fix_repairs_the_slip_and_what_depends_on_it() -> None:
@@ -56,21 +58,21 @@ def test_a_continuation_keeps_the_right_steps_only() -> None:
 
 @pytest.mark.parametrize("response", ["", "I do not know.", r"\boxed{3}", "85 - 12 = 73. So 73."])
 def test_what_cannot_be_read_is_rewritten(response: str) -> None:
-    oracle = RuleOracle(minimal=1, continuation=0)
-    assert oracle.rectify(attempt(response)) == rule.rewrite(RIGHT)
+    oracle = RuleEditor(minimal=1, continuation=0)
+    assert oracle.correct(task(response)) == rule.rewrite(RIGHT)
 
 
 def test_a_question_it_does_not_understand_is_refused() -> None:
-    assert RuleOracle().rectify(attempt(question="Why?")) is None
-    assert RuleOracle().direct(attempt(question="Why?")) is None
+    assert RuleEditor().correct(task(question="Why?")) is None
+    assert RuleEditor().correct(task(question="Why?", mode="direct")) is None
 
 
 def test_the_kind_of_correction_depends_on_seed_and_id_alone() -> None:
-    oracle = RuleOracle(seed=1)
-    attempts = [attempt(name=f"q{i}#0") for i in range(1000)]
-    there = [oracle.rectify(a) for a in attempts]
-    assert there == [oracle.rectify(a) for a in reversed(attempts)][::-1]
-    assert there != [RuleOracle(seed=2).rectify(a) for a in attempts]
+    oracle = RuleEditor(seed=1)
+    attempts = [task(name=f"q{i}#0") for i in range(1000)]
+    there = [oracle.correct(a) for a in attempts]
+    assert there == [oracle.correct(a) for a in reversed(attempts)][::-1]
+    assert there != [RuleEditor(seed=2).correct(a) for a in attempts]
     shares = Counter(there)
     assert shares[smallest_fix(SLIP, RIGHT)] == pytest.approx(500, abs=50)
     assert shares[rule.continuation(SLIP, RIGHT)] == pytest.approx(300, abs=50)
@@ -78,14 +80,14 @@ def test_the_kind_of_correction_depends_on_seed_and_id_alone() -> None:
 
 
 def test_what_it_has_to_solve_itself_is_right_as_often_as_it_says() -> None:
-    told, alone = RuleOracle(seed=1), RuleOracle(seed=1, solves=0.8)
-    attempts = [attempt(name=f"q{i}#0") for i in range(1000)]
-    for way in ("rectify", "direct"):
-        right = [getattr(alone, way)(a) == getattr(told, way)(a) for a in attempts]
+    told, alone = RuleEditor(seed=1), RuleEditor(seed=1, solves=0.8)
+    for mode in ("rectified", "direct"):
+        attempts = [task(name=f"q{i}#0", mode=mode) for i in range(1000)]
+        right = [alone.correct(a) == told.correct(a) for a in attempts]
         assert sum(right) == pytest.approx(800, abs=40)
-        wrong = [getattr(alone, way)(a) for a, r in zip(attempts, right, strict=True) if not r]
+        wrong = [alone.correct(a) for a, r in zip(attempts, right, strict=True) if not r]
         assert {last_boxed(text) for text in wrong} == {"65"}, "one slip, and what follows from it"
-    assert alone.rectify(attempts[0]) == alone.rectify(attempts[0])
+    assert alone.correct(attempts[0]) == alone.correct(attempts[0])
 
 
 def test_a_slip_is_carried_on() -> None:
@@ -95,9 +97,9 @@ def test_a_slip_is_carried_on() -> None:
 
 def test_every_answer_ends_in_the_right_box() -> None:
     for minimal, kept in ((1, 0), (0, 1), (0, 0)):
-        text = RuleOracle(minimal=minimal, continuation=kept).rectify(attempt())
+        text = RuleEditor(minimal=minimal, continuation=kept).correct(task())
         assert last_boxed(text or "") == "55"
-    direct = RuleOracle().direct(attempt())
+    direct = RuleEditor().correct(task(mode="direct"))
     assert direct == (
         "Added: 85 and 7, together 92. Taken: 12 and 25, together 37. The first without the second "
         r"leaves 55. Therefore, the final answer is: $\boxed{55}$."

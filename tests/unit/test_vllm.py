@@ -15,24 +15,27 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from spot.config import GeneratorConfig
 from spot.config.compose import compose
 from spot.data.chat import user
-from spot.generation import Request, Sampling, build
+from spot.generation import Request, Sampling
 from spot.generation import vllm as module
-from spot.generation.remote import Pace
-from spot.generation.vllm import Servers, Settings, deal, load
+from spot.generation.vllm import Servers, deal, load
+from spot.pipeline import clients
 from spot.pipeline.policy import Policy
 from spot.utils.errors import UserError
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 STUDENT = Path(__file__).parents[2] / "src/spot/training/assets/tiny"
 Make = Callable[..., Servers]
+vllm = partial(GeneratorConfig, "vllm")
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def make(tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch) -> Ma
 
     def make(act: str = "well", marks: Path | None = None, **settings: Any) -> Servers:
         arguments = ["--act", act, *(["--marks", str(marks)] if marks else [])]
-        chosen = Settings(**{"executable": executable, "arguments": arguments} | settings)
+        chosen = vllm(**{"executable": executable, "arguments": arguments} | settings)
         return Servers(STUDENT, "student", 200, chosen, tmp_path / "logs")
 
     return make
@@ -102,22 +105,22 @@ def test_each_server_has_gpus_of_its_own(make: Make, monkeypatch: pytest.MonkeyP
 
 
 def test_gpus_are_dealt_or_refused() -> None:
-    assert deal(Settings(), []) == [None]
-    assert deal(Settings(tensor_parallel=2), ["0", "1", "2"]) == [["0", "1"]]
-    assert deal(Settings(servers=1), ["0", "1"]) == [["0"]]
-    assert deal(Settings(gpus=[3, 1]), ["0", "1", "2", "3"]) == [["3"], ["1"]]
+    assert deal(vllm(), []) == [None]
+    assert deal(vllm(tensor_parallel=2), ["0", "1", "2"]) == [["0", "1"]]
+    assert deal(vllm(servers=1), ["0", "1"]) == [["0"]]
+    assert deal(vllm(gpus=[3, 1]), ["0", "1", "2", "3"]) == [["3"], ["1"]]
     with pytest.raises(UserError, match=r"generator.gpus names 9: this machine has 0, 1"):
-        deal(Settings(gpus=[9]), ["0", "1"])
+        deal(vllm(gpus=[9]), ["0", "1"])
     with pytest.raises(UserError, match="this machine has none"):
-        deal(Settings(gpus=[0]), [])
+        deal(vllm(gpus=[0]), [])
     with pytest.raises(UserError, match=r"generator.gpus=0,0 names a GPU twice"):
-        deal(Settings(gpus=[0, 0]), ["0", "1"])
+        deal(vllm(gpus=[0, 0]), ["0", "1"])
     with pytest.raises(UserError, match="need 4 GPUs and there are 2"):
-        deal(Settings(tensor_parallel=4), ["0", "1"])
+        deal(vllm(tensor_parallel=4), ["0", "1"])
     with pytest.raises(
         UserError, match=r"of evaluator.tensor_parallel=4 .* lower evaluator.servers"
     ):
-        deal(Settings(tensor_parallel=4, group="evaluator"), ["0", "1"])
+        deal(vllm(tensor_parallel=4), ["0", "1"], "evaluator")
 
 
 def test_no_such_executable(make: Make) -> None:
@@ -257,8 +260,10 @@ def test_nothing_outlives_its_owner(
         import signal, sys
         from pathlib import Path
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
-        from spot.generation.vllm import Servers, Settings
-        servers = Servers(Path({str(STUDENT)!r}), "student", 200, Settings({executable!r}), Path({str(tmp_path)!r}))
+        from spot.config import GeneratorConfig
+        from spot.generation.vllm import Servers
+        config = GeneratorConfig("vllm", executable={executable!r})
+        servers = Servers(Path({str(STUDENT)!r}), "student", 200, config, Path({str(tmp_path)!r}))
         servers.start()
         print(servers.base_urls[0], flush=True)
         sys.stdin.readline()
@@ -285,10 +290,8 @@ def test_nothing_outlives_its_owner(
 
 
 def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
-    settings = Settings(executable="/no/vllm")
-    generator = load(
-        STUDENT, settings, Pace(), context_length=200, logs=tmp_path / "logs", name="student"
-    )
+    config = vllm(executable="/no/vllm")
+    generator = load(STUDENT, config, context_length=200, logs=tmp_path / "logs", name="student")
     request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
     assert list(generator.generate([request], done={"q#0"})) == []
     generator.close()
@@ -299,7 +302,7 @@ def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
 def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
     config = compose(["generator@evaluator=vllm", "evaluator.executable=/no/vllm"])
     assert config.evaluator is not None
-    made = build.generator(config, config.evaluator, Policy("student", STUDENT, ""))
+    made = clients.generator(config, config.evaluator, Policy("student", STUDENT, ""))
     request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
     with pytest.raises(UserError, match=r"^evaluator\.executable=/no/vllm is no program here"):
         list(made.generate([request]))
@@ -307,4 +310,4 @@ def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no folder"):
-        load(tmp_path / "no", Settings(), Pace(), context_length=200, logs=tmp_path)
+        load(tmp_path / "no", vllm(), context_length=200, logs=tmp_path)

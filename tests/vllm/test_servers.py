@@ -16,17 +16,17 @@ from typing import Any
 import psutil
 import pytest
 
+from spot.config import GeneratorConfig
 from spot.data import laptop_world
 from spot.data.chat import user
 from spot.generation import Request, Sampling, transformers
-from spot.generation.remote import Pace
-from spot.generation.vllm import Servers, Settings, VllmGenerator, load
+from spot.generation.vllm import Servers, VllmGenerator, load
 from spot.utils.errors import UserError
 
 pytestmark = pytest.mark.vllm
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=256)
 SAMPLED = Sampling(temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=200)
-EAGER = ("--enforce-eager",)  # no compiling: a start takes half a minute
+EAGER = ["--enforce-eager"]  # no compiling: a start takes half a minute
 Below = Callable[[psutil.Process], list[psutil.Process]]
 
 
@@ -42,20 +42,21 @@ def other_template(tokenizer: Any) -> Any:
     return other
 
 
+def vllm(executable: str, **given: Any) -> GeneratorConfig:
+    given = {"dtype": "float32", "arguments": EAGER} | given
+    return GeneratorConfig("vllm", executable=executable, **given)
+
+
 def test_greedy_answers_are_those_of_transformers(
     executable: str, student: Path, tmp_path: Path
 ) -> None:
     """Token for token, in fp32: the same prompts, the same responses, the same counts."""
     requests = asked(300, GREEDY)
-    settings = Settings(executable, dtype="float32", arguments=EAGER)
-    theirs = load(
-        student, settings, Pace(), context_length=256, logs=tmp_path / "logs", name="tiny"
-    )
+    config = vllm(executable)
+    theirs = load(student, config, context_length=256, logs=tmp_path / "logs", name="tiny")
     try:
         answers = {answer.key: answer for answer in theirs.generate(requests)}
-        misled = VllmGenerator(
-            theirs.servers, Pace(), other_template(theirs.tokenizer), name="tiny"
-        )
+        misled = VllmGenerator(theirs.servers, other_template(theirs.tokenizer), name="tiny")
         with pytest.raises(UserError, match="reads a prompt as"):
             list(misled.generate(requests[:1]))
     finally:
@@ -69,10 +70,8 @@ def test_all_answers_come_whatever_dies_meanwhile(
 ) -> None:
     """500 requests; the engine is killed after 100 answers, the whole server's front after 300."""
     requests = asked(500, SAMPLED)
-    settings = Settings(executable, dtype="float32", arguments=EAGER)
-    generator = load(
-        make_model(), settings, Pace(concurrency=32), context_length=512, logs=tmp_path / "logs"
-    )
+    config = vllm(executable, concurrency=32)
+    generator = load(make_model(), config, context_length=512, logs=tmp_path / "logs")
     victims = {100: "EngineCore", 300: " serve "}
     answers = []
     try:
@@ -94,8 +93,8 @@ def test_many_prompts_at_once_do_not_end_the_engine(
 ) -> None:
     """More tokens than the engine reads in a step, each prompt with a seed; prompts are not cut up."""
     requests = asked(1000, SAMPLED)
-    settings = Settings(executable, dtype="float32", arguments=EAGER)
-    generator = load(student, settings, Pace(512), context_length=256, logs=tmp_path)
+    config = vllm(executable, concurrency=512)
+    generator = load(student, config, context_length=256, logs=tmp_path)
     try:
         assert len(list(generator.generate(requests))) == 1000
     finally:
@@ -117,9 +116,10 @@ def test_a_killed_owner_leaves_no_server(
     program = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from spot.generation.vllm import Servers, Settings
-        settings = Settings({executable!r}, arguments={EAGER!r})
-        with Servers(Path({str(student)!r}), "tiny", 256, settings, Path({str(tmp_path)!r})):
+        from spot.config import GeneratorConfig
+        from spot.generation.vllm import Servers
+        config = GeneratorConfig("vllm", executable={executable!r}, arguments={EAGER!r})
+        with Servers(Path({str(student)!r}), "tiny", 256, config, Path({str(tmp_path)!r})):
             print("healthy", flush=True)
             time.sleep(600)
     """)
@@ -148,9 +148,8 @@ def test_a_context_that_does_not_fit_into_memory(
     """128 KiB a token: a context of 32,768 needs 4 GiB, and there is 1."""
     shape = {"num_hidden_layers": 16, "num_key_value_heads": 8, "num_attention_heads": 8}
     folder = make_model(32768, **shape, head_dim=128)
-    settings = Settings(executable, dtype="float32", arguments=EAGER)
     with pytest.raises(UserError) as raised:
-        Servers(folder, "random", 32768, settings, tmp_path).start()
+        Servers(folder, "random", 32768, vllm(executable), tmp_path).start()
     first = str(raised.value).splitlines()[0]
     assert "ended with exit code 1 before it was ready" in first
     assert "The first error: ValueError" in first
@@ -159,7 +158,7 @@ def test_a_context_that_does_not_fit_into_memory(
 
 
 def test_an_unknown_argument(executable: str, student: Path, tmp_path: Path) -> None:
-    settings = Settings(executable, arguments=["--no-such-option"])
+    config = vllm(executable, arguments=["--no-such-option"])
     with pytest.raises(UserError, match="ended with exit code 2 before it was ready") as raised:
-        Servers(student, "tiny", 256, settings, tmp_path).start()
+        Servers(student, "tiny", 256, config, tmp_path).start()
     assert "unrecognized arguments: --no-such-option" in str(raised.value)

@@ -12,8 +12,8 @@ from spot.cli import manual
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
 from spot.evaluation import benchmarks
-from spot.generation import build
-from spot.oracle import build as asking
+from spot.oracle import build as oracles
+from spot.pipeline import clients
 from spot.pipeline.distributed import nodes
 from spot.pipeline.plan import oracle as costs
 from spot.pipeline.preview import REUSE, Seen, look, look_at_exports
@@ -154,11 +154,11 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
     """What the real command would refuse on this machine, as it says it."""
     checks: list[Callable[[], None]] = []
     if until != "pretrain":
-        checks.append(lambda: build.check(config))
+        checks.append(lambda: clients.check(config))
     if until in (None, "evaluate"):
         checks.append(lambda: benchmarks.check(config))
     if config.oracle.kind in ASKED and until not in ("elicit", "pretrain", "evaluate"):
-        checks.append(lambda: asking.check(config))
+        checks.append(lambda: oracles.check(config.oracle, config.data))
     for check in checks:
         try:
             check()

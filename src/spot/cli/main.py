@@ -233,7 +233,7 @@ def _run(command: str, composed: DictConfig) -> None:
     if settings.oracle.kind in config.ASKED and command not in ("elicit", "pretrain", "evaluate"):
         from spot.oracle import build
 
-        build.check(settings)
+        build.check(settings.oracle, settings.data)
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 

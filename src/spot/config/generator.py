@@ -56,6 +56,8 @@ class GeneratorConfig:
             check_key_name("generator.key", self.key)
         for url in self.base_urls:
             check_url("generator.base_urls", url)
+        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
+            raise UserError("generator.base_urls names a server twice: name each once.")
         if self.kind == "openai" and not self.base_urls:
             raise UserError(
                 "generator.base_urls is empty: give the servers' addresses, "

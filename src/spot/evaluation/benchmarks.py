@@ -36,7 +36,7 @@ def settings(config: Config) -> dict[str, Any]:
     settings = {
         "benchmarks": {name: _task_settings(config, task) for name, task in tasks.items()},
         "seed": config.benchmarks.seed,
-        "generation": build.settings(config, build.evaluator(config)),
+        "generation": build.settings(config.evaluator or config.generator, config.model.thinking),
     }
     if asks_held_out(config):
         settings |= {
@@ -75,7 +75,7 @@ def probe_settings(config: Config) -> dict[str, Any]:
     return {
         "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
         "benchmarks_seed": config.benchmarks.seed,
-        "generation": build.settings(config, build.evaluator(config)),
+        "generation": build.settings(config.evaluator or config.generator, config.model.thinking),
     }
 
 

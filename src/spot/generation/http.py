@@ -30,7 +30,7 @@ _UNFINISHED = (None, "abort", "error")  # the server gave the response up: worth
 
 
 class PassingError(Exception):
-    """Worth asking again: no connection, a time-out, an unreadable reply, what `web.passes`.
+    """Worth asking again: no connection, a time-out, an unreadable reply, a status that is transient.
 
     after: seconds that the server asks to wait, if it does.
     """
@@ -172,7 +172,7 @@ class Endpoint:
         if response.status == 200:
             return content
         words = http.one_line(self._key.hide(_words(content)))
-        if http.passes(response.status):
+        if http.is_transient(response.status):
             after = http.retry_after(response.headers)
             raise PassingError(f"status {response.status}: {words}".rstrip(": "), after)
         raise RefusedError(response.status, words)

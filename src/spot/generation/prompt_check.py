@@ -5,58 +5,28 @@ tokens that training will see.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spot.data.chat import chat_ids
 from spot.generation.http import Endpoint, Reply
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
-from spot.utils import http
 from spot.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from spot.generation.remote import RemoteGenerator
 
 SAMPLES = 3  # prompts whose tokens are compared before a server is asked
 
 
-@dataclass(frozen=True)
-class Target:
-    """Which servers are asked, and for what.
+class PromptCheck:
+    """What is said to the servers of one run of a generator, and what they have to agree on."""
 
-    model: the name it is served by, None for the only one there is; key_name: the environment
-    variable with the key, None for servers that want none; extra: more fields of each request's body,
-    where None leaves out a field that a server does not know; group: of the options, for messages.
-    """
-
-    base_urls: Sequence[str]
-    model: str | None = None
-    key_name: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    group: str = "generator"
-
-    def __post_init__(self) -> None:
-        if not self.base_urls:
-            raise UserError(f"{self.group}.base_urls is empty: name a server.")
-        for url in self.base_urls:
-            http.check_url(f"{self.group}.base_urls", url)
-        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
-            raise UserError(f"{self.group}.base_urls names a server twice: name each once.")
-
-
-class Dialogue:
-    """What is said to the servers of one run, and what they have to agree on."""
-
-    def __init__(
-        self,
-        target: Target,
-        tokenizer: Any,
-        context_length: int,
-        thinking: bool,
-        name: str | None,
-        requests: Sequence[Request],
-    ) -> None:
-        self.target, self.tokenizer, self.thinking, self.name = target, tokenizer, thinking, name
+    def __init__(self, generator: RemoteGenerator, requests: Sequence[Request]) -> None:
+        self.config, self.group = generator.config, generator.group
+        self.tokenizer, self.thinking = generator.tokenizer, generator.thinking
+        self.name, self.context = generator.name, generator.context_length
         self.samples = _different(requests)
-        self.model = target.model or ""
-        self.context = context_length
+        self.model = self.config.model or ""
         self.served: tuple[str, str, int | None] | None = None  # who served what first
 
     async def greet(self, endpoint: Endpoint) -> None:
@@ -119,18 +89,18 @@ class Dialogue:
             "repetition_penalty": 1.0,
             "return_token_ids": True,
             "chat_template_kwargs": {"enable_thinking": self.thinking},
-            **self.target.extra,
+            **self.config.extra,
         }
         return {key: value for key, value in body.items() if value is not None}
 
     def _agree(self, url: str, models: Mapping[str, int | None]) -> None:
         """All servers serve one model with one context length."""
         there = ", ".join(models) or "no model"
-        wanted = self.target.model or (next(iter(models)) if len(models) == 1 else "")
+        wanted = self.config.model or (next(iter(models)) if len(models) == 1 else "")
         if wanted not in models:
             instead = f", not {wanted}" if wanted else ""
             raise UserError(
-                f"{url} serves {there}{instead}: set {self.target.group}.model to what it serves."
+                f"{url} serves {there}{instead}: set {self.group}.model to what it serves."
             )
         context = models[wanted]
         first, model, length = self.served = self.served or (url, wanted, context)

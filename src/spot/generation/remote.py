@@ -18,13 +18,12 @@ from typing import Any
 
 import aiohttp
 
+from spot.config import GeneratorConfig
 from spot.generation.http import Endpoint, connector
-from spot.generation.prompt_check import Dialogue, Target
-from spot.generation.scheduler import Dispatcher, Pace
+from spot.generation.prompt_check import PromptCheck
+from spot.generation.scheduler import Scheduler
 from spot.generation.types import Completion, Request
 from spot.utils import http
-
-__all__ = ["Pace", "RemoteGenerator", "Target"]
 
 BUFFER = 256  # completions that wait for the caller; nothing is sent while there are more
 ALIVE_SECONDS = 1.0  # between two calls of `alive`
@@ -32,31 +31,31 @@ NO_KEY = http.Key("no variable", "")
 
 
 class RemoteGenerator:
-    """Generates with servers that others started.
+    """Generates with the servers at `config.base_urls`, which run already.
 
     context_length: of the model, in tokens; a server may have less. name: what completions say
     answered them, by default the model's name at the server. alive: called about once a second while
-    completions are awaited, in the caller's thread; what it raises ends the generation.
+    completions are awaited, in the caller's thread; what it raises ends the generation. group: of the
+    configuration, for messages.
     """
 
     def __init__(
         self,
-        target: Target,
-        pace: Pace,
+        config: GeneratorConfig,
         tokenizer: Any,
         context_length: int,
+        *,
         thinking: bool = False,
         name: str | None = None,
         alive: Callable[[], None] = lambda: None,
+        group: str = "generator",
     ) -> None:
-        self.target, self.pace = target, pace
-        self.tokenizer, self.context_length, self.thinking = tokenizer, context_length, thinking
-        self.name, self.alive = name, alive
+        self.config, self.tokenizer, self.context_length = config, tokenizer, context_length
+        self.thinking, self.name, self.alive, self.group = thinking, name, alive, group
         self._workers: set[_Worker] = set()
         self.key = NO_KEY
-        if target.key_name:
-            option = f"{target.group}.key"
-            self.key = http.read_key(target.key_name, option=option, who="The server")
+        if config.key:
+            self.key = http.read_key(config.key, option=f"{group}.key", owner="The server")
 
     def generate(
         self, requests: Sequence[Request], done: Collection[str] = ()
@@ -110,16 +109,14 @@ class RemoteGenerator:
     async def _answer(
         self, todo: Sequence[Request], results: queue.SimpleQueue[Completion | None]
     ) -> None:
-        dialogue = Dialogue(
-            self.target, self.tokenizer, self.context_length, self.thinking, self.name, todo
-        )
+        check = PromptCheck(self, todo)
         async with aiohttp.ClientSession(connector=connector()) as session:
             endpoints = [
-                Endpoint(session, url, self.key, self.pace.timeout, self.target.group)
-                for url in self.target.base_urls
+                Endpoint(session, url, self.key, self.config.timeout, self.group)
+                for url in self.config.base_urls
             ]
-            await Dispatcher(
-                todo, endpoints, dialogue, self.pace, results.put, lambda: results.qsize() >= BUFFER
+            await Scheduler(
+                todo, endpoints, check, self.config, results.put, lambda: results.qsize() >= BUFFER
             ).run()
 
 

@@ -25,9 +25,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from spot.config import GeneratorConfig
 from spot.generation.http import DeniedError, Endpoint, PassingError
+from spot.generation.prompt_check import PromptCheck
 from spot.generation.types import Completion, Request
 from spot.utils import http
 from spot.utils.errors import UserError
@@ -40,31 +41,6 @@ SILENT_SECONDS = 300.0  # after which what is in flight at a server is asked aga
 LONGEST_PROBE_PAUSE = 5.0  # seconds; a server that is back should not wait for us
 FULL_PAUSE = 0.05  # seconds between looks at a consumer that is behind
 AGAIN = "the same command goes on from here"
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How much is asked at a time and how long is waited, in seconds.
-
-    concurrency: requests in flight at one server; timeout: for one response; patience: with servers
-    that do not answer.
-    """
-
-    concurrency: int = 64
-    timeout: float = 3600.0
-    patience: float = 600.0
-
-
-class Talk(Protocol):
-    """What is said to a server.
-
-    Both raise PassingError for what may pass, DeniedError for what may pass if the server has been
-    greeted before, another UserError for what does not.
-    """
-
-    async def greet(self, endpoint: Endpoint) -> None: ...
-
-    async def ask(self, endpoint: Endpoint, request: Request) -> Completion: ...
 
 
 @dataclass(eq=False)
@@ -92,7 +68,7 @@ class _Job:
     reason: str = ""  # of the last
 
 
-class Dispatcher:
+class Scheduler:
     """Answers `requests`, in any order, by calling `deliver`.
 
     `full()` says whether the consumer is behind: nothing is sent then.
@@ -102,14 +78,15 @@ class Dispatcher:
         self,
         requests: Iterable[Request],
         endpoints: Iterable[Endpoint],
-        talk: Talk,
-        pace: Pace,
+        check: PromptCheck,
+        config: GeneratorConfig,
         deliver: Callable[[Completion], None],
         full: Callable[[], bool],
     ) -> None:
         self.requests = iter(requests)
         self.servers = [_Server(endpoint) for endpoint in endpoints]
-        self.talk, self.pace, self.deliver, self.full = talk, pace, deliver, full
+        self.check, self.config = check, config
+        self.deliver, self.full = deliver, full
         self.loop = asyncio.get_running_loop()
         self.draw = random.Random()
         self.again: deque[_Job] = deque()  # have waited, and go first
@@ -163,7 +140,7 @@ class Dispatcher:
         if self.full():
             self.loop.call_later(FULL_PAUSE, self.changed.set)
             return None
-        most = self.pace.concurrency
+        most = self.config.concurrency
         free = [server for server in self.servers if server.ready and server.in_flight < most]
         others = [server for server in free if server is not job.server]
         return min(others or free, key=lambda server: server.in_flight, default=None)
@@ -174,7 +151,7 @@ class Dispatcher:
         try:
             async with limit:
                 server.limits.add(limit)
-                completion = await self.talk.ask(server.endpoint, job.request)
+                completion = await self.check.ask(server.endpoint, job.request)
         except TimeoutError:
             self._failed(server, job, PassingError(f"silent for {SILENT_SECONDS:g} s"))
         except DeniedError as error:
@@ -207,7 +184,7 @@ class Dispatcher:
 
     def _failed(self, server: _Server, job: _Job, error: PassingError) -> None:
         """Ask again later, or set the request aside."""
-        now, patience, url = self.loop.time(), self.pace.patience, server.endpoint.url
+        now, patience, url = self.loop.time(), self.config.patience, server.endpoint.url
         if error.after is not None and error.after > patience:
             raise UserError(
                 f"{url} asks to wait {error.after:.0f} s ({error.reason}): {AGAIN} then."
@@ -239,7 +216,7 @@ class Dispatcher:
         job = self.aside[0]
         assert job.server is not None
         return UserError(
-            f"{len(self.aside)} request(s) failed for longer than {self.pace.patience:g} s: "
+            f"{len(self.aside)} request(s) failed for longer than {self.config.patience:g} s: "
             f"{job.request.key} {job.failures} times, last at {job.server.endpoint.url} "
             f"({job.reason}): look at the server's log; {AGAIN}."
         )
@@ -265,7 +242,7 @@ class Dispatcher:
         while True:
             after = None
             try:
-                await self.talk.greet(server.endpoint)
+                await self.check.greet(server.endpoint)
             except DeniedError as error:
                 server.reason = error.reason
                 if all(other.reason and not other.greeted for other in self.servers):
@@ -315,7 +292,7 @@ class Dispatcher:
         server.limits.clear()
 
     def _check_patience(self) -> None:
-        since, patience = self.nobody_since, self.pace.patience
+        since, patience = self.nobody_since, self.config.patience
         if since is None or self.loop.time() - since <= patience:
             return
         said = "; ".join(f"{server.endpoint.url}: {server.reason}" for server in self.servers)

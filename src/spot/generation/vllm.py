@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spot.config import GeneratorConfig
 from spot.generation import vllm_process
 from spot.generation.folder import check_folder
-from spot.generation.remote import Pace, RemoteGenerator, Target
+from spot.generation.remote import RemoteGenerator
 from spot.generation.types import Completion, Request
 from spot.generation.vllm_process import ServerProcess
 from spot.utils.errors import UserError
@@ -32,30 +33,6 @@ RESTARTS = 3  # in a row, without a minute of health in between
 STEADY_SECONDS = 60.0  # of health, after which a server's earlier restarts are forgotten
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How servers are started.
-
-    servers: None for one per `tensor_parallel` GPUs, or one on a CPU; gpus: None for all that this
-    process may use; port: of the first server, None for free ones; arguments: more of `vllm serve`;
-    group: of these options, for messages.
-    """
-
-    executable: str = "vllm"
-    servers: int | None = None
-    tensor_parallel: int = 1
-    gpus: Sequence[int] | None = None
-    port: int | None = None
-    dtype: str = "auto"
-    arguments: Sequence[str] = ()
-    start_seconds: float = 900.0
-    group: str = "generator"
-
-    def option(self, name: str) -> str:
-        """How the user writes one of these settings."""
-        return f"{self.group}.{name}"
-
-
 class Servers:
     """The servers of the model in `folder`, all of which call it `name`.
 
@@ -63,10 +40,16 @@ class Servers:
     """
 
     def __init__(
-        self, folder: Path, name: str, context_length: int, settings: Settings, logs: Path
+        self,
+        folder: Path,
+        name: str,
+        context_length: int,
+        config: GeneratorConfig,
+        logs: Path,
+        group: str = "generator",
     ) -> None:
         self.folder, self.name, self.context_length = folder, name, context_length
-        self.settings, self.logs = settings, logs
+        self.config, self.logs, self.group = config, logs, group
         self.processes: list[ServerProcess] = []
         self._supervisor: _Supervisor | None = None
 
@@ -83,7 +66,7 @@ class Servers:
         count = f"{len(self.processes)} servers" if len(self.processes) > 1 else "a server"
         say(f"vllm: starting {count} for {self.name}; logs in {self.logs}")
         began = time.monotonic()
-        self._supervisor = _Supervisor(self.processes, self.name, self.settings)
+        self._supervisor = _Supervisor(self.processes, self.name, self.config, self.group)
         try:
             self._supervisor.wait()
         except BaseException:
@@ -111,18 +94,18 @@ class Servers:
 
     def _plan(self) -> list[ServerProcess]:
         """The servers that are to run. Raises UserError for what cannot."""
-        found = shutil.which(Path(self.settings.executable).expanduser())
+        found = shutil.which(Path(self.config.executable).expanduser())
         if found is None:
             raise UserError(
-                f"{self.settings.option('executable')}={self.settings.executable} is no program here: "
+                f"{self.group}.executable={self.config.executable} is no program here: "
                 "install vLLM in an environment of its own and give the path of its bin/vllm."
             )
         executable = str(Path(found).absolute())
-        dealt = deal(self.settings, visible_gpus())
+        dealt = deal(self.config, visible_gpus(), self.group)
         self.logs.mkdir(parents=True, exist_ok=True)
         processes = []
         for number, (gpus, port) in enumerate(
-            zip(dealt, _ports(self.settings, len(dealt)), strict=True)
+            zip(dealt, _ports(self.config.port, len(dealt), self.group), strict=True)
         ):
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
@@ -138,8 +121,8 @@ class Servers:
             "port": port,
             "served-model-name": self.name,
             "max-model-len": self.context_length,
-            "tensor-parallel-size": self.settings.tensor_parallel,
-            "dtype": self.settings.dtype,
+            "tensor-parallel-size": self.config.tensor_parallel,
+            "dtype": self.config.dtype,
         }
         for option, value in options.items():
             command += [f"--{option}", str(value)]
@@ -147,24 +130,16 @@ class Servers:
             # where a prompt is read in parts, vLLM 0.32 rewinds its request's generator of random
             # numbers, which torch cannot on a CPU: the engine dies
             command.append("--no-enable-chunked-prefill")
-        return [*command, "--disable-uvicorn-access-log", *self.settings.arguments]
+        return [*command, "--disable-uvicorn-access-log", *self.config.arguments]
 
 
 class VllmGenerator:
     """Generates with servers of its own, which start when there is something to ask."""
 
     def __init__(
-        self,
-        servers: Servers,
-        pace: Pace,
-        tokenizer: Any,
-        thinking: bool = False,
-        name: str | None = None,
+        self, servers: Servers, tokenizer: Any, thinking: bool = False, name: str | None = None
     ) -> None:
         self.servers, self.tokenizer, self.thinking, self.name = servers, tokenizer, thinking, name
-        # a crashed server is back after as long as it took to start
-        patience = pace.patience + servers.settings.start_seconds
-        self.pace = replace(pace, patience=patience)
 
     def generate(
         self, requests: Sequence[Request], done: Collection[str] = ()
@@ -173,14 +148,23 @@ class VllmGenerator:
         if {request.key for request in requests} <= set(done):
             return
         self.servers.start()
+        config = self.servers.config
         client = RemoteGenerator(
-            Target(self.servers.base_urls, self.servers.name, group=self.servers.settings.group),
-            self.pace,
+            replace(
+                config,
+                base_urls=self.servers.base_urls,
+                model=self.servers.name,
+                # a crashed server is back after as long as it took to start
+                patience=config.patience + config.start_seconds,
+                extra={},
+                key=None,
+            ),
             self.tokenizer,
             self.servers.context_length,
-            self.thinking,
-            self.name,
+            thinking=self.thinking,
+            name=self.name,
             alive=self.servers.check,
+            group=self.servers.group,
         )
         yield from client.generate(requests, done)
 
@@ -191,13 +175,13 @@ class VllmGenerator:
 
 def load(
     folder: str | Path,
-    settings: Settings,
-    pace: Pace,
+    config: GeneratorConfig,
     *,
     context_length: int,
     logs: Path,
     thinking: bool = False,
     name: str = "model",
+    group: str = "generator",
 ) -> VllmGenerator:
     """A generator of the model saved in `folder` (Hugging Face format); starts nothing yet.
 
@@ -205,38 +189,38 @@ def load(
     completions say answered them. Raises UserError for a folder that cannot be served.
     """
     tokenizer = check_folder(folder)
-    servers = Servers(Path(folder), name, context_length, settings, logs)
-    return VllmGenerator(servers, pace, tokenizer, thinking, name)
+    servers = Servers(Path(folder), name, context_length, config, logs, group)
+    return VllmGenerator(servers, tokenizer, thinking, name)
 
 
-def deal(settings: Settings, visible: Sequence[str]) -> list[list[str] | None]:
+def deal(
+    config: GeneratorConfig, visible: Sequence[str], group: str = "generator"
+) -> list[list[str] | None]:
     """The GPUs of each server, None on a machine without any.
 
     visible: names of the GPUs that this process may use. Raises UserError.
     """
-    gpus = list(visible) if settings.gpus is None else [str(gpu) for gpu in settings.gpus]
-    option = settings.option
+    gpus = list(visible) if config.gpus is None else [str(gpu) for gpu in config.gpus]
     if missing := [gpu for gpu in gpus if gpu not in visible]:
         there = f"has {', '.join(visible)}" if visible else "has none"
-        raise UserError(f"{option('gpus')} names {', '.join(missing)}: this machine {there}.")
+        raise UserError(f"{group}.gpus names {', '.join(missing)}: this machine {there}.")
     if len(set(gpus)) < len(gpus):
-        raise UserError(f"{option('gpus')}={','.join(gpus)} names a GPU twice: name each once.")
+        raise UserError(f"{group}.gpus={','.join(gpus)} names a GPU twice: name each once.")
     if not visible:
-        return [None] * (settings.servers or 1)
-    each = settings.tensor_parallel
-    count = settings.servers or len(gpus) // each
+        return [None] * (config.servers or 1)
+    each = config.tensor_parallel
+    count = config.servers or len(gpus) // each
     if count * each > len(gpus) or count == 0:
         raise UserError(
-            f"{max(count, 1)} server(s) of {option('tensor_parallel')}={each} need "
-            f"{max(count, 1) * each} GPUs and there are {len(gpus)}: lower {option('servers')} or "
-            f"{option('tensor_parallel')}."
+            f"{max(count, 1)} server(s) of {group}.tensor_parallel={each} need "
+            f"{max(count, 1) * each} GPUs and there are {len(gpus)}: lower {group}.servers or "
+            f"{group}.tensor_parallel."
         )
     return [gpus[i * each : (i + 1) * each] for i in range(count)]
 
 
-def _ports(settings: Settings, count: int) -> list[int]:
-    """Ports that nobody listens on: `settings.port` and those after it, or any."""
-    first = settings.port
+def _ports(first: int | None, count: int, group: str) -> list[int]:
+    """Ports that nobody listens on: `first` and those after it, or any."""
     wanted = [0] * count if first is None else range(first, first + count)
     ports = []
     with ExitStack() as held:  # together, so that they differ
@@ -247,8 +231,8 @@ def _ports(settings: Settings, count: int) -> list[int]:
                 sock.bind((vllm_process.HOST, port))
             except (OSError, OverflowError) as error:
                 raise UserError(
-                    f"{settings.option('port')}={first}: port {port} cannot be used ({error}): give "
-                    "another, or null for free ones."
+                    f"{group}.port={first}: port {port} cannot be used ({error}): give another, or "
+                    "null for free ones."
                 ) from error
             ports.append(int(sock.getsockname()[1]))
     return ports
@@ -257,9 +241,11 @@ def _ports(settings: Settings, count: int) -> list[int]:
 class _Supervisor:
     """The thread that starts the servers, looks at them, restarts them and at last ends them."""
 
-    def __init__(self, processes: Sequence[ServerProcess], name: str, settings: Settings) -> None:
+    def __init__(
+        self, processes: Sequence[ServerProcess], name: str, config: GeneratorConfig, group: str
+    ) -> None:
         self.error: BaseException | None = None
-        self._watched = [_Watched(process, name, settings) for process in processes]
+        self._watched = [_Watched(process, name, config, group) for process in processes]
         self._settled = threading.Event()  # all are healthy, or one never will be
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vllm servers", daemon=True)
@@ -298,8 +284,10 @@ class _Supervisor:
 class _Watched:
     """A server and what is known of its health."""
 
-    def __init__(self, process: ServerProcess, name: str, settings: Settings) -> None:
-        self.process, self.name, self.settings = process, name, settings
+    def __init__(
+        self, process: ServerProcess, name: str, config: GeneratorConfig, group: str
+    ) -> None:
+        self.process, self.name, self.config, self.group = process, name, config, group
         self.known = False  # it has been healthy
         self.healthy = False  # since its last start
         self.restarts = 0  # in a row
@@ -315,15 +303,15 @@ class _Watched:
             self.probed = now
             if self.process.healthy():
                 self._answers(now)
-            elif not self.healthy and now - self.process.began > self.settings.start_seconds:
-                self._lost(f"was not healthy after {self.settings.start_seconds:g} s")
+            elif not self.healthy and now - self.process.began > self.config.start_seconds:
+                self._lost(f"was not healthy after {self.config.start_seconds:g} s")
             elif self.healthy and now - self.answered > SILENT_SECONDS:
                 self._lost(f"has not been healthy for {SILENT_SECONDS:g} s")
 
     def _answers(self, now: float) -> None:
         if not self.known and self.name not in (self.process.models() or []):
             raise UserError(
-                f"{self.settings.option('executable')}={self.settings.executable} serves something, "
+                f"{self.group}.executable={self.config.executable} serves something, "
                 "but not the model as vLLM does: give the path of bin/vllm. "
                 f"{self.process.last_words()}"
             )
@@ -341,9 +329,9 @@ class _Watched:
         if not self.known or self.restarts == RESTARTS:
             again = f", as {RESTARTS} times before" if self.known else " before it was ready"
             if "not healthy after" in how:
-                again = f" ({self.settings.option('start_seconds')})"
+                again = f" ({self.group}.start_seconds)"
             raise UserError(
-                f"{self.settings.executable} serve {how}{again}: mend what its log says; the same "
+                f"{self.config.executable} serve {how}{again}: fix what its log says; the same "
                 f"command goes on from here. {self.process.last_words()}"
             )
         why = self.process.first_error()

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import aiohttp
 
-from spot.oracle.types import OTHER, Reply, RetryableError, Usage
+from spot.oracle.types import OTHER, Reply, Usage
 from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
 
 T = TypeVar("T")
 
@@ -44,18 +45,18 @@ async def guarded(
     return outcome
 
 
-def connection_failure(error: Exception) -> RetryableError | None:
+def connection_failure(error: Exception) -> TransientError | None:
     """The failure of a request that got no readable answer; None for any other."""
     chain = list(_causes(error))
     if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in chain):
-        return RetryableError("no connection")
+        return TransientError("no connection")
     for cause in chain:
         if isinstance(cause, TimeoutError):
-            return RetryableError("timeout", billed=True)
+            return TransientError("timeout", billed=True)
         if isinstance(cause, aiohttp.ClientError | ConnectionError):
-            return RetryableError("dropped connection", billed=True)
+            return TransientError("dropped connection", billed=True)
         if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError | UnreadableError):
-            return RetryableError("unreadable body", billed=True)
+            return TransientError("unreadable body", billed=True)
     return None
 
 
@@ -73,8 +74,8 @@ def status_failure(
     words: the server's, without the key; key: the variable it was read from; after: seconds to wait.
     """
     words = http.one_line(words)
-    if http.passes(status):
-        return RetryableError(f"status {status}", after, status in _GAVE_UP or status >= 520)
+    if http.is_transient(status):
+        return TransientError(f"status {status}", after, status in _GAVE_UP or status >= 520)
     if status == 401:
         return UserError(f"The Oracle's server does not accept the key in {key}: set another.")
     if status == 402:

@@ -12,22 +12,24 @@ import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from spot.config import OracleConfig
 from spot.oracle.journal import Journal, Paid, Request
-from spot.oracle.rate_limit import LONGEST_PATIENCE, Pace
 from spot.oracle.task_loop import (
     OK,
-    Desk,
-    Policy,
+    Budget,
+    OracleTask,
     UnavailableError,
     advance,
     check_version,
     over_budget,
 )
-from spot.oracle.types import Client, Limits, Reply, Result, RetryableError, Task
+from spot.oracle.types import Client, Reply, Result, Task
 from spot.utils.errors import UserError
-from spot.utils.http import backoff
+from spot.utils.http import TransientError, backoff
 
+LONGEST_PATIENCE = 900.0  # seconds; a server that asks for more is out of quota: the run stops
 CHARACTERS_PER_TOKEN = 4.0  # a guess that is corrected by what the server counts
 SPARE = 1.25  # workers for each slot at the server
 
@@ -35,19 +37,19 @@ SPARE = 1.25  # workers for each slot at the server
 async def rectify(
     tasks: Iterable[Task],
     client: Client,
-    desk: Desk,
+    spec: OracleTask,
     journal: Journal,
-    limits: Limits,
-    policy: Policy,
+    config: OracleConfig,
+    budget: Budget,
 ) -> AsyncGenerator[Result, None]:
     """Yield one Result a task as they are finished, in any order.
 
     Tasks are taken one by one, as workers become free. What the journal knows is not asked again. Ends
-    early at `policy.target`. Raises UserError, after what was in flight: at `policy.max_cost`, when
+    early at `budget.target`. Raises UserError, after what was in flight: at `budget.max_cost`, when
     another model answers, when the server answers nobody, and what the client raises itself; the same
     call then goes on where this one ended.
     """
-    run = _Run(tasks, client, desk, journal, limits, policy)
+    run = _Run(tasks, client, spec, journal, config, budget)
     workers = [asyncio.create_task(run.work()) for _ in range(run.staff)]
     closer = asyncio.create_task(run.close(workers))
     try:
@@ -88,27 +90,26 @@ class _Run:
         self,
         tasks: Iterable[Task],
         client: Client,
-        desk: Desk,
+        spec: OracleTask,
         journal: Journal,
-        limits: Limits,
-        policy: Policy,
+        config: OracleConfig,
+        budget: Budget,
     ) -> None:
         self.tasks = iter(tasks)
-        self.client, self.desk, self.journal = client, desk, journal
-        self.limits, self.policy = limits, policy
+        self.client, self.spec, self.journal = client, spec, journal
+        self.config, self.budget = config, budget
         self.results: asyncio.Queue[Result | None] = asyncio.Queue()
         self.error: Exception | None = None
         self.stopping = asyncio.Event()
-        self.slots = asyncio.Semaphore(limits.concurrency)  # of requests at the server
+        self.slots = asyncio.Semaphore(config.concurrency)  # of requests at the server
         self.changed = asyncio.Condition()  # a request or a task has ended
-        self.requests = Pace(limits.requests_per_minute)
-        self.tokens = Pace(limits.tokens_per_minute)
+        self.requests = RateLimit(config.requests_per_minute)
+        self.tokens = RateLimit(config.tokens_per_minute)
         self.draw = random.Random()
         # more workers than slots: while one reply is judged, another request is on its way
-        self.staff = math.ceil(SPARE * limits.concurrency)
+        self.staff = math.ceil(SPARE * config.concurrency)
         self.active = 0  # tasks in work
         self.flying = 0  # requests on their way
-        self.verified = policy.have
         self.answers = 0  # of this run
         self.output_tokens = 0
 
@@ -126,9 +127,12 @@ class _Run:
         """Take tasks and finish them, one after the other."""
         while (task := await self._next()) is not None:
             try:
-                result = await advance(task, self.client.model, self.desk, self.policy, self._fetch)
+                result = await advance(
+                    task, self.client.model, self.spec, self.config.reask, self._fetch
+                )
                 if isinstance(result, Result):
-                    self.verified += result.outcome == OK
+                    verified = self.budget.verified + (result.outcome == OK)
+                    self.budget = replace(self.budget, verified=verified)
                     self.results.put_nowait(result)
             except Exception as error:
                 self.stop(error)
@@ -139,14 +143,8 @@ class _Run:
 
     async def _next(self) -> Task | None:
         """The next task; with a target, never more in work than verified rows are missing."""
-
-        def missing() -> float:
-            return (
-                float("inf") if self.policy.target is None else self.policy.target - self.verified
-            )
-
-        await self._until(lambda: missing() <= 0 or self.active < missing())
-        if self.stopping.is_set() or missing() <= 0:
+        await self._until(lambda: self.budget.missing <= 0 or self.active < self.budget.missing)
+        if self.stopping.is_set() or self.budget.missing <= 0:
             return None
         try:
             task = next(self.tasks, None)
@@ -180,12 +178,12 @@ class _Run:
             self._check_patience(came, failures, others=self.answers > answers)
             await self._pause(backoff(failures, came.after, self.draw))
 
-    async def _exchange(self, request: Request, number: int) -> Paid | RetryableError:
+    async def _exchange(self, request: Request, number: int) -> Paid | TransientError:
         """Send a request once and write down what became of it."""
         try:
             reply = await self._send(request)
-            return self.journal.answered(number, reply, self.desk.cost(reply.usage))
-        except RetryableError as error:
+            return self.journal.answered(number, reply, self.spec.cost(reply.usage))
+        except TransientError as error:
             self.journal.failed(number, error.reason, billed=error.billed)
             return error
         except UserError as error:
@@ -203,15 +201,17 @@ class _Run:
         self.tokens.correct(reply.usage.input + reply.usage.output - guess)
 
     def _check_version(self, reply: Reply) -> None:
-        check_version(self.client.model, reply, self.journal.version, self.policy)
+        if not self.config.allow_version_drift:
+            check_version(self.client.model, reply, self.journal.version)
 
     async def _admit(self, request: Request, guess: float) -> int | None:
         """Wait for the budget and the limits; the request's number, or None when the run stops."""
-        most = self.desk.most(request.prompt)
+        most = self.spec.most(request.prompt)
         while True:
             await self._until(lambda: self._affords(most) or self.flying == 0)
             if not self._affords(most):
-                self.stop(over_budget(self.policy, self.journal.spend, most))
+                cap = self.budget.max_cost or 0.0
+                self.stop(over_budget(cap, self.journal.spend, most))
             if self.stopping.is_set():
                 return None
             now = asyncio.get_running_loop().time()
@@ -224,22 +224,22 @@ class _Run:
     async def _send(self, request: Request) -> Reply:
         """One request; a server that hangs may still do the work, and charge for it."""
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout(self.config.timeout):
                 return await self.client.ask(request.prompt)
         except TimeoutError:
-            reason = f"no reply within {self.limits.timeout:g} s"
-            raise RetryableError(reason, billed=True) from None
+            reason = f"no reply within {self.config.timeout:g} s"
+            raise TransientError(reason, billed=True) from None
 
-    def _check_patience(self, error: RetryableError, failures: int, *, others: bool) -> None:
+    def _check_patience(self, error: TransientError, failures: int, *, others: bool) -> None:
         """Give a request up after its last retry; stop the run if the server answers nobody."""
         if error.after is not None and error.after > LONGEST_PATIENCE:
             raise UserError(
                 f"The Oracle's server asks to wait {error.after:.0f} s ({error.reason}): run the same "
                 "command then, nothing is lost."
             )
-        if failures <= self.limits.retries:
+        if failures <= self.config.retries:
             return
-        if others or self.policy.give_up:
+        if others or self.config.give_up:
             raise UnavailableError(f"{error.reason} ({failures} times)")
         raise UserError(
             f"The Oracle's server does not answer ({error.reason}, {failures} times): run the same "
@@ -252,7 +252,7 @@ class _Run:
         return prompt + (self.output_tokens / self.answers if self.answers else prompt)
 
     def _affords(self, most: float) -> bool:
-        cap = self.policy.max_cost
+        cap = self.budget.max_cost
         return cap is None or self.journal.committed + most <= cap + 1e-9
 
     async def _pause(self, seconds: float) -> None:
@@ -270,3 +270,27 @@ class _Run:
     async def _notify(self) -> None:
         async with self.changed:
             self.changed.notify_all()
+
+
+@dataclass
+class RateLimit:
+    """Spaces what is asked evenly, so that no minute holds more than `per_minute` units.
+
+    None means no limit. Times are seconds of any monotonic clock.
+    """
+
+    per_minute: float | None
+    free_at: float = float("-inf")
+
+    def reserve(self, now: float, amount: float = 1.0) -> float:
+        """Take `amount` units; returns the seconds to wait before they may be used."""
+        if self.per_minute is None:
+            return 0.0
+        start = max(now, self.free_at)
+        self.free_at = start + 60.0 * amount / self.per_minute
+        return start - now
+
+    def correct(self, amount: float) -> None:
+        """It turned out to be `amount` more (or, below 0, less) than was reserved."""
+        if self.per_minute is not None:
+            self.free_at += 60.0 * amount / self.per_minute

@@ -13,54 +13,48 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
+from spot.config import OracleConfig
 from spot.oracle.journal import Journal, Paid, Request
 from spot.oracle.task_loop import (
     OK,
-    Desk,
-    Policy,
+    Budget,
+    OracleTask,
     UnavailableError,
     advance,
     check_version,
     over_budget,
 )
-from spot.oracle.types import BatchClient, Job, Reply, Result, RetryableError, Task
+from spot.oracle.types import BatchClient, Job, Reply, Result, Task
 from spot.utils.errors import UserError
-from spot.utils.http import backoff
+from spot.utils.http import TransientError, backoff
 
 T = TypeVar("T")
-# (tasks, verified rows there are) → their results, asked one by one
-Singly = Callable[[Sequence[Task], int], AsyncGenerator[Result, None]]
+# (tasks, what is left of the budget) → their results, asked one by one
+Singly = Callable[[Sequence[Task], Budget], AsyncGenerator[Result, None]]
 
 
-@dataclass(frozen=True)
-class Batching:
-    """How batch jobs are used."""
-
-    size: int = 1000  # requests a job
-    poll: float = 60.0  # seconds between two looks at the jobs
-    jobs: int = 2  # that may leave a request undone before it is asked singly
-    retries: int = 6  # of a call to the server, after the first
+JOBS = 2  # that may leave a request undone before it is asked singly
 
 
 async def rectify_in_batches(
     tasks: Iterable[Task],
     client: BatchClient,
-    desk: Desk,
+    spec: OracleTask,
     journal: Journal,
-    policy: Policy,
-    batching: Batching,
+    config: OracleConfig,
+    budget: Budget,
     singly: Singly | None = None,
 ) -> AsyncGenerator[Result, None]:
     """Yield one Result a task, in the order in which jobs end.
 
-    `desk` prices requests as batches. Without `singly`, what no job did becomes `unavailable`. Stops
-    and raises as `engine.rectify` does; jobs that are open then go on at the server, and the next call
+    `spec` prices requests as batches. Without `singly`, what no job did becomes `unavailable`. Stops
+    and raises as `async_runner.rectify` does; jobs that are open then go on at the server, and the next call
     collects them.
     """
-    run = _Batches(tasks, client, desk, journal, policy, batching, keep=singly is not None)
+    run = _Batches(tasks, client, spec, journal, config, budget, keep=singly is not None)
     while True:
         while journal.jobs:
             await run.collect()
@@ -68,11 +62,11 @@ async def rectify_in_batches(
                 yield result
         for result in await run.advance():
             yield result
-        if not run.pending or run.missing <= 0:
+        if not run.pending or run.budget.missing <= 0:
             break
         await run.submit()
-    if singly is not None and run.left and run.missing > 0:
-        async for result in singly(run.left, run.verified):
+    if singly is not None and run.left and run.budget.missing > 0:
+        async for result in singly(run.left, run.budget):
             yield result
 
 
@@ -83,39 +77,33 @@ class _Batches:
         self,
         tasks: Iterable[Task],
         client: BatchClient,
-        desk: Desk,
+        spec: OracleTask,
         journal: Journal,
-        policy: Policy,
-        batching: Batching,
+        config: OracleConfig,
+        budget: Budget,
         *,
         keep: bool,
     ) -> None:
         self.waiting = {task.id: task for task in tasks}
         self.pending: list[Request] = []  # one for each waiting task, in order
         self.left: list[Task] = []  # to be asked singly
-        self.client, self.desk, self.journal = client, desk, journal
-        self.policy, self.batching, self.keep = policy, batching, keep
+        self.client, self.spec, self.journal = client, spec, journal
+        self.config, self.budget, self.keep = config, budget, keep
         self.undone: Counter[str] = Counter()  # jobs that left a request undone, by digest
         self.reasons: dict[str, str] = {}  # the last one, by digest
         self.failures = 0  # jobs in a row that could not be submitted
-        self.verified = policy.have
         self.draw = random.Random()
-
-    @property
-    def missing(self) -> float:
-        """Verified rows that are still wanted."""
-        target = self.policy.target
-        return float("inf") if target is None else target - self.verified
 
     async def advance(self) -> list[Result]:
         """Take every waiting task as far as the journal's replies go; the rows that are finished."""
         results: list[Result] = []
         self.pending = []
         for task in list(self.waiting.values()):
-            came = await advance(task, self.client.model, self.desk, self.policy, self._fetch)
+            came = await advance(task, self.client.model, self.spec, self.config.reask, self._fetch)
             if isinstance(came, Result):
                 results.append(came)
-                self.verified += came.outcome == OK
+                verified = self.budget.verified + (came.outcome == OK)
+                self.budget = replace(self.budget, verified=verified)
                 del self.waiting[task.id]
             elif self._exhausted(came):
                 self.left.append(self.waiting.pop(task.id))
@@ -124,14 +112,14 @@ class _Batches:
         return results
 
     def _exhausted(self, request: Request) -> bool:
-        return self.undone[request.digest] >= self.batching.jobs
+        return self.undone[request.digest] >= JOBS
 
     async def _fetch(self, request: Request) -> Paid | None:
         """The reply out of the journal, if it is from the right model."""
         paid = self.journal.find(request)
-        if paid is not None:
-            check_version(self.client.model, paid.reply, self.journal.version, self.policy)
-        elif self._exhausted(request) and not self.keep:
+        if paid is not None and not self.config.allow_version_drift:
+            check_version(self.client.model, paid.reply, self.journal.version)
+        if paid is None and self._exhausted(request) and not self.keep:
             reason = self.reasons.get(request.digest, "not done")
             raise UnavailableError(f"{reason} ({self.undone[request.digest]} batch jobs)")
         return paid
@@ -144,20 +132,20 @@ class _Batches:
         With a target no more tasks are sent than verified rows are missing.
         """
         affordable: list[tuple[Request, float]] = []
-        room = float("inf")
-        if self.policy.max_cost is not None:
-            room = self.policy.max_cost + 1e-9 - self.journal.committed
-        for request in self.pending[: None if self.missing == float("inf") else int(self.missing)]:
-            most = self.desk.most(request.prompt)
+        cap = float("inf") if self.budget.max_cost is None else self.budget.max_cost
+        room = cap + 1e-9 - self.journal.committed
+        missing = None if self.budget.target is None else int(self.budget.missing)
+        for request in self.pending[:missing]:
+            most = self.spec.most(request.prompt)
             if most > room:
                 break
             room -= most
             affordable.append((request, most))
         if not affordable:
-            most = self.desk.most(self.pending[0].prompt)
-            raise over_budget(self.policy, self.journal.spend, most)
-        for start in range(0, len(affordable), self.batching.size):
-            await self._submit_job(affordable[start : start + self.batching.size])
+            most = self.spec.most(self.pending[0].prompt)
+            raise over_budget(cap, self.journal.spend, most)
+        for start in range(0, len(affordable), self.config.batch_size):
+            await self._submit_job(affordable[start : start + self.config.batch_size])
 
     async def _submit_job(self, requests: Sequence[tuple[Request, float]]) -> None:
         """Submit one job. If it fails, its requests are pending again in the next round."""
@@ -170,12 +158,12 @@ class _Batches:
         except UserError:
             self.journal.closed(name, found=True)  # refused: nothing was begun
             raise
-        except RetryableError as error:
+        except TransientError as error:
             if error.billed and await self._persist(lambda: self.client.find(name)) is not None:
                 return  # the answer was lost, the job was not
             self.journal.closed(name, found=not error.billed)
             self.failures += 1
-            if self.failures > self.batching.retries:
+            if self.failures > self.config.retries:
                 raise _silent(error) from None
             await asyncio.sleep(backoff(self.failures, error.after, self.draw))
 
@@ -187,7 +175,7 @@ class _Batches:
             ended = [await self._take_if_ended(name) for name in list(self.journal.jobs)]
             if any(ended):
                 return
-            await asyncio.sleep(self.batching.poll)
+            await asyncio.sleep(self.config.batch_poll)
 
     async def _take_if_ended(self, name: str) -> bool:
         """Whether a job has ended; if so, its replies are in the journal now."""
@@ -215,7 +203,7 @@ class _Batches:
         for digest, number in self.journal.jobs.get(name, {}).items():
             result = results.get(digest)
             if isinstance(result, Reply):
-                self.journal.answered(number, result, self.desk.cost(result.usage))
+                self.journal.answered(number, result, self.spec.cost(result.usage))
                 continue
             self.undone[digest] += 1
             if result is not None:
@@ -229,14 +217,14 @@ class _Batches:
         while True:
             try:
                 return await call()
-            except RetryableError as error:
+            except TransientError as error:
                 failures += 1
-                if failures > self.batching.retries:
+                if failures > self.config.retries:
                     raise _silent(error) from None
                 await asyncio.sleep(backoff(failures, error.after, self.draw))
 
 
-def _silent(error: RetryableError) -> UserError:
+def _silent(error: TransientError) -> UserError:
     return UserError(
         f"The Oracle's server does not answer ({error.reason}): run the same command later; batch jobs "
         "go on meanwhile and are found again."

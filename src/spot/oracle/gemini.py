@@ -23,11 +23,11 @@ from spot.oracle.types import (
     STOP,
     Job,
     Reply,
-    RetryableError,
     Usage,
 )
 from spot.utils import http as web
 from spot.utils.errors import UserError, one_of
+from spot.utils.http import TransientError
 
 KEY_NAMES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the order in which the package takes them
 HOSTED = "https://generativelanguage.googleapis.com/"
@@ -94,7 +94,7 @@ class GeminiClient:
         )
 
     async def ask(self, prompt: str) -> Reply:
-        """One request. Raises RetryableError, UserError."""
+        """One request. Raises TransientError, UserError."""
         return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain_row)
 
     async def close(self) -> None:
@@ -102,13 +102,13 @@ class GeminiClient:
         self._client.close()
 
     async def submit(self, prompts: Sequence[tuple[str, str]], name: str) -> Job:
-        """A batch job of (key, prompt) pairs, under our name. Raises RetryableError, UserError."""
+        """A batch job of (key, prompt) pairs, under our name. Raises TransientError, UserError."""
         try:
             file = await api_errors.guarded(
                 self._upload(prompts, name), self.timeout, self._explain
             )
-        except RetryableError as error:  # there is no job yet that could cost anything
-            raise RetryableError(error.reason, error.after) from None
+        except TransientError as error:  # there is no job yet that could cost anything
+            raise TransientError(error.reason, error.after) from None
         return await api_errors.guarded(self._create(file, name), self.timeout, self._explain)
 
     async def find(self, name: str) -> Job | None:
@@ -250,7 +250,7 @@ def _line(key: str, prompt: str, generation: dict[str, Any]) -> bytes:
 
 def _job(job: types.BatchJob) -> Job:
     if job.name is None or job.state is None:
-        raise RetryableError("unreadable body")
+        raise TransientError("unreadable body")
     return Job(job.name, _JOB_STATES.get(job.state.value, "running"))
 
 

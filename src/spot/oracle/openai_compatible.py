@@ -57,7 +57,7 @@ class OpenAIClient:
         )
 
     async def ask(self, prompt: str) -> Reply:
-        """One request. Raises RetryableError, UserError."""
+        """One request. Raises TransientError, UserError."""
         return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain)
 
     async def close(self) -> None:

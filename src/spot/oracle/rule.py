@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from spot.data.laptop_corpus import ENDING
 from spot.data.laptop_world import Chain, Step, parse_chain, signed, work
-from spot.data.rows import Attempt
+from spot.oracle.types import Task
 
 _STEP = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 SLIP = 10  # what a carry too many adds
@@ -21,7 +21,7 @@ _BOX = re.compile(r"\\boxed\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
-class RuleOracle:
+class RuleEditor:
     """Shares of the smallest fixes and of continuations; what is left is rewritten wholly.
 
     solves: the share of problems it works out rightly. In the others it slips once and believes what
@@ -32,33 +32,26 @@ class RuleOracle:
     minimal: float = 0.5
     continuation: float = 0.3
     solves: float = 1.0
-    name: str = "rule"
 
-    def rectify(self, attempt: Attempt) -> str | None:
-        """The attempt corrected, or None when its question is not understood."""
-        chain = parse_chain(attempt.question)
+    def correct(self, task: Task) -> str | None:
+        """The attempt corrected, or its own answer (mode `direct`); None where it reads no question."""
+        chain = parse_chain(task.question)
         if chain is None:
             return None
-        right = self._worked(attempt, chain)
-        draw = random.Random(f"{self.seed}/{attempt.id}").random()
+        right = self._worked(task, chain)
+        if task.mode == "direct":
+            return collected(chain, right[-1].result - work(chain)[-1].result)
+        draw = random.Random(f"{self.seed}/{task.id}").random()
         corrected = None
         if draw < self.minimal:
-            corrected = smallest_fix(attempt.response, right)
+            corrected = smallest_fix(task.response, right)
         elif draw < self.minimal + self.continuation:
-            corrected = continuation(attempt.response, right)
+            corrected = continuation(task.response, right)
         return corrected or rewrite(right)
 
-    def direct(self, attempt: Attempt) -> str | None:
-        """The Oracle's own answer, by another way: all that is added, all that is taken, the rest."""
-        chain = parse_chain(attempt.question)
-        if chain is None:
-            return None
-        slip = self._worked(attempt, chain)[-1].result - work(chain)[-1].result
-        return collected(chain, slip)
-
-    def _worked(self, attempt: Attempt, chain: Chain) -> list[Step]:
+    def _worked(self, task: Task, chain: Chain) -> list[Step]:
         """The steps it believes in."""
-        rng = random.Random(f"{self.seed}/solves/{attempt.id}")
+        rng = random.Random(f"{self.seed}/solves/{task.id}")
         steps = work(chain)
         if rng.random() < self.solves:
             return steps

@@ -10,4 +10,4 @@ from spot.utils.http import Key
 # What a server gets that wants no key: the openai package insists on one.
 NO_KEY = Key("no variable (set oracle.key_name)", "")
 
-read_key = partial(http.read_key, option="oracle.key_name", who="The Oracle")
+read_key = partial(http.read_key, option="oracle.key_name", owner="The Oracle")

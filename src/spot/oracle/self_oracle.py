@@ -8,117 +8,118 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
+from spot.config import OracleConfig
 from spot.data.chat import final_part, user
 from spot.generation import request_seed
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, Completion, Generator, Request, Sampling
+from spot.oracle import Oracle
 from spot.oracle.journal import Paid
 from spot.oracle.journal import Request as Asked
 from spot.oracle.postprocess import OK, Judgement
-from spot.oracle.task_loop import Desk, Policy, advance
+from spot.oracle.task_loop import OracleTask, advance
 from spot.oracle.types import MAX_TOKENS, OTHER, STOP, Reply, Result, Task, Try, Usage
 
 TOGETHER = 512  # tasks that are asked at once; their rows are on disk before the next ones
 FINISH = {LENGTH: MAX_TOKENS, PROMPT_TOO_LONG: OTHER}
 
 
-@dataclass(frozen=True)
-class Itself:
-    """The policy, answering prompts; what it says depends on the prompt and `seed` alone."""
+class SelfOracle(Oracle):
+    """The policy, answering prompts; what it says depends on the prompt and `config.seed` alone.
 
-    generator: Generator
-    sampling: Sampling
-    seed: int
+    start: starts its generator. target: verified results that are enough.
+    """
 
-    def ask(self, prompts: Sequence[Asked]) -> dict[str, Paid]:
-        """Its replies by the prompts' digests."""
+    name = "self"
+
+    def __init__(
+        self,
+        config: OracleConfig,
+        spec: OracleTask,
+        start: Callable[[], Generator],
+        sampling: Sampling,
+        target: int | None = None,
+    ) -> None:
+        self.config, self.spec, self.start = config, spec, start
+        self.sampling, self.target = sampling, target
+
+    def rectify(self, tasks: Sequence[Task], verified: int = 0) -> Iterator[Result]:
+        """Each try of a task is a round of generation for all tasks that need it."""
+        if self.target is not None and verified >= self.target:
+            return
+        work = self._resampled if self.config.resample else self._prompted
+        with closing(self.start()) as generator:
+            for start in range(0, len(tasks), TOGETHER):
+                for result in work(tasks[start : start + TOGETHER], generator):
+                    verified += result.outcome == OK
+                    yield result
+                    if self.target is not None and verified >= self.target:
+                        return
+
+    def _prompted(self, tasks: Sequence[Task], generator: Generator) -> Iterator[Result]:
+        """Rounds: all that wait for a reply get one, until each task has its row."""
+        replies: dict[str, Paid] = {}
+
+        async def fetch(request: Asked) -> Paid | None:
+            return replies.get(request.digest)
+
+        waiting = list(tasks)
+        while waiting:
+            reask = self.config.reask
+            came = [asyncio.run(advance(t, "self", self.spec, reask, fetch)) for t in waiting]
+            yield from (each for each in came if isinstance(each, Result))
+            asked = [(t, r) for t, r in zip(waiting, came, strict=True) if isinstance(r, Asked)]
+            if asked:
+                replies |= self._ask([request for _, request in asked], generator)
+            waiting = [task for task, _ in asked]
+
+    def _ask(self, prompts: Sequence[Asked], generator: Generator) -> dict[str, Paid]:
+        """The replies by the prompts' digests."""
         requests = [
             Request(p.digest, 0, user(p.prompt), self.sampling, self._seed(p)) for p in prompts
         ]
         digests = {request.key: request.question_id for request in requests}
-        completions = self.generator.generate(requests)
+        completions = generator.generate(requests)
         return {digests[c.key]: Paid(_reply(c), 0.0) for c in completions}
 
-    def answer(self, tasks: Sequence[Task], samples: int) -> dict[str, list[Reply]]:
-        """So many new answers to each task's question, by its id; sampled by id, number and `seed`."""
+    def _seed(self, prompt: Asked) -> int:
+        return (int(prompt.digest[:12], 16) + self.config.seed) % 2**31
+
+    def _resampled(self, tasks: Sequence[Task], generator: Generator) -> Iterator[Result]:
+        """Rejection sampling towards minimal change: the right answer with the smallest R_LCS (eq. 1)."""
+        answers = self._answers(tasks, generator)
+        for task in tasks:
+            judged = [self.spec.judge(each.text, each.finish, task) for each in answers[task.id]]
+            tries = tuple(  # without their texts: the one that counts is the row's y⁺
+                Try("resample", "", judgement.outcome, reply.usage, 0.0, None, judgement.reason)
+                for judgement, reply in zip(judged, answers[task.id], strict=True)
+            )
+            best = _closest(judged)
+            yield Result(task, best.chosen, best.extracted, best.outcome, tries, best.detail)
+
+    def _answers(self, tasks: Sequence[Task], generator: Generator) -> dict[str, list[Reply]]:
+        """New answers to each task's question by its id; sampled by id, number and seed."""
         requests = [
             Request(t.id, n, user(t.question), self.sampling, self._seed_of(t, n))
             for t in tasks
-            for n in range(samples)
+            for n in range(self.config.resample)
         ]
-        replies = {c.key: _reply(c) for c in self.generator.generate(requests)}
+        replies = {c.key: _reply(c) for c in generator.generate(requests)}
         answers = defaultdict(list)
         for request in requests:  # in their order, whichever came first
             answers[request.question_id].append(replies[request.key])
         return answers
 
     def _seed_of(self, task: Task, number: int) -> int:
-        return request_seed(self.seed, f"resample/{task.id}", number)
-
-    def _seed(self, prompt: Asked) -> int:
-        return (int(prompt.digest[:12], 16) + self.seed) % 2**31
+        return request_seed(self.config.seed, f"resample/{task.id}", number)
 
 
 def _reply(completion: Completion) -> Reply:
     usage = Usage(completion.prompt_tokens, 0, completion.tokens)
     outcome = FINISH.get(completion.finish_reason, STOP)
     return Reply(final_part(completion.text), outcome, usage, None, completion.finish_reason)
-
-
-def rectify(
-    tasks: Sequence[Task], itself: Itself, desk: Desk, policy: Policy, samples: int = 0
-) -> Iterator[Result]:
-    """Yield a Result a task; each try of a task is a round of generation for all that need it.
-
-    samples: new answers to a task's question, of which one becomes y⁺; 0: it is prompted to correct.
-    Ends early at `policy.target`.
-    """
-    verified = policy.have
-    for start in range(0, len(tasks), TOGETHER):
-        some = tasks[start : start + TOGETHER]
-        if samples:
-            results = _resampled(some, itself, desk, samples)
-        else:
-            results = _together(some, itself, desk, policy)
-        for result in results:
-            verified += result.outcome == "ok"
-            yield result
-            if policy.target is not None and verified >= policy.target:
-                return
-
-
-def _together(
-    tasks: Sequence[Task], itself: Itself, desk: Desk, policy: Policy
-) -> Iterator[Result]:
-    """Rounds: whoever waits for a reply gets one, until all have their row."""
-    said: dict[str, Paid] = {}
-
-    async def fetch(request: Asked) -> Paid | None:
-        return said.get(request.digest)
-
-    waiting = list(tasks)
-    while waiting:
-        came = [asyncio.run(advance(task, "self", desk, policy, fetch)) for task in waiting]
-        yield from (each for each in came if isinstance(each, Result))
-        asked = [(t, r) for t, r in zip(waiting, came, strict=True) if isinstance(r, Asked)]
-        if asked:
-            said |= itself.ask([request for _, request in asked])
-        waiting = [task for task, _ in asked]
-
-
-def _resampled(tasks: Sequence[Task], itself: Itself, desk: Desk, samples: int) -> Iterator[Result]:
-    """Rejection sampling towards minimal change: the right answer with the smallest R_LCS (eq. 1)."""
-    answers = itself.answer(tasks, samples)
-    for task in tasks:
-        judged = [desk.judge(reply.text, reply.finish, task) for reply in answers[task.id]]
-        tries = tuple(  # without their texts: the one that counts is the row's y⁺
-            Try("resample", "", judgement.outcome, reply.usage, 0.0, None, judgement.reason)
-            for judgement, reply in zip(judged, answers[task.id], strict=True)
-        )
-        best = _closest(judged)
-        yield Result(task, best.chosen, best.extracted, best.outcome, tries, best.detail)
 
 
 def _closest(judged: Sequence[Judgement]) -> Judgement:

@@ -1,6 +1,6 @@
 """One task's way from its first prompt to its row, whoever fetches the replies in between.
 
-The engine and the batch way share it: they differ in how a request becomes a reply.
+Single requests, batch jobs and the policy itself share it: they differ in how a request becomes a reply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOPELESS = ("safety", "refused")  # what has stopped a prompt once stops it agai
 
 
 @dataclass(frozen=True)
-class Desk:
+class OracleTask:
     """What the Oracle is told, and how its work is judged and priced. Every part is a pure function."""
 
     prompt: Callable[[Task, Sequence[Try]], tuple[str, str]]  # (kind, text) after these tries
@@ -33,15 +33,17 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What may be spent, and when to stop."""
+class Budget:
+    """What may be spent, and how many rectifications are wanted."""
 
-    reask: int = 1  # tries after the first
     max_cost: float | None = None  # USD: the bill, lost replies included, never exceeds it
     target: int | None = None  # verified rectifications that are enough; None: all tasks
-    have: int = 0  # of these, the rows that are there already
-    allow_version_drift: bool = False
-    give_up: bool = False  # also when the server answers nobody, rows become `unavailable`
+    verified: int = 0  # of these, the rows that are there already
+
+    @property
+    def missing(self) -> float:
+        """Verified rows that are still wanted."""
+        return float("inf") if self.target is None else self.target - self.verified
 
 
 class UnavailableError(Exception):
@@ -52,17 +54,17 @@ Fetch = Callable[[Request], Awaitable[Paid | None]]
 
 
 async def advance(
-    task: Task, model: str, desk: Desk, policy: Policy, fetch: Fetch
+    task: Task, model: str, spec: OracleTask, reask: int, fetch: Fetch
 ) -> Result | Request:
-    """Ask, judge and ask again until the task has its row.
+    """Ask, judge and ask again, `reask` times at most, until the task has its row.
 
     `fetch` returns the reply to a request, or None where there is none now: then the request that
     waits for one is returned. What was answered before is judged again, which costs nothing.
     """
     tries: list[Try] = []
     judged: Judgement | None = None
-    while judged is None or _again(judged, len(tries), policy):
-        kind, prompt = desk.prompt(task, tries)
+    while judged is None or (_may_help(judged) and len(tries) <= reask):
+        kind, prompt = spec.prompt(task, tries)
         request = Request(task.id, _digest(model, task.id, len(tries), prompt), kind, prompt)
         try:
             paid = await fetch(request)
@@ -72,22 +74,22 @@ async def advance(
         if paid is None:
             return request
         reply = paid.reply
-        judged = await asyncio.to_thread(desk.judge, reply.text, reply.finish, task)
+        judged = await asyncio.to_thread(spec.judge, reply.text, reply.finish, task)
         tries.append(_tried(kind, paid, judged))
     return Result(
         task, judged.chosen, judged.extracted, judged.outcome, tuple(tries), judged.detail
     )
 
 
-def _again(judged: Judgement, tries: int, policy: Policy) -> bool:
-    """Whether another try may be made and may help."""
-    return judged.outcome not in (OK, *HOPELESS) and tries <= policy.reask
+def _may_help(judged: Judgement) -> bool:
+    """Whether another try may succeed."""
+    return judged.outcome not in (OK, *HOPELESS)
 
 
 def _tried(kind: str, paid: Paid, judged: Judgement) -> Try:
     reply = paid.reply
     text = reply.text.encode(errors="replace").decode()  # half a surrogate pair cannot be stored
-    said = reply.reason if judged.outcome in HOPELESS else ""  # the server's own word for it
+    reason = reply.reason if judged.outcome in HOPELESS else ""  # the server's own word for it
     return Try(
         kind,
         text,
@@ -95,7 +97,7 @@ def _tried(kind: str, paid: Paid, judged: Judgement) -> Try:
         reply.usage,
         paid.cost,
         reply.model_version,
-        said or judged.reason,
+        reason or judged.reason,
     )
 
 
@@ -103,14 +105,14 @@ def _digest(model: str, task: str, number: int, prompt: str) -> str:
     return hashlib.sha256(json.dumps([model, task, number, prompt]).encode()).hexdigest()[:24]
 
 
-def check_version(model: str, reply: Reply, first: str | None, policy: Policy) -> None:
+def check_version(model: str, reply: Reply, first: str | None) -> None:
     """Refuse a reply of another model than the one asked for, or than the `first` that answered.
 
     `gpt-4.1` may answer as `gpt-4.1-2025-04-14`, a snapshot of it. A server that does not say who
     answers cannot be checked.
     """
     version = reply.model_version
-    if policy.allow_version_drift or version is None:
+    if version is None:
         return
     if not is_snapshot(model, version):
         other = f"{model} was asked for and {version} answered"
@@ -131,11 +133,11 @@ def is_snapshot(model: str, version: str) -> bool:
     return tail is not None and re.fullmatch(r"(-\d{4}-\d\d-\d\d|-\d{3,8})?", tail) is not None
 
 
-def over_budget(policy: Policy, spend: Spend, most: float) -> UserError:
+def over_budget(max_cost: float, spend: Spend, most: float) -> UserError:
     """What the user is told when the next request might exceed `oracle.max_cost`."""
     lost = f", {usd(spend.possible)} more may be charged for lost replies" if spend.possible else ""
     return UserError(
-        f"oracle.max_cost={policy.max_cost:g} USD is reached: {usd(spend.recorded)} are spent{lost}, and "
+        f"oracle.max_cost={max_cost:g} USD is reached: {usd(spend.recorded)} are spent{lost}, and "
         f"the next request may cost {usd(most)}. Raise oracle.max_cost and run the same command: "
         "what was answered is not asked again."
     )

@@ -1,7 +1,7 @@
-"""What is asked of a paid Oracle and what comes back, from the wire up to a finished row.
+"""What an Oracle is asked and what comes back, from one request up to a finished row.
 
-A client knows a protocol and makes one request; the engine owns retries, limits, money and the
-journal; `answers` judges what came back. Nothing below knows where a request came from.
+A client knows a protocol and makes one request; `async_runner` owns retries, limits, money and the
+journal; `postprocess` judges what came back.
 """
 
 from __future__ import annotations
@@ -36,29 +36,6 @@ class Reply:
     reason: str = ""  # the server's own word for an unusual end
 
 
-class RetryableError(Exception):
-    """Worth asking again: 408, 429, 5xx, a dropped connection, a timeout, an unreadable body.
-
-    after: seconds that the server asks to wait (Retry-After), if it does; billed: whether the server
-    may have done the work (a timeout, a dropped connection) and so may charge for it.
-    """
-
-    def __init__(self, reason: str, after: float | None = None, billed: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.after, self.billed = reason, after, billed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How fast an Oracle may be asked."""
-
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 600.0  # seconds for one request
-    retries: int = 6  # of one request, after the first
-
-
 @dataclass(frozen=True)
 class Job:
     """A batch job at the server."""
@@ -73,7 +50,7 @@ class Client(Protocol):
     model: str
 
     async def ask(self, prompt: str) -> Reply:
-        """Raises RetryableError; UserError for what no retry mends (key, model, malformed request)."""
+        """Raises TransientError; UserError for what no retry fixes (key, model, malformed request)."""
 
     async def close(self) -> None: ...
 
@@ -104,6 +81,7 @@ class Task:
     answer: str  # the ground truth
     response: str  # y⁻
     mode: str = "rectified"  # rectified | direct
+    question_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +104,7 @@ class Result:
     """What the Oracle made of a task, with everything that was tried and paid for it."""
 
     task: Task
-    chosen: str  # y⁺, cleaned; empty unless the outcome is ok
+    chosen: str  # y⁺, cleaned; of an Oracle that is asked empty unless the outcome is ok
     extracted: str | None
     outcome: str
     tries: tuple[Try, ...]

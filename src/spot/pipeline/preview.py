@@ -281,7 +281,8 @@ def _corrections(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
     if attempts is not None:
         count = len(wrong_attempts(config.data, attempts, part, here.first))
         paid = config.oracle.kind in PAID
-        journal = build.journal_path(config, attempts.digest) if paid else None
+        output = Path(config.output)
+        journal = build.journal_path(config.oracle, attempts.digest, output) if paid else None
         note = ", ".join(filter(None, (f"{count:,} wrong attempts", seen.note)))
         return replace(seen, note=note, asks=count, journal=journal)
     total = count_attempts(config)

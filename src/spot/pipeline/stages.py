@@ -23,13 +23,13 @@ from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.grading import sandbox
 from spot.grading.registry import Verifier
-from spot.oracle import build as asking
+from spot.oracle import build as oracles
+from spot.pipeline import clients, rectification
 from spot.pipeline import questions as sourcing
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.pipeline.elicitation import Tally, elicit
 from spot.pipeline.policy import Policy
-from spot.pipeline.rectification import rectify as rectify_all
 from spot.pipeline.run import Run
 from spot.pipeline.selection import Rules, nothing_left
 from spot.pipeline.selection import select as select_pairs
@@ -79,7 +79,7 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
         "answer_format": data.answer_format,
         "samples": data.samples,
         "seed": seed,
-        "generation": build.settings(config, config.generator),
+        "generation": build.settings(config.generator, config.model.thinking),
     }
     target = artifacts.product(run.root, "elicit", settings, {"policy": policy.digest})
 
@@ -91,7 +91,7 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
             counts.update(dropped)
-            generator = build.generator(config, config.generator, policy)
+            generator = clients.generator(config, config.generator, policy)
             with closing(generator), Verifier() as verifier:
                 yield from tally.watch(
                     elicit(
@@ -149,38 +149,39 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
     inputs = {"attempts": attempts.digest} | _first(run, attempts)
     asked = config.oracle.kind in ASKED
     student = policy(run, attempts) if asked else None
-    if student is not None and asking.depends_on_policy(config):
+    if student is not None and oracles.depends_on_policy(config.oracle):
         inputs["policy"] = student.digest
     target_pairs = config.oracle.target_pairs if part == "train" else None
-    if asked:
-        decisive = asking.settings(config, mode, target_pairs)
-    else:
-        decisive = asking.local_settings(config)
+    generation = build.settings(config.generator, config.model.thinking)
     settings = {
         "part": part,
         "held_out": data.held_out,
         "split_seed": data.seed,
         "mode": mode,
-        "oracle": decisive,
+        "oracle": oracles.settings(config.oracle, data, mode, target_pairs, generation),
         "answer_format": data.answer_format,
     }
     target = artifacts.product(run.root, "rectify", settings, inputs)
 
     def make() -> None:
         wrong = wrong_attempts(data, attempts, part, run.first)
-        compute = partial(artifacts.compute_rows, target, Rectification, total=len(wrong))
+        outcomes: Counter[str] = Counter()
         with Verifier() as verifier:
-            if student is None:
-                answers = asking.local_oracle(config, wrong, sourcing.posed(config))
-                check = {"mode": mode, "answer_format": data.answer_format}
-                compute(lambda done, _: rectify_all(wrong, answers, verifier, **check, done=done))
-                return
-            journal = asking.journal_path(config, attempts.digest)
-            oracle = asking.Asking(config, mode, verifier, student, journal, target_pairs)
-            compute(
-                lambda *_: oracle.rectify(wrong, artifacts.unfinished_rows(target, Rectification)),
+            oracle = clients.oracle(
+                config, verifier, student, mode=mode, target=target_pairs, attempts=attempts.digest
+            )
+
+            def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Rectification]:
+                rows = artifacts.unfinished_rows(target, Rectification)
+                return rectification.rectify(wrong, oracle, mode=mode, done=rows, outcomes=outcomes)
+
+            artifacts.compute_rows(
+                target,
+                Rectification,
+                produce,
+                total=len(wrong),
                 details=lambda _: oracle.details(),
-                note=oracle.note,
+                note=lambda: rectification.note(oracle, outcomes),
             )
 
     name = "rectifications" if part == "train" else "held_out_rectifications"
@@ -325,12 +326,12 @@ def evaluate(
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
 
-        evaluator = build.evaluator(config)
+        evaluator = clients.evaluator(config)
         with Verifier() as verifier:
             benchmarks = measuring.benchmarks(config, attempts, verifier)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
-                with closing(build.generator(config, evaluator, policy)) as generator:
+                with closing(clients.generator(config, evaluator, policy)) as generator:
                     yield from run_benchmarks(
                         benchmarks,
                         generator,

@@ -16,8 +16,7 @@ from spot.config import Config
 from spot.data import artifacts
 from spot.data.artifacts import EVALUATION
 from spot.evaluation import benchmarks
-from spot.generation import build
-from spot.pipeline import rectification, stages
+from spot.pipeline import clients, rectification, stages
 from spot.pipeline.run import Run
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
@@ -87,7 +86,7 @@ def _check(config: Config, until: str | None) -> None:
         from spot.training.loop import check_devices
 
         check_devices(config.hardware.devices)
-    build.check(config)
+    clients.check(config)
     if until is None:
         benchmarks.check(config)
 
@@ -97,7 +96,7 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
     `folder` is the run's own and gets `evaluation.json`.
     """
-    build.check(config)
+    clients.check(config)
     new = Run(config, folder, overrides)
     scores = measure(new)
     new.record(EVALUATION)

@@ -1,4 +1,4 @@
-"""What all clients of servers share: addresses, keys, which failures pass, and how long to wait."""
+"""What all clients of servers share: addresses, keys, which errors are transient, how long to wait."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def check_key_name(option: str, name: str) -> None:
         )
 
 
-def read_key(*names: str, option: str, who: str) -> Key:
+def read_key(*names: str, option: str, owner: str) -> Key:
     """The key in the first of these environment variables that is set. Raises UserError.
 
-    option: where the user names them; who: wants the key.
+    option: where the user names them; owner: what needs the key, for messages.
     """
     for name in names:
         check_key_name(option, name)
@@ -85,11 +85,23 @@ def read_key(*names: str, option: str, who: str) -> Key:
         if not all("!" <= character <= "~" for character in value):
             raise UserError(f"{name} holds more than a key: copy the key anew.")
         return Key(name, value)
-    raise UserError(f"{who} needs a key: set {' or '.join(names)} in the environment.")
+    raise UserError(f"{owner} needs a key: set {' or '.join(names)} in the environment.")
 
 
-def passes(status: int) -> bool:
-    """Whether a failure with this HTTP status may be over when the request is sent again.
+class TransientError(Exception):
+    """Worth asking again: no connection, a timeout, an unreadable body, a status that `is_transient`.
+
+    after: seconds that the server asks to wait (Retry-After), if it does; billed: whether the server
+    may have done the work (a timeout, a dropped connection) and so may charge for it.
+    """
+
+    def __init__(self, reason: str, after: float | None = None, billed: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.after, self.billed = reason, after, billed
+
+
+def is_transient(status: int) -> bool:
+    """Whether an error with this HTTP status may be over when the request is sent again.
 
     501 is none: the server does not know what it is asked for (RFC 9110, 15.6.2).
     """

@@ -14,7 +14,7 @@ from spot.data import artifacts
 from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
-from spot.pipeline import tracking
+from spot.pipeline import clients, tracking
 from spot.utils import machine
 
 
@@ -96,7 +96,7 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     from spot.evaluation.runner import evaluate as run_benchmarks
     from spot.generation.transformers import TransformersGenerator
 
-    evaluator = build.evaluator(config)
+    evaluator = clients.evaluator(config)
     benchmarks = [measuring.made(task, config.benchmarks.seed) for task in tasks]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -146,7 +146,8 @@ def test_what_is_worth_asking_again(
     server.plan(always(fault))
     with pytest.raises(TransientError) as caught:
         run(client(kind, server))
-    assert (caught.value.reason, caught.value.billed, caught.value.after) == (reason, billed, None)
+    assert caught.value.reason.startswith(reason)
+    assert (caught.value.billed, caught.value.after) == (billed, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,7 +176,7 @@ def test_a_hanging_request_ends_in_time_and_may_be_billed(kind: str, server: Ser
     with pytest.raises(TransientError) as caught:
         run(client(kind, server, timeout=0.5))
     assert time.monotonic() - began < 5
-    assert (caught.value.reason, caught.value.billed) == ("timeout", True)
+    assert (caught.value.reason, caught.value.billed) == ("no reply within 0.5 s", True)
     assert difference(server.settled(), before).output > 0
 
 
@@ -186,7 +187,8 @@ def test_nobody_there_is_not_billed(kind: str) -> None:
         nobody = Server(f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(TransientError) as caught:
             run(client(kind, nobody))
-    assert (caught.value.reason, caught.value.billed) == ("no connection", False)
+    assert caught.value.reason == "no connection: Connection refused"
+    assert not caught.value.billed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from spot.config import OracleConfig
+from spot.oracle.api_errors import read_key
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
-from spot.oracle.secrets import read_key
 from spot.oracle.task_loop import Budget, Judgement, OracleTask
 from spot.oracle.types import Task
 from spot.utils.errors import UserError

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 
-import aiohttp
 import pytest
 
-from spot.generation import http, scheduler
 from spot.generation import remote as remote_module
+from spot.generation import scheduler
+from spot.utils import openai_client
 from spot.utils.errors import UserError
 from tests.generation.asking import generator, refused, requests, run, text
 from tests.generation.server import MISSHAPEN, Plan, Server, serving
@@ -132,7 +130,7 @@ def test_an_address_that_denies_everything_does_not_stop_the_others() -> None:
 def test_what_a_silent_server_had_is_asked_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "PROBE_EVERY", 0.1)
     monkeypatch.setattr(scheduler, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(http, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(openai_client, "PROBE_SECONDS", 0.2)
     with serving(Plan(latency=30)) as hung, serving(Plan(latency=0.01)) as whole:
         found: list[str] = []
         answers = generator(hung.url, whole.url, timeout=60).generate(requests(60))
@@ -146,22 +144,6 @@ def test_what_a_silent_server_had_is_asked_elsewhere(monkeypatch: pytest.MonkeyP
         assert time.monotonic() - began < 10
         assert len(set(found)) == 60
         assert _in_flight(hung, 0) == 8
-
-
-def test_connections_notice_a_machine_that_is_gone() -> None:
-    async def option(url: str) -> int:
-        async with (
-            aiohttp.ClientSession(connector=http.connector()) as session,
-            session.get(f"{url}/models") as response,
-        ):
-            assert response.connection is not None
-            assert response.connection.transport is not None
-            sock = response.connection.transport.get_extra_info("socket")
-            return int(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-
-    with serving() as server:
-        server.plan(Plan(models={str(i): 512 for i in range(100_000)}))  # read in several parts
-        assert asyncio.run(option(server.url))
 
 
 # ---- failures that do not ------------------------------------------------------------------------

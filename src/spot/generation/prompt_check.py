@@ -1,5 +1,5 @@
-"""What is said to servers, and what their replies must be: the right model, and prompts read as the
-tokens that training will see.
+"""What is said to servers, and what they must agree on: the right model, and prompts read as the tokens
+that training will see.
 """
 
 from __future__ import annotations
@@ -8,70 +8,134 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spot.data.chat import chat_ids
-from spot.generation.http import Endpoint, Reply
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
+from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
+from spot.utils.openai_client import ChatReply, OpenAIServer, StatusError
 
 if TYPE_CHECKING:
     from spot.generation.remote import RemoteGenerator
 
 SAMPLES = 3  # prompts whose tokens are compared before a server is asked
+_UNFINISHED = (
+    None,
+    "None",
+    "abort",
+    "error",
+)  # the server gave the response up: worth asking again
+
+
+class DeniedError(TransientError):
+    """401, 403 or 404: a mistake of the user's (`message`), unless the server has let us in before.
+
+    Whatever stands before a server answers so while the server is being replaced.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason)
+        self.message = message
 
 
 class PromptCheck:
     """What is said to the servers of one run of a generator, and what they have to agree on."""
 
     def __init__(self, generator: RemoteGenerator, requests: Sequence[Request]) -> None:
-        self.config, self.group = generator.config, generator.group
+        self.config, self.group, self.key = generator.config, generator.group, generator.key
         self.tokenizer, self.thinking = generator.tokenizer, generator.thinking
         self.name, self.context = generator.name, generator.context_length
         self.samples = _different(requests)
         self.model = self.config.model or ""
         self.served: tuple[str, str, int | None] | None = None  # who served what first
 
-    async def greet(self, endpoint: Endpoint) -> None:
-        """Agree on the model, its context and the tokens of prompts. Raises PassingError, UserError."""
-        self._agree(endpoint.url, await endpoint.models())
+    async def greet(self, server: OpenAIServer) -> None:
+        """Agree on the model, its context and the tokens of prompts. Raises TransientError, UserError."""
+        try:
+            models = await server.models()
+        except StatusError as error:
+            raise self._refusal(server.url, error, "for its list of models") from None
+        if models is None:
+            raise UserError(
+                f"{server.url}/models is no list of models: the address ends in /v1, as a rule."
+            )
+        self._agree(server.url, models)
         template = self._body({}).get("chat_template_kwargs") or {}
         for request in self.samples:
-            told = await endpoint.tokenize(self.model, request.messages, template)
-            if told is None:
+            ids = await server.tokenize(self.model, request.messages, template)
+            if ids is None:
                 return
-            _check_prompt(endpoint.url, self._ids(request), len(told), told)
+            _check_prompt(server.url, self._ids(request), len(ids), ids)
 
-    async def ask(self, endpoint: Endpoint, request: Request) -> Completion:
-        """The completion of one request, asked once. Raises PassingError, UserError."""
-        ids, sampling = self._ids(request), request.sampling
-        room = self.context - len(ids)
-        reply = None
-        if room > 0:
-            fields = {
-                "messages": request.messages,
-                "max_tokens": min(sampling.max_new_tokens, room),
-                "seed": request.seed,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k or -1,
-            }
-            reply = await endpoint.complete(self._body(fields), request.key)
+    async def ask(self, server: OpenAIServer, request: Request) -> Completion:
+        """The completion of one request, asked once. Raises TransientError, UserError."""
+        ids = self._ids(request)
+        reply = await self._reply(server, request, self.context - len(ids))
         name = self.name or self.model
         if reply is None:
             return Completion(request.key, "", (), PROMPT_TOO_LONG, len(ids), 0, name)
+        if reply.finish in _UNFINISHED:
+            raise TransientError(f"a response that ended by {reply.finish}")
         if reply.model != self.model:
             raise UserError(
-                f"{endpoint.url} answered as the model {reply.model}, not as {self.model}: "
+                f"{server.url} answered as the model {reply.model}, not as {self.model}: "
                 "name the model that is meant."
             )
-        _check_prompt(endpoint.url, ids, reply.prompt_tokens, reply.prompt_ids)
+        _check_prompt(server.url, ids, reply.prompt_tokens, reply.prompt_ids)
+        # whatever else ends a response (a filter, a loop that was noticed) cuts it off
+        finish = STOP if reply.finish == "stop" else LENGTH
         made = _written_ids(reply, self.tokenizer.eos_token_id)
         return Completion(
             request.key,
             _text(reply, made, self.tokenizer),
             tuple(made or ()),
-            reply.finish,
+            finish,
             len(ids),
             _count(reply, made, self.tokenizer),
             name,
+        )
+
+    async def _reply(self, server: OpenAIServer, request: Request, room: int) -> ChatReply | None:
+        """What the server says; None if the prompt leaves no room for a response."""
+        if room <= 0:
+            return None
+        sampling = request.sampling
+        fields = {
+            "messages": request.messages,
+            "max_tokens": min(sampling.max_new_tokens, room),
+            "seed": request.seed,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,
+        }
+        try:
+            return await server.complete(self._body(fields))
+        except StatusError as error:
+            if http.says_too_long(error.status, error.words):
+                return None
+            raise self._refusal(server.url, error, f"for {request.key}") from None
+
+    def _refusal(self, url: str, error: StatusError, what: str) -> Exception:
+        """What the user has to fix."""
+        if error.status in (401, 403):
+            fix = f"set another key in {self.key.name}" if self.key.value else "name its key"
+            return DeniedError(
+                str(error),
+                f"{url} lets nobody in ({error}): {fix} ({self.group}.key is the environment variable "
+                "that holds it).",
+            )
+        if error.status == 404:
+            return DeniedError(
+                str(error),
+                f"{url} was asked {what} and knows nothing of it ({error}): the address must end as "
+                "the server's does, as a rule in /v1.",
+            )
+        if http.says_asked_too_much(error.status, error.words):
+            return UserError(
+                f"{url} refuses so long a response {what} ({error}): lower "
+                f"{self.group}.max_new_tokens, or model.context_length to what the server has."
+            )
+        return UserError(
+            f"{url} refuses the request {what} ({error}): change the {self.group}'s options."
         )
 
     def _ids(self, request: Request) -> list[int]:
@@ -140,26 +204,26 @@ def _check_prompt(
     )
 
 
-def _written_ids(reply: Reply, eos: int | None) -> list[int] | None:
+def _written_ids(reply: ChatReply, eos: int | None) -> list[int] | None:
     """What was generated, without the token that ended it."""
     ids = reply.token_ids
-    if ids and reply.finish == STOP:
+    if ids and reply.finish == "stop":
         ended_by = reply.stop if isinstance(reply.stop, int) else eos
         return ids[:-1] if ids[-1] == ended_by else ids
     return ids
 
 
-def _count(reply: Reply, made: list[int] | None, tokenizer: Any) -> int:
+def _count(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> int:
     """Tokens of a response, without the one that ended it."""
     if made is not None:
         return len(made)
     if reply.tokens is None:
         written = (reply.reasoning or "") + reply.content
         return len(tokenizer(written, add_special_tokens=False)["input_ids"])
-    return max(0, reply.tokens - (reply.finish == STOP))
+    return max(0, reply.tokens - (reply.finish == "stop"))
 
 
-def _text(reply: Reply, made: list[int] | None, tokenizer: Any) -> str:
+def _text(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> str:
     """The whole response, with the reasoning that some servers split off.
 
     Token ids tell best what was written. The rest is put together again: a block that was cut off
@@ -171,6 +235,6 @@ def _text(reply: Reply, made: list[int] | None, tokenizer: Any) -> str:
         written = str(tokenizer.decode(made, skip_special_tokens=False))
         if not reply.content or "</think>" in written:
             return written
-    if reply.finish == LENGTH and not reply.content:
+    if reply.finish != "stop" and not reply.content:
         return f"<think>{reply.reasoning}"
     return f"<think>{reply.reasoning}</think>{reply.content}"

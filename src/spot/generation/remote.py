@@ -16,18 +16,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import aiohttp
-
 from spot.config import GeneratorConfig
-from spot.generation.http import Endpoint, connector
 from spot.generation.prompt_check import PromptCheck
 from spot.generation.scheduler import Scheduler
 from spot.generation.types import Completion, Request
 from spot.utils import http
+from spot.utils.openai_client import NO_KEY, OpenAIServer
 
 BUFFER = 256  # completions that wait for the caller; nothing is sent while there are more
 ALIVE_SECONDS = 1.0  # between two calls of `alive`
-NO_KEY = http.Key("no variable", "")
 
 
 class RemoteGenerator:
@@ -110,14 +107,16 @@ class RemoteGenerator:
         self, todo: Sequence[Request], results: queue.SimpleQueue[Completion | None]
     ) -> None:
         check = PromptCheck(self, todo)
-        async with aiohttp.ClientSession(connector=connector()) as session:
-            endpoints = [
-                Endpoint(session, url, self.key, self.config.timeout, self.group)
-                for url in self.config.base_urls
-            ]
+        servers = [
+            OpenAIServer(url, self.key, self.config.timeout) for url in self.config.base_urls
+        ]
+        try:
             await Scheduler(
-                todo, endpoints, check, self.config, results.put, lambda: results.qsize() >= BUFFER
+                todo, servers, check, self.config, results.put, lambda: results.qsize() >= BUFFER
             ).run()
+        finally:
+            for server in servers:
+                await server.close()
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""Requests dealt to servers that may fail: who is asked next, what is asked again, when to give up.
+"""Requests dealt to servers that may fail: which is asked next, what is asked again, when to give up.
 
 A server is greeted before it is asked anything. It falls, and is greeted again, after three failures
 in a row, when it denies a request (401, 403, 404: it may be about to be replaced), or when it has
@@ -7,14 +7,11 @@ neither answered nor reacted to a probe for five minutes: what is in flight ther
 A request that failed waits, then goes to another server if one is free. One that has failed several
 times, for longer than `patience`, is set aside: the others are finished, and then the run ends with an
 error that names it. No new request is begun while nothing has been answered since the first failure
-of the one that was set aside last.
-
-The run ends at once with an error when
+of the one that was set aside last. The run ends at once with an error when
 
 - no server was ready for `patience` seconds,
-- every server was tried, none was ever greeted, and one denies the greeting,
-- a server that has never answered denies three requests in a row and no other is ready,
-- a server asks to wait for longer than `patience`, or refuses a request for what no waiting mends.
+- a server denies what it is asked, none has ever answered, and all others have failed,
+- a server asks to wait for longer than `patience`, or refuses a request for what no waiting fixes.
 """
 
 from __future__ import annotations
@@ -27,11 +24,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from spot.config import GeneratorConfig
-from spot.generation.http import DeniedError, Endpoint, PassingError
-from spot.generation.prompt_check import PromptCheck
+from spot.generation.prompt_check import DeniedError, PromptCheck
 from spot.generation.types import Completion, Request
 from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.http import TransientError
+from spot.utils.openai_client import OpenAIServer, StatusError
 from spot.utils.progress import say
 
 FAILURES_IN_A_ROW = 3  # after which a server is asked nothing until it could be greeted
@@ -45,17 +43,15 @@ AGAIN = "the same command goes on from here"
 
 @dataclass(eq=False)
 class _Server:
-    endpoint: Endpoint
+    endpoint: OpenAIServer
     ready: bool = False
-    greeted: bool = False  # ever
     answered: bool = False  # ever
     in_flight: int = 0
     limits: set[asyncio.Timeout] = field(default_factory=set)  # of what is in flight
     failures: int = 0  # in a row
-    denials: int = 0  # in a row, each after a greeting
-    reason: str = ""  # of the last
+    reason: str = ""  # of the last failure; empty before the first
     heard: float = 0.0  # when it last answered, by the loop's clock
-    rests_until: float = 0.0
+    rest: float = 0.0  # seconds until it is greeted again
     fallen: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -77,7 +73,7 @@ class Scheduler:
     def __init__(
         self,
         requests: Iterable[Request],
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[OpenAIServer],
         check: PromptCheck,
         config: GeneratorConfig,
         deliver: Callable[[Completion], None],
@@ -127,9 +123,7 @@ class Scheduler:
         """The next job: one that failed before others, a new one otherwise."""
         if self.again:
             return self.again.popleft()
-        if self.stalled:
-            return None
-        request = next(self.requests, None)
+        request = None if self.stalled else next(self.requests, None)
         if request is None:
             return None
         self.open += 1
@@ -153,15 +147,11 @@ class Scheduler:
                 server.limits.add(limit)
                 completion = await self.check.ask(server.endpoint, job.request)
         except TimeoutError:
-            self._failed(server, job, PassingError(f"silent for {SILENT_SECONDS:g} s"))
-        except DeniedError as error:
-            self._denied(server, error)
-            self._failed(server, job, PassingError(error.reason))
-        except PassingError as error:
+            self._failed(server, job, TransientError(f"silent for {SILENT_SECONDS:g} s"))
+        except TransientError as error:
             self._failed(server, job, error)
         else:
-            server.failures = server.denials = 0
-            server.answered = True
+            server.failures, server.answered = 0, True
             server.heard = self.answered = self.loop.time()
             self.stalled = False
             self.open -= 1
@@ -171,34 +161,26 @@ class Scheduler:
             server.in_flight -= 1
             self.changed.set()
 
-    def _denied(self, server: _Server, error: DeniedError) -> None:
-        """Greet it again, or believe it."""
-        if not server.ready:
-            return  # it has fallen already: one of many denials at a time
-        server.denials += 1
-        server.ready = False
-        nobody = not any(other.ready for other in self.servers)
-        if server.denials >= FAILURES_IN_A_ROW and not server.answered and nobody:
-            raise error
-        self._fall(server, error.reason, http.backoff(server.denials, None, self.draw))
-
-    def _failed(self, server: _Server, job: _Job, error: PassingError) -> None:
-        """Ask again later, or set the request aside."""
-        now, patience, url = self.loop.time(), self.config.patience, server.endpoint.url
+    def _failed(self, server: _Server, job: _Job, error: TransientError) -> None:
+        """Ask again later, or set the request aside; let the server fall if it fails others, too."""
+        now, patience = self.loop.time(), self.config.patience
         if error.after is not None and error.after > patience:
             raise UserError(
-                f"{url} asks to wait {error.after:.0f} s ({error.reason}): {AGAIN} then."
+                f"{server.endpoint.url} asks to wait {error.after:.0f} s ({error.reason}): "
+                f"{AGAIN} then."
             )
         job.failures += 1
         job.since, job.server, job.reason = job.since or now, server, error.reason
+        pause = http.backoff(job.failures, error.after, self.draw)
         if job.failures >= FEWEST_TRIES and now - job.since > patience:
             self._set_aside(job)
         else:
-            pause = http.backoff(job.failures, error.after, self.draw)
             self.loop.call_later(pause, self._put_back, job)
         server.failures += 1
-        if server.ready and server.failures >= FAILURES_IN_A_ROW:
-            self._fall(server, error.reason, error.after or 0.0)
+        if server.ready and isinstance(error, DeniedError):
+            self._fall(server, error, pause)
+        elif server.ready and server.failures >= FAILURES_IN_A_ROW:
+            self._fall(server, error, error.after or 0.0)
 
     def _set_aside(self, job: _Job) -> None:
         if not self.aside:
@@ -221,47 +203,46 @@ class Scheduler:
             f"({job.reason}): look at the server's log; {AGAIN}."
         )
 
-    def _fall(self, server: _Server, reason: str, rest: float) -> None:
+    def _fall(self, server: _Server, error: TransientError, rest: float) -> None:
         """Ask it nothing until it could be greeted, `rest` seconds from now at the earliest."""
-        server.ready, server.reason = False, reason
-        server.rests_until = self.loop.time() + rest
+        server.ready, server.reason, server.rest = False, error.reason, rest
         server.fallen.set()
+        self._believe(error)
         if not any(other.ready for other in self.servers):
             self.nobody_since = self.loop.time()
+
+    def _believe(self, error: TransientError) -> None:
+        """Raise what a server denies, unless one has answered before or may yet."""
+        may = any(server.ready or server.answered or not server.reason for server in self.servers)
+        if isinstance(error, DeniedError) and not may:
+            raise UserError(error.message)
 
     async def _keep(self, server: _Server) -> None:
         """Greet a server, and again whenever it has fallen."""
         while True:
             await self._greet(server)
             await self._watch(server)
-            await asyncio.sleep(max(0.0, server.rests_until - self.loop.time()))
+            await asyncio.sleep(server.rest)
 
     async def _greet(self, server: _Server) -> None:
         """Greet a server until it answers. Raises UserError when that is no use."""
         failures = 0
         while True:
-            after = None
             try:
                 await self.check.greet(server.endpoint)
-            except DeniedError as error:
-                server.reason = error.reason
-                if all(other.reason and not other.greeted for other in self.servers):
-                    raise
-            except PassingError as error:
+                break
+            except TransientError as error:
                 server.reason, after = error.reason, error.after
-            else:
-                server.failures = 0
-                server.ready = server.greeted = True
-                self.nobody_since = None
-                self.changed.set()
-                return
+                self._believe(error)
             self._check_patience()
-            self._check_silence(server, server.reason)
+            self._check_silence(server, TransientError(server.reason))
             failures += 1
             if failures == 2:
                 say(f"generation: waiting for {server.endpoint.url} ({server.reason})")
             pause = http.backoff(failures, after, self.draw)
             await asyncio.sleep(min(LONGEST_PROBE_PAUSE, pause))
+        server.failures, server.ready, self.nobody_since = 0, True, None
+        self.changed.set()
 
     async def _watch(self, server: _Server) -> None:
         """Return when a server that was ready has fallen."""
@@ -273,20 +254,20 @@ class Scheduler:
                     await server.fallen.wait()
                 break
             try:
-                await server.endpoint.probe()
-            except PassingError as error:
-                self._check_silence(server, error.reason)
+                await server.endpoint.models()
+            except (TransientError, StatusError) as error:
+                self._check_silence(server, TransientError(str(error)))
             else:
                 server.heard = self.loop.time()
         server.fallen.clear()
 
-    def _check_silence(self, server: _Server, reason: str) -> None:
+    def _check_silence(self, server: _Server, error: TransientError) -> None:
         """Give up what is in flight at a server that has not been heard of for too long."""
         now = self.loop.time()
         if now - server.heard <= SILENT_SECONDS:
             return
         if server.ready:
-            self._fall(server, reason, 0.0)
+            self._fall(server, error, 0.0)
         for limit in server.limits:
             limit.reschedule(now)
         server.limits.clear()
@@ -295,5 +276,7 @@ class Scheduler:
         since, patience = self.nobody_since, self.config.patience
         if since is None or self.loop.time() - since <= patience:
             return
-        said = "; ".join(f"{server.endpoint.url}: {server.reason}" for server in self.servers)
-        raise UserError(f"No server has answered for {patience:g} s ({said}): start it; {AGAIN}.")
+        reasons = "; ".join(f"{server.endpoint.url}: {server.reason}" for server in self.servers)
+        raise UserError(
+            f"No server has answered for {patience:g} s ({reasons}): start it; {AGAIN}."
+        )

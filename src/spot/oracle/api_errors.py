@@ -1,88 +1,27 @@
-"""What HTTP Oracles have in common: which failures are worth another request, and what they say.
-
-The packages' own retries are off: they know neither the journal nor the cap, and would ask, and pay,
-behind our back.
-"""
+"""What a paid Oracle's server may refuse, as its user can fix it, and the key that it wants."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
-
-import aiohttp
+from functools import partial
 
 from spot.oracle.types import OTHER, Reply, Usage
 from spot.utils import http
 from spot.utils.errors import UserError
-from spot.utils.http import TransientError
 
-T = TypeVar("T")
-
-# Of a gateway: the server behind it may finish the work, and charge for it.
-_GAVE_UP = (408, 502, 504)
+# keys are read from the environment only, and kept out of everything that is written
+read_key = partial(http.read_key, option="oracle.key_name", owner="The Oracle")
 
 
-class UnreadableError(ValueError):
-    """A body that is not what the protocol promises."""
-
-
-async def guarded(
-    call: Awaitable[T], timeout: float, explain: Callable[[Exception], Exception | T]
-) -> T:
-    """The call's result within `timeout` seconds, or what `explain` makes of its failure.
-
-    What is raised does not carry the original failure along: that one holds the request, and so the key.
-    """
-    try:
-        async with asyncio.timeout(timeout):
-            return await call
-    except Exception as error:
-        outcome = connection_failure(error) or explain(error)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-def connection_failure(error: Exception) -> TransientError | None:
-    """The failure of a request that got no readable answer; None for any other."""
-    chain = list(_causes(error))
-    if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in chain):
-        return TransientError("no connection")
-    for cause in chain:
-        if isinstance(cause, TimeoutError):
-            return TransientError("timeout", billed=True)
-        if isinstance(cause, aiohttp.ClientError | ConnectionError):
-            return TransientError("dropped connection", billed=True)
-        if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError | UnreadableError):
-            return TransientError("unreadable body", billed=True)
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def status_failure(
-    status: int, words: str, *, model: str, key: str, after: float | None = None
-) -> Exception:
-    """What an HTTP status means: ask again, or what the user has to mend.
-
-    words: the server's, without the key; key: the variable it was read from; after: seconds to wait.
-    """
-    words = http.one_line(words)
-    if http.is_transient(status):
-        return TransientError(f"status {status}", after, status in _GAVE_UP or status >= 520)
+def refusal(status: int, words: str, *, model: str, key: http.Key) -> UserError:
+    """What the user has to fix after a status that is not transient. words: the server's."""
+    words = http.one_line(key.hide(words))
     if status == 401:
-        return UserError(f"The Oracle's server does not accept the key in {key}: set another.")
+        return UserError(f"The Oracle's server does not accept the key in {key.name}: set another.")
     if status == 402:
-        return UserError(f"The account of the key in {key} has no credit ({words}): add some.")
+        return UserError(f"The account of the key in {key.name} has no credit ({words}): add some.")
     if status == 403:
         return UserError(
-            f"The key in {key} may not use oracle.model={model} ({words}): set another."
+            f"The key in {key.name} may not use oracle.model={model} ({words}): set another."
         )
     if status == 404:
         return UserError(f"The server does not know oracle.model={model} ({words}): name another.")
@@ -97,8 +36,3 @@ def row_refusal(status: int, words: str) -> Reply | None:
     if http.says_too_long(status, words):
         return Reply("", OTHER, Usage(), None, "too_long")
     return None
-
-
-def count(value: object) -> int:
-    """A number of tokens, 0 where the server gives none."""
-    return value if isinstance(value, int) else 0

@@ -217,8 +217,8 @@ def _file(config: OracleConfig, data: DataConfig) -> Path:
 
 
 def _read_key(config: OracleConfig) -> None:
+    from spot.oracle.api_errors import read_key
     from spot.oracle.gemini import KEY_NAMES
-    from spot.oracle.secrets import read_key
 
     if config.key_name is not None:
         read_key(config.key_name)

@@ -14,7 +14,6 @@ from google import genai
 from google.genai import errors, types
 
 from spot.oracle import api_errors
-from spot.oracle.secrets import read_key
 from spot.oracle.types import (
     EMPTY,
     MAX_TOKENS,
@@ -25,9 +24,10 @@ from spot.oracle.types import (
     Reply,
     Usage,
 )
-from spot.utils import http as web
+from spot.utils import http
 from spot.utils.errors import UserError, one_of
-from spot.utils.http import TransientError
+from spot.utils.http import TransientError, UnreadableError
+from spot.utils.machine import allow_open_files
 
 KEY_NAMES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the order in which the package takes them
 HOSTED = "https://generativelanguage.googleapis.com/"
@@ -70,9 +70,10 @@ class GeminiClient:
         thinking: int | str | None = None,
         timeout: float = 600.0,
     ) -> None:
-        web.check_url("oracle.base_url", base_url)
+        http.check_url("oracle.base_url", base_url)
+        allow_open_files()
         self.model, self.timeout = model, timeout
-        self._key = read_key(*key_names)
+        self._key = api_errors.read_key(*key_names)
         self._config = types.GenerateContentConfig(
             temperature=temperature,
             max_output_tokens=max_tokens,
@@ -95,7 +96,7 @@ class GeminiClient:
 
     async def ask(self, prompt: str) -> Reply:
         """One request. Raises TransientError, UserError."""
-        return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain_row)
+        return await http.guarded(self._ask(prompt), self.timeout, self._explain_row)
 
     async def close(self) -> None:
         await self._client.aio.aclose()
@@ -104,32 +105,30 @@ class GeminiClient:
     async def submit(self, prompts: Sequence[tuple[str, str]], name: str) -> Job:
         """A batch job of (key, prompt) pairs, under our name. Raises TransientError, UserError."""
         try:
-            file = await api_errors.guarded(
-                self._upload(prompts, name), self.timeout, self._explain
-            )
+            file = await http.guarded(self._upload(prompts, name), self.timeout, self._explain)
         except TransientError as error:  # there is no job yet that could cost anything
             raise TransientError(error.reason, error.after) from None
-        return await api_errors.guarded(self._create(file, name), self.timeout, self._explain)
+        return await http.guarded(self._create(file, name), self.timeout, self._explain)
 
     async def find(self, name: str) -> Job | None:
         """The newest job under our name, if there is one."""
-        return await api_errors.guarded(self._find(name), self.timeout, self._explain)
+        return await http.guarded(self._find(name), self.timeout, self._explain)
 
     async def poll(self, job: Job) -> Job:
         """The job as it stands now."""
-        got = await api_errors.guarded(self._get(job), self.timeout, self._explain)
+        got = await http.guarded(self._get(job), self.timeout, self._explain)
         return _job(got)
 
     async def results(self, job: Job) -> dict[str, Reply | str]:
         """What a finished job did, by key: a reply, or the server's reason why there is none."""
-        return await api_errors.guarded(self._results(job), self.timeout, self._explain)
+        return await http.guarded(self._results(job), self.timeout, self._explain)
 
     async def _ask(self, prompt: str) -> Reply:
         answer = await self._client.aio.models.generate_content(
             model=self.model, contents=prompt, config=self._config
         )
-        http = answer.sdk_http_response
-        return read_response(json.loads((http and http.body) or ""))
+        response = answer.sdk_http_response
+        return read_response(json.loads((response and response.body) or ""))
 
     async def _upload(self, prompts: Sequence[tuple[str, str]], name: str) -> str:
         generation = self._config.model_dump(
@@ -178,20 +177,17 @@ class GeminiClient:
             return error
         details = _details(error)
         if any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
-            return api_errors.status_failure(401, "", model=self.model, key=self._key.name)
+            return api_errors.refusal(401, "", model=self.model, key=self._key)
         quotas = str([detail.get("violations") for detail in details])
         if error.code == 429 and "PerDay" in quotas:
             return UserError(
                 f"Today's quota of oracle.model={self.model} is used up: run the same command tomorrow."
             )
-        headers = getattr(error.response, "headers", None) or {}
-        after = web.retry_after(headers)
-        return api_errors.status_failure(
-            error.code,
-            self._key.hide(str(error.message)),
-            model=self.model,
-            key=self._key.name,
-            after=_retry_delay(details) if after is None else after,
+        after = http.retry_after(getattr(error.response, "headers", None) or {})
+        after = _retry_delay(details) if after is None else after
+        words = self._key.hide(str(error.message))
+        return http.status_error(error.code, words, after) or api_errors.refusal(
+            error.code, words, model=self.model, key=self._key
         )
 
 
@@ -202,7 +198,7 @@ def read_response(body: Any) -> Reply:
         "promptFeedback",
         "modelVersion",
     }:
-        raise api_errors.UnreadableError("no GenerateContentResponse")
+        raise UnreadableError("no GenerateContentResponse")
     usage, version = _usage(body.get("usageMetadata") or {}), body.get("modelVersion")
     if not body.get("candidates"):
         blocked = (body.get("promptFeedback") or {}).get("blockReason")
@@ -230,13 +226,18 @@ def read_results(lines: bytes) -> Iterator[tuple[str, Reply | str]]:
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
-    thoughts = api_errors.count(usage.get("thoughtsTokenCount"))
+    thoughts = _count(usage.get("thoughtsTokenCount"))
     return Usage(
-        input=api_errors.count(usage.get("promptTokenCount")),
-        cached=api_errors.count(usage.get("cachedContentTokenCount")),
-        output=api_errors.count(usage.get("candidatesTokenCount")) + thoughts,  # billed alike
+        input=_count(usage.get("promptTokenCount")),
+        cached=_count(usage.get("cachedContentTokenCount")),
+        output=_count(usage.get("candidatesTokenCount")) + thoughts,  # billed alike
         thoughts=thoughts,
     )
+
+
+def _count(value: object) -> int:
+    """A number of tokens, 0 where the server gives none."""
+    return value if isinstance(value, int) else 0
 
 
 def _line(key: str, prompt: str, generation: dict[str, Any]) -> bytes:

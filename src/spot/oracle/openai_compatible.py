@@ -1,22 +1,16 @@
-"""Any server that speaks OpenAI's protocol: hosted ones, vLLM, SGLang, llama.cpp.
-
-https://platform.openai.com/docs/api-reference/chat
-"""
+"""An Oracle's client of any server that speaks OpenAI's protocol: hosted ones, vLLM, SGLang, llama.cpp."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
-
 from spot.oracle import api_errors
-from spot.oracle.secrets import NO_KEY, read_key
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Reply, Usage
 from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.openai_client import NO_KEY, ChatReply, OpenAIServer, StatusError
 
 HOSTED = "https://api.openai.com/v1"
 _FINISH = {"stop": STOP, "length": MAX_TOKENS, "content_filter": SAFETY}
@@ -42,82 +36,57 @@ class OpenAIClient:
         timeout: float = 600.0,
     ) -> None:
         http.check_url("oracle.base_url", base_url)
-        self.model, self.timeout = model, timeout
-        self._key = read_key(key_name) if key_name else NO_KEY
+        self.model = model
+        self._key = api_errors.read_key(key_name) if key_name else NO_KEY
         settings = {"temperature": temperature, _limit_field(base_url): max_tokens}
         self._body = {key: value for key, value in settings.items() if value is not None}
         self._body |= extra or {}
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key.value or "none",
-            base_url=base_url,
-            max_retries=0,
-            timeout=timeout,
-            # the default transport takes 4 ms of this machine's time for a request among 200, this 1.6
-            http_client=openai.DefaultAioHttpClient(),
-        )
+        self._server = OpenAIServer(base_url, self._key, timeout, proxies=True)
 
     async def ask(self, prompt: str) -> Reply:
         """One request. Raises TransientError, UserError."""
-        return await api_errors.guarded(self._ask(prompt), self.timeout, self._explain)
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            return _reply(
+                await self._server.complete(
+                    {"model": self.model, "messages": messages, **self._body}
+                )
+            )
+        except StatusError as error:
+            outcome = self._explain(error)
+        if isinstance(outcome, Reply):
+            return outcome
+        raise outcome
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._server.close()
 
-    async def _ask(self, prompt: str) -> Reply:
-        raw = await self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=[{"role": "user", "content": prompt}],
-            extra_body=self._body,
-        )
-        return read_completion(json.loads(raw.content))
-
-    def _explain(self, error: Exception) -> Exception | Reply:
-        if not isinstance(error, openai.APIStatusError):
-            return error
-        body = error.body if isinstance(error.body, dict) else {}
-        code, words = str(error.code), self._key.hide(str(body.get("message", error.message)))
-        if code in _REFUSED:
-            return Reply("", SAFETY, Usage(), None, code)
-        if refusal := api_errors.row_refusal(error.status_code, f"{code} {words}"):
+    def _explain(self, error: StatusError) -> Exception | Reply:
+        if error.code in _REFUSED:
+            return Reply("", SAFETY, Usage(), None, error.code)
+        if refusal := api_errors.row_refusal(error.status, f"{error.code} {error.words}"):
             return refusal
-        if code == "insufficient_quota":  # a 429 that no waiting mends
-            return UserError(f"The account of the key in {self._key.name} has no credit: add some.")
-        return api_errors.status_failure(
-            error.status_code,
-            words,
-            model=self.model,
-            key=self._key.name,
-            after=http.retry_after(error.response.headers),
-        )
+        if error.code == "insufficient_quota":
+            name = self._key.name
+            return UserError(f"The account of the key in {name} has no credit: add some.")
+        return api_errors.refusal(error.status, error.words, model=self.model, key=self._key)
 
 
-def read_completion(body: Any) -> Reply:
-    """The reply in a chat completion's body. Raises UnreadableError for anything else."""
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        raise api_errors.UnreadableError("no chat completion")
-    usage, version = _usage(body.get("usage") or {}), body.get("model")
-    if not body["choices"]:
-        return Reply("", EMPTY, usage, version, "no choices")
-    choice = body["choices"][0]
-    message = choice.get("message") or {}
-    text, finish = message.get("content") or "", str(choice.get("finish_reason"))
-    if message.get("refusal"):
-        return Reply(text, SAFETY, usage, version, "refusal")
-    outcome = _FINISH.get(finish, OTHER)
-    if outcome == STOP and not text.strip():
-        return Reply(text, EMPTY, usage, version, "no text")
-    return Reply(text, outcome, usage, version, "" if outcome == STOP else finish)
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or {}
-    thoughts = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    return Usage(
-        input=api_errors.count(usage.get("prompt_tokens")),
-        cached=api_errors.count(details.get("cached_tokens")),
-        output=api_errors.count(usage.get("completion_tokens")),
-        thoughts=api_errors.count(thoughts),
+def _reply(chat: ChatReply) -> Reply:
+    usage = Usage(
+        input=chat.prompt_tokens or 0,
+        cached=chat.cached_tokens or 0,
+        output=chat.tokens or 0,
+        thoughts=chat.thought_tokens or 0,
     )
+    if chat.finish is None:
+        return Reply("", EMPTY, usage, chat.model, "no choices")
+    if chat.refusal:
+        return Reply(chat.content, SAFETY, usage, chat.model, "refusal")
+    outcome = _FINISH.get(chat.finish, OTHER)
+    if outcome == STOP and not chat.content.strip():
+        return Reply(chat.content, EMPTY, usage, chat.model, "no text")
+    return Reply(chat.content, outcome, usage, chat.model, "" if outcome == STOP else chat.finish)
 
 
 def _limit_field(base_url: str) -> str:

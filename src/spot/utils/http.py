@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import email.utils
+import json
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from spot.utils.errors import UserError
 
+T = TypeVar("T")
 LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
 
 _LONGEST_REASON = 300  # characters of a server's words
@@ -98,6 +102,69 @@ class TransientError(Exception):
     def __init__(self, reason: str, after: float | None = None, billed: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.after, self.billed = reason, after, billed
+
+
+class UnreadableError(ValueError):
+    """A body that is not what the protocol promises."""
+
+
+async def guarded(
+    call: Awaitable[T], timeout: float, explain: Callable[[Exception], Exception | T]
+) -> T:
+    """The call's result within `timeout` seconds, or what `explain` makes of an error of the server's.
+
+    Raises TransientError for a request that got no readable answer. What is raised does not carry the
+    original error along: that one holds the request, and so the key.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await call
+    except Exception as error:
+        outcome = _connection_error(error, timeout) or explain(error)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _connection_error(error: Exception, timeout: float) -> TransientError | None:
+    """The error of a request that got no readable answer; None for any other."""
+    import aiohttp  # late: the configuration needs this module, too
+
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, aiohttp.ConnectionTimeoutError):
+            return TransientError("no connection in time")
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            number = cause.os_error.errno or 0
+            reason = os.strerror(number) if number > 0 else str(cause.os_error)
+            return TransientError(f"no connection: {reason}")
+    for cause in chain:
+        if isinstance(cause, TimeoutError):
+            return TransientError(f"no reply within {timeout:g} s", billed=True)
+        if isinstance(cause, aiohttp.ClientError | ConnectionError):
+            return TransientError("dropped connection", billed=True)
+        if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError):
+            return TransientError("unreadable body", billed=True)
+        if isinstance(cause, UnreadableError):
+            return TransientError(f"unreadable body: {cause}", billed=True)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def status_error(status: int, words: str, after: float | None = None) -> TransientError | None:
+    """The error of a status that is transient, None for another one. words: the server's, without keys.
+
+    A gateway gives up on a server that may finish the work, and charge for it.
+    """
+    if not is_transient(status):
+        return None
+    billed = status in (408, 502, 504) or status >= 520
+    return TransientError(f"status {status}: {one_line(words)}".rstrip(": "), after, billed)
 
 
 def is_transient(status: int) -> bool:

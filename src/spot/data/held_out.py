@@ -57,16 +57,16 @@ def split_held_out(
     for attempt in attempts:
         wrong[ids[attempt.id]] += attempt.verdict == WRONG
     held_out: set[str] = set()
-    found = 0
+    taken = 0
     for question_id in sorted(wrong, key=lambda i: seeded_order(seed, i)):
-        if found >= count:
+        if taken >= count:
             break
         if wrong[question_id]:
             held_out.add(question_id)
-            found += wrong[question_id]
-    if found and found == sum(wrong.values()):
+            taken += wrong[question_id]
+    if taken and taken == sum(wrong.values()):
         raise UserError(
-            f"data.held_out={count} takes all {found} wrong attempts: lower it or ask more questions."
+            f"data.held_out={count} takes all {taken} wrong attempts: lower it or ask more questions."
         )
     train = [a for a in attempts if ids[a.id] not in held_out]
     return train, [a for a in attempts if ids[a.id] in held_out]

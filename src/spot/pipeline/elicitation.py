@@ -67,7 +67,7 @@ def elicit(
 
 
 class Tally:
-    """What is said of an elicitation while it runs and when it is done."""
+    """Progress of an elicitation while it runs, and its summary."""
 
     def __init__(self) -> None:
         self._first: float | None = None  # when the first response came

@@ -26,7 +26,7 @@ def settings(config: Config) -> dict[str, Any]:
         return made | {"prompt": _template(config).text}
     from spot.data import hub
 
-    found: dict[str, Any] = {
+    decisive: dict[str, Any] = {
         "source": data.source,
         "rows": hub.identity(data.hub, data.subset, data.split, data.revision, data.path),
         "fields": asdict(data.fields),
@@ -35,28 +35,26 @@ def settings(config: Config) -> dict[str, Any]:
         "prompt": _template(config).text,
     }
     if data.decontaminate:
-        found["decontaminated"] = benchmarks.question_settings(config)
-    return found
+        decisive["decontaminated"] = benchmarks.question_settings(config)
+    return decisive
 
 
 def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
     """What is asked, and how many rows were dropped by reason.
 
-    A question's text is what the model is told: with `data.prompt`, the template around the problem.
+    A question's text is what the model reads: with `data.prompt`, the template around the problem.
     """
     data = config.data
     if data.source in ("arithmetic", "code_tasks"):
         assert data.questions is not None  # checked with the configuration
-        said = posed(config)
-        made = _made(data.source, data.questions, data.seed)
-        return [replace(question, text=said(question.text)) for question in made], {}
+        return _posed(config, _made(data.source, data.questions, data.seed)), {}
     limit = None if data.decontaminate else data.questions
     if data.source == "dapo":
         from spot.data import dapo
 
-        found, dropped = dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
+        rows, dropped = dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
     else:
-        found, dropped = read_questions(
+        rows, dropped = read_questions(
             _rows(config),
             fields(config),
             data.answer_format,
@@ -65,9 +63,8 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
         )
     counts = Counter(dropped)
     if data.decontaminate:
-        found = _decontaminated(config, found, counts)
-    said = posed(config)
-    return [replace(question, text=said(question.text)) for question in found], dict(counts)
+        rows = _decontaminated(config, rows, counts)
+    return _posed(config, rows), dict(counts)
 
 
 def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[str, int]]:
@@ -86,14 +83,19 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
         asked = [Question(row.question_id, row.task, row.question, row.answer) for row in rows]
         clean = {question.id for question in _decontaminated(config, asked, counts)}
         rows = [row for row in rows if row.question_id in clean]
-    said = posed(config)
-    return [replace(row, question=said(row.question)) for row in rows], dict(counts)
+    pose = posed(config)
+    return [replace(row, question=pose(row.question)) for row in rows], dict(counts)
 
 
 def posed(config: Config) -> Callable[[str], str]:
     """How a problem is put to the model."""
     template = _template(config)
     return lambda text: template.fill({"question": text})
+
+
+def _posed(config: Config, questions: list[Question]) -> list[Question]:
+    pose = posed(config)
+    return [replace(question, text=pose(question.text)) for question in questions]
 
 
 def fields(config: Config) -> Fields:
@@ -127,12 +129,12 @@ def _rows(config: Config) -> Source:
     return hub.load_rows(data.hub, data.subset, data.split, data.revision, data.path)
 
 
-def _decontaminated(config: Config, found: list[Question], dropped: Counter[str]) -> list[Question]:
+def _decontaminated(config: Config, rows: list[Question], dropped: Counter[str]) -> list[Question]:
     """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
     from spot.data.contamination import contaminated
 
-    hits = contaminated(found, benchmarks.texts(config))
-    clean = [question for question in found if question.id not in hits]
+    hits = contaminated(rows, benchmarks.texts(config))
+    clean = [question for question in rows if question.id not in hits]
     if not clean:
         raise UserError("every question is one of a benchmark's: choose other data or benchmarks.")
     kept = clean[: config.data.questions]

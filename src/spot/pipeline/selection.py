@@ -123,7 +123,7 @@ def select(
 
 
 def nothing_left(selection: Selection, rules: Rules, key: str = "data.gamma") -> str:
-    """What to tell the user when no pair was selected: one line with the next step; `key` holds γ."""
+    """The message when no pair was selected: one line with the next step; `key` holds γ."""
     smallest = selection.smallest_ratio
     if selection.dropped.get(ABOVE_GAMMA) and rules.gamma is not None and smallest is not None:
         return (

@@ -52,7 +52,7 @@ def run(
 
 
 def way(run: Run, until: str | None) -> None:
-    """Go the way up to the stage `until`: with a run, or with one who only looks (`spot.pipeline.preview`)."""
+    """Go the way up to the stage `until`: with a run, or with a preview of one."""
     rounds = run.config.rounds
     for number in range(1, rounds + 1):
         run.round, end = number, until if number == rounds else None

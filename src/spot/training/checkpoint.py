@@ -94,12 +94,9 @@ class Checkpoints:
 
     def latest(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint: how many steps were done, and its file or folder."""
-        whole = [p for p in self.folder.glob("step_*") if (p / CHECKPOINT).exists()]
-        found = [(int(p.name.removeprefix("step_")), p) for p in whole]
-        if not found:
-            return None
-        step, path = max(found)
-        return step, path / CHECKPOINT
+        whole = self.folder.glob(f"step_*/{CHECKPOINT}")
+        steps = {int(path.parent.name.removeprefix("step_")): path for path in whole}
+        return max(steps.items(), default=None)
 
     def save(self, step: int, write: Callable[[Path], Any]) -> None:
         """`write(path)` saves the state after `step` steps; only then do older ones go."""

@@ -1,4 +1,4 @@
-"""The processes that train together: who this one is, and the few things they tell each other.
+"""The processes that train together: which one this is, and what they exchange.
 
 Without a process group there is one rank, 0, and all of this costs nothing.
 """

@@ -77,11 +77,11 @@ def disagreement(
 
     kernel = attention.KERNELS[name]
     layout = kernel.layout(CHECK_ROWS, dtype, device)
-    found = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
+    actual = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
     exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
     return max(
         ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
-        for got, wanted in zip(found, exact, strict=True)
+        for got, wanted in zip(actual, exact, strict=True)
     )
 
 
@@ -151,7 +151,7 @@ def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.dev
         return torch.cat([logps.detach(), entropies]).double(), *(g.double() for g in gradients)
 
     try:
-        found, *gradients = outcome(logprobs.KERNELS[name])
+        actual, *gradients = outcome(logprobs.KERNELS[name])
     except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"hardware.logprobs={name} does not run here ({first_line(error)}): pip install 'spot[gpu]', or "
@@ -159,7 +159,7 @@ def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.dev
         ) from error
     exact, *exact_gradients = outcome(plain_logprobs)
     bound, gradient_bound = LOGPROB_BOUNDS[dtype]
-    off = (found - exact).abs().max().item()
+    off = (actual - exact).abs().max().item()
     gradient_off = max(
         ((a - b).norm() / b.norm()).item() for a, b in zip(gradients, exact_gradients, strict=True)
     )

@@ -177,8 +177,8 @@ def liger_logprobs(
         LigerFusedLinearScaledCrossEntropyFunction as Fused,
     )
 
-    found = Fused.apply(hidden, weight, targets, return_entropy=entropy)
-    nll, entropies = found if entropy else (found, None)
+    output = Fused.apply(hidden, weight, targets, return_entropy=entropy)
+    nll, entropies = output if entropy else (output, None)
     return -nll, None if entropies is None else entropies.float().detach()
 
 

@@ -41,8 +41,8 @@ class Rows:
                 scored = c + a + b - pair.prompt
                 keys, mask = (c + a + (c + b if b else 0)), b * (c + b) if b else 0
                 whole, head = cost.row(c, a, b, scored), cost.scored * scored
-                found = (c + a + b, scored, keys, mask, whole - head, head)
-                total = [old + new for old, new in zip(total, found, strict=True)]
+                more = (c + a + b, scored, keys, mask, whole - head, head)
+                total = [old + new for old, new in zip(total, more, strict=True)]
         return cls(*total)
 
     def times(self, factor: float) -> Rows:
@@ -307,7 +307,7 @@ def footprint(
     }
     setting = hardware.checkpoint_layers
     for count in counts.get(setting) or [min(int(setting), shape.layers)]:
-        found = Footprint((*fixed, *moving(shape, hardware, rows, tokens, count)), count)
-        if capacity is not None and found.device <= capacity:
+        planned = Footprint((*fixed, *moving(shape, hardware, rows, tokens, count)), count)
+        if capacity is not None and planned.device <= capacity:
             break
-    return found
+    return planned

@@ -180,7 +180,7 @@ class PairModule(pl.LightningModule):
     def _backward(
         self, step: int, pack: Pack, scale: float, values: BatchValues, parts: PartMeans
     ) -> None:
-        """One pack's share of the gradient, and what it tells."""
+        """One pack's share of the gradient, and its metrics."""
         logps, _ = self.trainer.model(pack)  # type: ignore[misc]  # DeepSpeed's engine, or self
         check_finite(pack, logps, f"of step {step}")
         gradient: list[Tensor] = []

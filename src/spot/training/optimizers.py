@@ -36,7 +36,7 @@ def make(
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from bitsandbytes.optim import AdamW8bit
 
-    # The library tells tensors apart by their size alone, and a norm of a wide model is large, too.
+    # The library distinguishes tensors by their size alone, and a norm of a wide model is large, too.
     smallest = max([SMALLEST, *(p.numel() + 1 for p in parameters if p.ndim < 2)])
     optimizer: torch.optim.Optimizer = AdamW8bit(
         parameters, betas=betas, min_8bit_size=smallest, **options

@@ -99,7 +99,7 @@ def _chatting(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _world_texts() -> Iterator[str]:
-    """Enough of what is asked and said to hold every word of it."""
+    """Enough questions and responses to hold every word."""
     for row in islice(corpus.rows(0), 4000):
         yield from row
     rng = random.Random(0)

@@ -117,13 +117,13 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).exists():
         listed = json.loads((folder / INDEX).read_text())["weight_map"]
         return {name: folder / file for name, file in listed.items()}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            found |= dict.fromkeys(tensors.keys(), file)
-    if not found:
+            files |= dict.fromkeys(tensors.keys(), file)
+    if not files:
         raise UserError(f"{folder} holds no safetensors: convert the weights, or use zero_stage=2.")
-    return found
+    return files
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

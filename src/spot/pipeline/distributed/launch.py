@@ -71,7 +71,7 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    PContext.close.__defaults__ = (None, GRACE)  # 30 s otherwise, whatever the agent is told
+    PContext.close.__defaults__ = (None, GRACE)  # 30 s otherwise, whatever `shutdown_timeout` says
     logging.getLogger("torch.distributed.elastic").propagate = False  # what failed, we say
     hardware, node = job.config.hardware, 0 if nodes is None else nodes.node
     folder = rank_folder(job)

@@ -55,35 +55,37 @@ def started(environment: Mapping[str, str] = os.environ) -> Started | None:
         names, by = tuple(f"SLURM_{name}" for name in names), "srun"  # type: ignore[assignment]
     if names[1] not in environment:  # in a batch script's shell, too, where srun was not called
         return None
-    found = Started(by, *(int(environment[name]) for name in names))
-    return found if found.count > 1 else None
+    process = Started(by, *(int(environment[name]) for name in names))
+    return process if process.count > 1 else None
 
 
-def check(hardware: HardwareConfig, found: Started | None) -> None:
+def check(hardware: HardwareConfig, process: Started | None) -> None:
     """Raise UserError where what was started does not fit `hardware.nodes` and `hardware.devices`."""
     nodes, devices = hardware.nodes, hardware.devices
-    if found is None and nodes > 1:
+    if process is None and nodes > 1:
         raise UserError(
             f"hardware.nodes={nodes} needs a process on each node: start train.py with torchrun "
             f"--nnodes {nodes}, or through SLURM (docs/scaling.md)."
         )
-    fits = found is None or (
-        found.nodes == nodes and found.count in (nodes, nodes * devices) and found.local < devices
+    fits = process is None or (
+        process.nodes == nodes
+        and process.count in (nodes, nodes * devices)
+        and process.local < devices
     )
-    if found is not None and not fits:
+    if process is not None and not fits:
         raise UserError(
-            f"{found.by} started {found.count} processes on {found.nodes} nodes, and hardware.nodes × "
+            f"{process.by} started {process.count} processes on {process.nodes} nodes, and hardware.nodes × "
             f"hardware.devices = {nodes} × {devices}: start one for each node, or one for each device."
         )
 
 
-def store_address(found: Started, environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+def store_address(process: Started, environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """torchrun's own store; under srun one on the step's first node, at a port out of its number.
 
     MASTER_ADDR and MASTER_PORT say otherwise.
     """
     e = environment
-    if found.by == "torchrun":
+    if process.by == "torchrun":
         return e["MASTER_ADDR"], int(e["MASTER_PORT"])
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
@@ -96,13 +98,13 @@ def store_address(found: Started, environment: Mapping[str, str] = os.environ) -
 class Session:
     """The store, from one node's side."""
 
-    def __init__(self, found: Started, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, process: Started, environment: Mapping[str, str] = os.environ) -> None:
         import torch.distributed as dist
 
-        self.error, self.node, self.nodes = dist.DistError, found.node, found.nodes
-        self.host, port = store_address(found, environment)
+        self.error, self.node, self.nodes = dist.DistError, process.node, process.nodes
+        self.host, port = store_address(process, environment)
         agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        self.hosts = found.index == 0 and not agent
+        self.hosts = process.index == 0 and not agent
         try:
             store = dist.TCPStore(
                 self.host,
@@ -193,5 +195,5 @@ class Session:
 @functools.cache
 def session() -> Session | None:
     """The way to the other nodes; None where there are none."""
-    found = started()
-    return Session(found) if found is not None and found.nodes > 1 else None
+    process = started()
+    return Session(process) if process is not None and process.nodes > 1 else None

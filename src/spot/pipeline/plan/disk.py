@@ -29,24 +29,24 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
     """
     save, p, steps, rounds = config.save, shape.parameters, work.steps, work.rounds
     dtype = 2 if (save.dtype or config.hardware.precision) == "bf16" else 4
-    found = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
+    kept = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
     if config.loss.name not in SFT_LIKE and config.reference == "cached":
         scored = rounds * work.reference.scored  # every round's policy is its own reference
-        found.append(
+        kept.append(
             File("reference scores", 4 * scored, f"fp32, {scored / 1e6:,.3g} million tokens")
         )
     if save.optimizer:
         one, copies = checkpoint_bytes(config, shape), 1 if steps <= save.every else 2
-        said = f"{one / p:.3g} B a parameter, every {save.every} of {steps} steps"
+        note = f"{one / p:.3g} B a parameter, every {save.every} of {steps} steps"
         if copies == 2:
-            said += "; the old one stays until the new one is whole"
-        found.append(File("resumable checkpoints", copies * one, f"{said}; {writing(one)}"))
+            note += "; the old one stays until the new one is whole"
+        kept.append(File("resumable checkpoints", copies * one, f"{note}; {writing(one)}"))
     if save.exports:
         count = rounds * (steps // save.exports)
-        found.append(File("exports", count * dtype * p, f"{count}, {writing(dtype * p)}"))
+        kept.append(File("exports", count * dtype * p, f"{count}, {writing(dtype * p)}"))
     each = f"{rounds}, one a round, each " if rounds > 1 else ""
-    found.append(File("trained model", rounds * dtype * p, f"{each}{writing(dtype * p)}"))
-    return found
+    kept.append(File("trained model", rounds * dtype * p, f"{each}{writing(dtype * p)}"))
+    return kept
 
 
 def checkpoint_bytes(config: Config, shape: Shape) -> float:

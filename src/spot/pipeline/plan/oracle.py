@@ -29,19 +29,19 @@ def calls(config: Config, wrong: int | None = None) -> Calls:
     """
     if config.data.arm == "self" and wrong is None:
         held_out = config.data.held_out
-        said = "held-out attempts only, at most (data.arm=self)"
-        return Calls(held_out, said, *_price(config, held_out))
-    said = "wrong attempts, counted"
+        note = "held-out attempts only, at most (data.arm=self)"
+        return Calls(held_out, note, *_price(config, held_out))
+    note = "wrong attempts, counted"
     if wrong is None:
         asked = attempts(config)
         if asked is None:
             return Calls(None, "unknown: the data are not here", *_price(config, None))
-        said = f"{asked:,} attempts, {ERROR_RATE:.0%} of them wrong (assumed)"
+        note = f"{asked:,} attempts, {ERROR_RATE:.0%} of them wrong (assumed)"
         wrong = round(ERROR_RATE * asked)
     if config.rounds > 1:
-        said += f"; as many assumed in each of {config.rounds} rounds"
+        note += f"; as many assumed in each of {config.rounds} rounds"
     count = config.rounds * wrong
-    return Calls(count, said, *_price(config, count))
+    return Calls(count, note, *_price(config, count))
 
 
 def _price(config: Config, count: int | None) -> tuple[str, str]:
@@ -54,7 +54,7 @@ def _price(config: Config, count: int | None) -> tuple[str, str]:
         return "unknown", f"oracle={oracle.kind}"
     response = round(pricing.BYTES_PER_TOKEN * config.plan.response_tokens)
     prompt = round(pricing.BYTES_PER_TOKEN * config.plan.prompt_tokens) + response + INSTRUCTIONS
-    told = pricing.quote(
+    estimate = pricing.quote(
         price,
         [(prompt, response)] * count,
         max_tokens=oracle.max_tokens,
@@ -64,5 +64,5 @@ def _price(config: Config, count: int | None) -> tuple[str, str]:
     )
     if price.free:
         return "free", f"oracle={oracle.kind}"
-    said = f"{told.requests:,} requests, at most {pricing.usd(told.most)}; {price.source}"
-    return f"about {pricing.usd(told.expected)}", said
+    note = f"{estimate.requests:,} requests, at most {pricing.usd(estimate.most)}; {price.source}"
+    return f"about {pricing.usd(estimate.expected)}", note

@@ -91,13 +91,13 @@ def attempts(config: Config) -> int | None:
 
 def _pairs(config: Config) -> tuple[int, str]:
     """How many pairs are trained on, and where the number comes from."""
-    wanted, found = config.data.pairs, attempts(config)
-    if found is None:
+    wanted, attempted = config.data.pairs, attempts(config)
+    if attempted is None:
         return (wanted or RECIPE_PAIRS), "data.pairs" if wanted else "assumed: the paper's number"
     own = config.data.arm == "self"
     share, kind = (1 - ERROR_RATE, "correct") if own else (ERROR_RATE, "wrong")
-    most = max(1, round(share * found))
-    given = f"{found:,} attempts, {share:.0%} of them {kind} (assumed)"
+    most = max(1, round(share * attempted))
+    given = f"{attempted:,} attempts, {share:.0%} of them {kind} (assumed)"
     if wanted is None:
         return most, f"at most: {given}"
     return (
@@ -114,10 +114,10 @@ def _assumed(config: Config) -> tuple[Lengths, str]:
     scale = min(1.0, limit / (plan.prompt_tokens + plan.response_tokens))
     prompt = max(1, int(scale * plan.prompt_tokens))
     response = max(2, int(scale * plan.response_tokens))
-    said = f"assumed: prompt {prompt}, response {response}, {plan.shared:.0%} shared"
+    note = f"assumed: prompt {prompt}, response {response}, {plan.shared:.0%} shared"
     if scale < 1:
-        said += f" (cut to model.context_length={limit})"
+        note += f" (cut to model.context_length={limit})"
     if config.data.arm == "self":
-        return Lengths(prompt, response), said
+        return Lengths(prompt, response), note
     prefix = min(int(plan.shared * response), response - 1)
-    return Lengths(prompt, response, response, prefix), said
+    return Lengths(prompt, response, response, prefix), note

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
-from spot.oracle.human_page import Corrections, correct, marked
+from spot.oracle.human_page import Corrections, correct
 from spot.oracle.human_page import page as served
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
@@ -279,14 +279,6 @@ def test_the_ratio_is_that_of_the_policys_tokens(tmp_path: Path, verifier: Verif
     assert seen["ratio"] == pytest.approx(2 / 36)
     assert (seen["verdict"], seen["extracted"]) == ("correct", "7")
     assert letters.look(0, "")["ratio"] is None
-
-
-def test_pieces_join_to_both_texts() -> None:
-    before, after = marked("a b  c\nd", " a x c\nd e")
-    assert "".join(text for text, _ in before) == "a b  c\nd"
-    assert "".join(text for text, _ in after) == " a x c\nd e"
-    assert [text for text, edited in after if edited and text.strip()] == ["x ", " e"]
-    assert marked("", "") == ([], [])
 
 
 def test_a_taken_port_is_named(corrections: Corrections) -> None:

@@ -104,9 +104,7 @@ def test_the_marks_are_a_longest_common_subsequence_of_the_words(before: str, af
 
 
 def test_pieces_by_hand() -> None:
-    before, after = marked(
-        pair(before="We add:\n 3 + 4 = 8. So 8", after="We add:\n 3 + 4 = 7. So, now 7")
-    )
+    before, after = marked("We add:\n 3 + 4 = 8. So 8", "We add:\n 3 + 4 = 7. So, now 7")
     assert [(p.text, p.edited) for p in before] == [
         ("We add:\n 3 + 4 = ", False),
         ("8. So 8", True),

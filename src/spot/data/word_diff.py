@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from spot.data.edits import common_prefix, edited_spans, numbered
-from spot.data.rows import Pair, Rectification
 
 # With the blanks before it (and those at the end of the text), so that words join to the text.
 _WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Some words of a response, and whether the other response lacks them."""
 
     text: str
@@ -52,11 +51,21 @@ def align(before: str, after: str) -> Alignment:
     )
 
 
-def marked(row: Pair | Rectification) -> tuple[list[Piece], list[Piece]]:
-    """y⁻ and y⁺ of a row in pieces, the edited words marked; without y⁻ all of y⁺ is edited."""
-    found = align(row.rejected or "", row.chosen)
-    before, after = ([p for p in side if p.text] for side in (found.before, found.after))
-    return before, after
+def marked(before: str | None, after: str) -> tuple[list[Piece], list[Piece]]:
+    """Both texts in pieces that are not empty, the edited words marked; without y⁻ all of y⁺ is."""
+    found = align(before or "", after)
+    return [p for p in found.before if p.text], [p for p in found.after if p.text]
+
+
+def inline(before: str, after: str) -> str:
+    """Both in one text: what they share as it is, and around it [-removed-] and {+added+} words."""
+    found = align(before, after)
+    parts = []
+    for old, new in zip(found.before, found.after, strict=True):
+        removed, added = (" ".join(piece.text.split()) for piece in (old, new))
+        marks = (f"[-{removed}-]" if removed else "", f"{{+{added}+}}" if added else "")
+        parts += marks if old.edited else (added,)
+    return " ".join(filter(None, parts))
 
 
 def _pieces(text: str, spans: list[tuple[int, str]]) -> list[Piece]:

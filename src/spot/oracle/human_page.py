@@ -18,7 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spot.data.edits import change_ratio, edited_spans, numbered
+from spot.data.edits import change_ratio
+from spot.data.word_diff import marked
 from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.postprocess import words
@@ -124,17 +125,6 @@ class Corrections:
         """The corrections by id."""
         with self._lock:
             return dict(self._done)
-
-
-def marked(rejected: str, chosen: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """y⁻ and y⁺ in pieces, the words that only one of them has marked; joined they give the texts."""
-    sides = [re.findall(r"\s+|\S+", text) for text in (rejected, chosen)]
-    before: list[tuple[str, bool]] = []
-    after: list[tuple[str, bool]] = []
-    for tag, i1, i2, j1, j2 in edited_spans(*numbered(*sides)):
-        before.append(("".join(sides[0][i1:i2]), tag != "equal"))
-        after.append(("".join(sides[1][j1:j2]), tag != "equal"))
-    return [piece for piece in before if piece[0]], [piece for piece in after if piece[0]]
 
 
 @contextmanager

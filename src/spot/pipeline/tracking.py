@@ -19,8 +19,8 @@ import numpy as np
 
 from spot.data import artifacts
 from spot.data.artifacts import RUN_FILE
-from spot.data.edits import edited_spans, numbered
 from spot.data.rows import Pair
+from spot.data.word_diff import inline
 from spot.pipeline import heartbeat
 from spot.utils.errors import UserError
 from spot.utils.progress import say
@@ -170,20 +170,5 @@ def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 def pair_row(pair: Pair) -> list[Any]:
     """By PAIR_COLUMNS; `edit` has both responses in one, edited words marked."""
-    values = {**vars(pair), "edit": marked(pair.rejected, pair.chosen) if pair.rejected else None}
+    values = {**vars(pair), "edit": inline(pair.rejected, pair.chosen) if pair.rejected else None}
     return [values[column] for column in PAIR_COLUMNS]
-
-
-def marked(rejected: str, chosen: str) -> str:
-    """y⁻ and y⁺ in one text: what they share as it is, and around it [-removed-] and {+added+} words."""
-    before, after = rejected.split(), chosen.split()
-    pieces = []
-    for tag, i1, i2, j1, j2 in edited_spans(*numbered(before, after)):
-        if tag == "equal":
-            pieces.append(" ".join(before[i1:i2]))
-            continue
-        if i2 > i1:
-            pieces.append(f"[-{' '.join(before[i1:i2])}-]")
-        if j2 > j1:
-            pieces.append(f"{{+{' '.join(after[j1:j2])}+}}")
-    return " ".join(pieces)

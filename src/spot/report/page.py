@@ -196,4 +196,4 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
 def _pairs(study: Study) -> list[Any]:
     """A few corrections with their edits marked; of other arms' pairs where none was corrected."""
     run = study.corrected or study.runs[0]
-    return [(pair, *marked(pair)) for pair in tables.examples(run.pairs())]
+    return [(pair, *marked(pair.rejected, pair.chosen)) for pair in tables.examples(run.pairs())]

@@ -76,7 +76,7 @@ def test_rows_of_files_pass_the_same_checks_and_counts(tmp_path):
 
 def test_rows_that_are_no_lines_are_called_rows(tmp_path):
     path = parquet(tmp_path / "rows.parquet", [*FLAT, {"question": "d", "answer": None}])
-    with pytest.raises(UserError, match=r"row 3: no answer in the field 'answer'.*mend the row"):
+    with pytest.raises(UserError, match=r"row 3: no answer in the field 'answer'.*fix the row"):
         read_questions(load_rows(path=path), Fields())
 
 
@@ -109,7 +109,7 @@ def test_a_folder_of_files_needs_no_description(tmp_path):
     [
         ("absent.jsonl", None, "does not exist"),
         ("rows.xlsx", b"", r"no known format: give one of \.jsonl"),
-        ("rows.json", b'[{"a": 1},', r"cannot be read \(.*mend the file"),
+        ("rows.json", b'[{"a": 1},', r"cannot be read \(.*fix the file"),
         ("rows.csv", b"question,answer\n\xff,1\n", "cannot be read"),
         ("rows.csv", b'question,answer\n"a,1\n', "cannot be read"),
         ("rows.parquet", b"no", "cannot be read"),

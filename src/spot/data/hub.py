@@ -114,9 +114,10 @@ def _file(path: Path) -> Source:
     if suffix == ".json":
         return _json(path)
     if suffix in (".csv", ".tsv"):
-        return Source(name, _table(path, "\t" if suffix == ".tsv" else ","), "line")
+        rows = _table(path, "\t" if suffix == ".tsv" else ",")
+        return Source(name, _readable(path, rows), "line")
     if suffix == ".parquet":
-        return Source(name, _parquet(path))
+        return Source(name, _readable(path, _parquet(path)))
     raise UserError(f"{path} is of no known format: give one of {', '.join(SUFFIXES)}.")
 
 
@@ -134,29 +135,23 @@ def _json(path: Path) -> Source:
 
 def _table(path: Path, delimiter: str) -> Iterator[Row]:
     """Rows of a table with a header; all values are text. A row is numbered by its last line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, [])
-            for values in reader:
-                if len(values) == len(header):
-                    yield reader.line_num, dict(zip(header, values, strict=True))
-                elif values:  # not a blank line
-                    fields = f"{len(values)} fields where the header has {len(header)}"
-                    yield reader.line_num, Problem("malformed_row", fields)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error) from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        for values in reader:
+            if len(values) == len(header):
+                yield reader.line_num, dict(zip(header, values, strict=True))
+            elif values:  # not a blank line
+                fields = f"{len(values)} fields where the header has {len(header)}"
+                yield reader.line_num, Problem("malformed_row", fields)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile
 
-    try:
-        with ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=4096)
-            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
-        raise _unreadable(path, error) from error
+    with ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=4096)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
 def _folder(path: Path, where: Where) -> Source:
@@ -168,21 +163,21 @@ def _folder(path: Path, where: Where) -> Source:
         rows = load_dataset(str(path), where.subset, split=where.split, streaming=True)
     except (DatasetsError, OSError, ValueError) as error:
         raise _unfit(where, error) from error
-    return Source(str(path), _opened(path, rows))
+    return Source(str(path), _readable(path, enumerate(rows, start=1), DatasetsError))
 
 
-def _opened(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    from datasets.exceptions import DatasetsError
-
+def _readable(path: Path, rows: Iterable[Row], *kinds: type[Exception]) -> Iterator[Row]:
+    """The rows; an error in the midst of them names the file."""
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, csv.Error, *kinds)
     try:
-        yield from enumerate(rows, start=1)
-    except (DatasetsError, OSError, ValueError) as error:
+        yield from rows
+    except expected as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path} cannot be read ({_first_line(error)}): mend the file, or give another."
+        f"{path} cannot be read ({_first_line(error)}): fix the file, or give another."
     )
 
 
@@ -236,51 +231,42 @@ def _reach(where: Where) -> tuple[bool, str]:
 
     Raises UserError when the hub does not answer, or has no such data set or commit.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
-    dataset, revision, group, elsewhere = (
-        where.dataset,
-        where.revision,
-        where.group,
-        where.elsewhere,
-    )
     try:
-        info = HfApi().dataset_info(dataset, revision=revision, timeout=REACH_TIMEOUT)
-        return bool(info.gated), str(info.sha or revision)
-    except HFValidationError as error:
-        raise UserError(
-            f"{group}.hub={dataset} is no hub id: write <owner>/<name>, or set {group}.path."
-        ) from error
-    except GatedRepoError as error:
-        raise UserError(_closed(dataset)) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{group}.hub={dataset} is not on the hub: check its name; if it is private, "
-            "set HF_TOKEN to a token that may read it."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(
-            f"{group}.revision={revision} is no commit of {dataset}: take one from its page."
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        advice = "check HF_TOKEN" if status in (401, 403) else "try later"
-        raise UserError(
-            f"The hub answered {status} for {dataset}: {advice}, or {elsewhere}."
-        ) from error
-    except HTTPError as error:  # no answer at all
-        raise UserError(
-            f"The hub ({constants.ENDPOINT}) cannot be reached for {dataset}: set HF_HUB_OFFLINE=1 "
-            f"if the cache has it; otherwise {elsewhere}."
-        ) from error
+        info = HfApi().dataset_info(where.dataset, revision=where.revision, timeout=REACH_TIMEOUT)
+    except (HFValidationError, HTTPError) as error:
+        raise UserError(_explained(error, where)) from error
+    return bool(info.gated), str(info.sha or where.revision)
+
+
+def _explained(error: Exception, where: Where) -> str:
+    """What the hub's refusal means, and the next step."""
+    from huggingface_hub import constants, errors
+
+    dataset, group = where.dataset, where.group
+    match error:
+        case errors.HFValidationError():
+            return f"{group}.hub={dataset} is no hub id: write <owner>/<name>, or set {group}.path."
+        case errors.GatedRepoError():
+            return _closed(dataset)
+        case errors.RepositoryNotFoundError():
+            return (
+                f"{group}.hub={dataset} is not on the hub: check its name; if it is private, "
+                "set HF_TOKEN to a token that may read it."
+            )
+        case errors.RevisionNotFoundError():
+            commit = f"{group}.revision={where.revision}"
+            return f"{commit} is no commit of {dataset}: take one from its page."
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+            advice = "check HF_TOKEN" if status in (401, 403) else "try later"
+            return f"The hub answered {status} for {dataset}: {advice}, or {where.elsewhere}."
+    return (
+        f"The hub ({constants.ENDPOINT}) cannot be reached for {dataset}: set HF_HUB_OFFLINE=1 "
+        f"if the cache has it; otherwise {where.elsewhere}."
+    )
 
 
 def _closed(dataset: str) -> str:

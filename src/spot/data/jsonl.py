@@ -18,7 +18,7 @@ from spot.data.answers import Item, final_truth
 from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
 
-NEXT_STEP = "mend the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
+NEXT_STEP = "fix the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # bytes
 
 

@@ -119,7 +119,7 @@ def miscarried(left: int, sign: str, right: int) -> int:
     """What a wrong carry or borrow adds to the result; 0 where nobody would get it wrong.
 
     One that is needed is lost (47 + 38 = 75); where the units come near to needing one, within
-    NEAR_MISS, it is invented (42 + 37 = 89). Being wrong both ways, it takes *carry when* to mend it.
+    NEAR_MISS, it is invented (42 + 37 = 89). Being wrong both ways, it takes *carry when* to correct it.
     """
     excess = left % 10 + right % 10 - 10 if sign == "+" else right % 10 - left % 10 - 1
     if excess < -NEAR_MISS:

@@ -60,7 +60,7 @@ def marked(before: str | None, after: str) -> tuple[list[Piece], list[Piece]]:
 def inline(before: str, after: str) -> str:
     """Both in one text: what they share as it is, and around it [-removed-] and {+added+} words."""
     found = align(before, after)
-    parts = []
+    parts: list[str] = []
     for old, new in zip(found.before, found.after, strict=True):
         removed, added = (" ".join(piece.text.split()) for piece in (old, new))
         marks = (f"[-{removed}-]" if removed else "", f"{{+{added}+}}" if added else "")

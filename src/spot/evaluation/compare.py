@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -74,26 +75,26 @@ def read(folder: Path, product: str = "scores", name: str | None = None) -> Scor
         raise UserError(f"{folder} holds no scores but what the stage {manifest['stage']} made.")
     rows = by_benchmark(artifacts.read_rows(where, Score))
     tasks = list(manifest["settings"]["benchmarks"])
-    of = {task: rows[task] for task in tasks if task in rows}
-    return Scores(name or str(folder), of, manifest)
+    return Scores(name or str(folder), {t: rows[t] for t in tasks if t in rows}, manifest)
 
 
 def show(scores: Scores, console: Console | None = None) -> None:
     """One line a benchmark: accuracy, its interval, and how the answers came about."""
-    trivial = scores.manifest["details"].get("trivial", {})
+    details = scores.manifest["details"]
     table = _table("benchmark", "accuracy %", "95% interval", "questions × trials", "trivial %",
                    "unparseable %", "truncated %", "mean tokens")  # fmt: skip
     for name, rows in scores.rows.items():
-        of = summarise(rows)
+        summary = summarise(rows)
+        trivial = details.get("trivial", {}).get(name)
         table.add_row(
             name,
-            f"{of.accuracy.value:.1f}",
-            _interval(of.accuracy),
-            f"{of.accuracy.questions} × {_trials(of.fewest_trials, of.trials)}",
-            f"{trivial[name]:.1f}" if name in trivial else "–",
-            f"{of.unparseable:.1f}",
-            f"{of.truncated:.1f}",
-            f"{of.mean_tokens:.0f}",
+            f"{summary.accuracy.value:.1f}",
+            _interval(summary.accuracy),
+            f"{summary.accuracy.questions} × {_trials(summary.fewest_trials, summary.trials)}",
+            "–" if trivial is None else f"{trivial:.1f}",
+            f"{summary.unparseable:.1f}",
+            f"{summary.truncated:.1f}",
+            f"{summary.mean_tokens:.0f}",
         )
     if len(scores.rows) > 1:
         mean = macro([list(means.values()) for means in scores.means.values()])
@@ -102,91 +103,94 @@ def show(scores: Scores, console: Console | None = None) -> None:
     console.print(table)
     for name, rows in scores.rows.items():
         if shares := saved_responses.flag_shares([row.details for row in rows]):
-            said = ", ".join(
-                f"{key.replace('_', ' ')} {share:.1f}%" for key, share in shares.items()
+            console.print(f"{name}: {_listed(shares)}", markup=False)
+        if parts := details.get("trivial_parts", {}).get(name):
+            console.print(
+                f"{name}, the best answer without reading: {_listed(parts)}", markup=False
             )
-            console.print(f"{name}: {said}", markup=False)
-        if parts := scores.manifest["details"].get("trivial_parts", {}).get(name):
-            said = ", ".join(f"{side} {share:.1f}%" for side, share in parts.items())
-            console.print(f"{name}, the best answer without reading: {said}", markup=False)
     for note in notes(scores):
         console.print(note, style="yellow", markup=False)
 
 
+def _listed(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {share:.1f}%" for key, share in shares.items())
+
+
 def notes(scores: Scores) -> list[str]:
     """What a reader must know before believing a score, one sentence each."""
-    said = []
+    details = scores.manifest["details"]
+    found = []
     for name, rows in scores.rows.items():
-        of = summarise(rows)
-        if of.fewest_trials < scores.asked(name):
-            said.append(
-                f"{name}: asked for {scores.asked(name)} trials of each question, "
-                f"observed {_trials(of.fewest_trials, of.trials)}."
-            )
+        summary, asked = summarise(rows), scores.asked(name)
+        questions, accuracy = summary.accuracy.questions, summary.accuracy
+        if summary.fewest_trials < asked:
+            trials = _trials(summary.fewest_trials, summary.trials)
+            found.append(f"{name}: asked for {asked} trials of each question, observed {trials}.")
         wanted = scores.manifest["settings"]["benchmarks"][name].get("questions")
-        if wanted is not None and of.accuracy.questions < wanted:
-            said.append(f"{name}: asked for {wanted} questions, there are {of.accuracy.questions}.")
-        trivial = scores.manifest["details"].get("trivial", {}).get(name)
-        if trivial is not None and of.accuracy.low <= trivial:
-            answer = scores.manifest["details"].get("trivial_answers", {}).get(name, "")
-            said.append(
+        if wanted is not None and questions < wanted:
+            found.append(f"{name}: asked for {wanted} questions, there are {questions}.")
+        trivial = details.get("trivial", {}).get(name)
+        if trivial is not None and accuracy.low <= trivial:
+            answer = details.get("trivial_answers", {}).get(name, "")
+            found.append(
                 f"{name}: not above {answer!r} as the answer to everything ({trivial:.1f}%)."
             )
         warnings = {str(row.details["warning"]) for row in rows if row.details.get("warning")}
-        said += [f"{name}: {warning}" for warning in sorted(warnings)]
-    return said
+        found += [f"{name}: {warning}" for warning in sorted(warnings)]
+    return found
 
 
 def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     """What `b` scores more than `a`, paired by question; only questions that both were asked count."""
     console = console or _console()
-    tables, shared = {}, {}
-    for name in (name for name in a.rows if name in b.rows):
-        if _source(a, name) != _source(b, name):
-            console.print(
-                f"{name}: left out, its questions come from other places.", style="yellow"
-            )
-        elif shared_ids := sorted(a.means[name].keys() & b.means[name].keys()):
-            shared[name] = shared_ids
-            tables[name] = paired([b.means[name]], [a.means[name]])
+    shared = {
+        name: sorted(a.means[name].keys() & b.means[name].keys())
+        for name in a.rows
+        if name in b.rows
+    }
+    for name in [name for name in shared if _source(a, name) != _source(b, name)]:
+        del shared[name]
+        console.print(f"{name}: left out, its questions come from other places.", style="yellow")
+    tables = {name: paired([b.means[name]], [a.means[name]]) for name, ids in shared.items() if ids}
     if not tables:
         raise UserError(f"{a.name} and {b.name} share no question: measure the same benchmarks.")
+    console.print(f"A: {a.name}   B: {b.name}", markup=False)
+    console.print(_differences(a, b, shared, tables))
+    console.print(
+        f"Bold: the interval excludes 0. p is corrected for {len(tables)} comparisons (Holm).",
+        style="dim",
+    )
+    for name in a.rows:
+        if left := len(a.means[name].keys() ^ b.means.get(name, {}).keys()):
+            console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
+    settings = [scores.manifest["settings"]["generation"] for scores in (a, b)]
+    for key in dict.fromkeys([*settings[0], *settings[1]]):
+        one, other = (generation.get(key) for generation in settings)
+        if one != other:
+            console.print(f"{key} was {one} for A and {other} for B.", style="yellow", markup=False)
+
+
+def _differences(
+    a: Scores, b: Scores, shared: Mapping[str, list[str]], tables: Mapping[str, NDArray[np.float64]]
+) -> Table:
+    """One line a benchmark, from the differences of its questions; of several, also their mean."""
     differences = [crossed([table]) for table in tables.values()]
     table = _table("benchmark", "A %", "B %", "B − A", "95% interval", "bootstrap", "p",
                    "p, corrected", "questions")  # fmt: skip
     for (name, values), difference, corrected in zip(
         tables.items(), differences, holm([d.p for d in differences]), strict=True
     ):
+        one, other = (np.mean([s.means[name][q] for q in shared[name]]) for s in (a, b))
+        low, high = bootstrap(list(values[0]))
         table.add_row(
-            name,
-            f"{np.mean([a.means[name][q] for q in shared[name]]):.1f}",
-            f"{np.mean([b.means[name][q] for q in shared[name]]):.1f}",
-            _signed(difference),
-            _interval(difference),
-            "[{:.1f}, {:.1f}]".format(*bootstrap(list(values[0]))).replace("[", r"\["),
-            f"{difference.p:.3f}",
-            f"{corrected:.3f}",
+            name, f"{one:.1f}", f"{other:.1f}", _signed(difference), _interval(difference),
+            rf"\[{low:.1f}, {high:.1f}]", f"{difference.p:.3f}", f"{corrected:.3f}",
             str(difference.questions),
-        )
+        )  # fmt: skip
     if len(tables) > 1:
         mean = crossed(list(tables.values()))
         table.add_row("average", "", "", _signed(mean), _interval(mean), "", f"{mean.p:.3f}")
-    console.print(f"A: {a.name}   B: {b.name}", markup=False)
-    console.print(table)
-    console.print(
-        f"Bold: the interval excludes 0. p is corrected for {len(tables)} comparisons (Holm).",
-        style="dim",
-    )
-    for name in a.rows:
-        left = len(a.means[name].keys() ^ b.means.get(name, {}).keys())
-        if left:
-            console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
-
-    settings = [scores.manifest["settings"]["generation"] for scores in (a, b)]
-    for key in dict.fromkeys([*settings[0], *settings[1]]):
-        one, other = (of.get(key) for of in settings)
-        if one != other:
-            console.print(f"{key} was {one} for A and {other} for B.", style="yellow", markup=False)
+    return table
 
 
 def _source(scores: Scores, name: str) -> list[Any]:
@@ -210,13 +214,13 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _interval(of: Estimate) -> str:
-    return rf"\[{of.low:.1f}, {of.high:.1f}]"
+def _interval(estimate: Estimate) -> str:
+    return rf"\[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def _signed(of: Estimate) -> str:
-    text = f"{of.value:+.1f}"
-    return f"[bold]{text}[/bold]" if of.excludes_zero else text
+def _signed(estimate: Estimate) -> str:
+    text = f"{estimate.value:+.1f}"
+    return f"[bold]{text}[/bold]" if estimate.excludes_zero else text
 
 
 def _trials(fewest: int, most: int) -> str:

@@ -122,7 +122,7 @@ def _given(row: Mapping[str, Any], field: str, default: Any) -> Any:
 
 
 def _bad(path: Path, line: int, explanation: str) -> UserError:
-    return UserError(f"{path}, line {line}: {explanation}; mend the line.")
+    return UserError(f"{path}, line {line}: {explanation}; fix the line.")
 
 
 def _kind(value: object) -> str:
@@ -145,14 +145,12 @@ def flag_shares(details: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Of lists of such findings (one for each instruction) it is the percent of all their items.
     """
-    findings: dict[str, list[bool]] = {}
+    hits: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for found in details:
         for key, value in found.items():
             items = value if isinstance(value, list) else [value]
             if items and all(isinstance(item, bool) for item in items):
-                findings.setdefault(key, []).extend(items)
-    lists = {key for found in details for key, value in found.items() if isinstance(value, list)}
-    return {
-        key: 100 * sum(items) / (len(items) if key in lists else len(details))
-        for key, items in findings.items()
-    }
+                hits[key] += sum(items)
+                counts[key] += len(items) if isinstance(value, list) else 0
+    return {key: 100 * hits[key] / (counts[key] or len(details)) for key in hits}

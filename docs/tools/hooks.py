@@ -14,7 +14,7 @@ import reference  # beside this file
 import yaml
 from mkdocs.structure.files import File, Files
 
-from spot.cli import manual
+from spot.cli import arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_ELSEWHERE = {  # files of the repository that are pages, too
@@ -81,24 +81,24 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def commands() -> str:
     """A table of all commands and of the exit codes, then a section for each command."""
     lines: list[str] = []
-    for title, group in manual.GROUPS.items():
+    for title, group in arguments.GROUPS.items():
         lines += ["", f"{title}:", "", "| command | |", "|---|---|"]
         lines += [
             f"| [`spot {name}`](#spot-{name}) | {one.summary} |" for name, one in group.items()
         ]
     lines += ["", "## Exit codes", "", "| code | |", "|---:|---|"]
-    lines += [f"| {code} | {says} |" for code, says in manual.EXIT_CODES.items()]
-    for title, group in manual.GROUPS.items():
+    lines += [f"| {code} | {says} |" for code, says in arguments.EXIT_CODES.items()]
+    for title, group in arguments.GROUPS.items():
         lines += ["", f"## {title}"]
         for name, one in group.items():
             lines += [
                 "",
                 f"### spot {name} {{ #spot-{name} }}",
                 "",
-                f"    spot {name} {one.takes}",
+                f"    spot {name} {one.usage}",
                 "",
             ]
-            lines += [html.escape(one.says, quote=False), "", f"Leaves {html.escape(one.products)}"]
+            lines += [html.escape(one.says, quote=False)]
             lines += ["", *(f"    {example}" for example in one.examples)]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spot.cli.main import mistakes_in_one_line
+from spot.cli.errors import mistakes_in_one_line
 from spot.config.compose import check, compose
 from spot.utils.errors import UserError
 from tests.support.command_line import spot

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from spot.cli import commands, main, manual
+from spot.cli import arguments as table
+from spot.cli import stages
 from spot.config import compose
 from spot.utils.errors import UserError
 
@@ -28,7 +29,17 @@ COMMAND = re.compile(
     r"(?: (.*))?$"
 )
 STAGES = ("run", "elicit", "rectify", "select", "train", "evaluate", "pretrain", "plan", "config")
-FLAGS = ("-m", "--multirun", "--dry-run", "--help", "--json", "--diff", "--version")
+FLAGS = (
+    "-m",
+    "--multirun",
+    "--dry-run",
+    "--help",
+    "--json",
+    "--diff",
+    "--version",
+    "--info",
+    "-sc",
+)
 
 pytestmark = pytest.mark.docs
 
@@ -53,8 +64,8 @@ def written(text: str) -> Iterator[str]:
 def command_lines() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(where, command, arguments) of every line that is a command of ours."""
     texts = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in FILES}
-    examples = [one.examples for group in manual.GROUPS.values() for one in group.values()]
-    texts["spot.cli.manual"] = "".join(f"    {line}\n" for lines in examples for line in lines)
+    examples = [one.examples for group in table.GROUPS.values() for one in group.values()]
+    texts["spot.cli.arguments"] = "".join(f"    {line}\n" for lines in examples for line in lines)
     for name, text in texts.items():
         for line in written(text):
             match = COMMAND.match(line)
@@ -83,18 +94,20 @@ def test_there_are_command_lines() -> None:
 def test_a_command_line_is_right(line: tuple[str, tuple[str, ...]]) -> None:
     """It composes; of a sweep its first job (tests/config composes all jobs of the studies)."""
     command, arguments = line
-    assert command in main.COMMANDS, WHERE[line]
+    assert command in table.COMMANDS, WHERE[line]
     flags = [each for each in arguments if each.startswith("-")]
     assert set(flags) <= set(FLAGS), WHERE[line]
     given = [each for each in arguments if is_override(each) and each not in flags]
     if arguments == MISTAKE:
         with pytest.raises(UserError, match=r"did you mean data\.gamma"):
             compose.compose(given)
+    elif "-sc" in flags:
+        return  # Hydra's completion: tests/unit/test_completion.py
     elif any(name in argument for argument in arguments for name in EXAMPLES):
         return
     elif command in STAGES:
         until = None if command in ("run", "plan", "config") else command
-        overrides = commands.evaluated(given) if command == "evaluate" else given
+        overrides = stages.evaluated(given) if command == "evaluate" else given
         if {"-m", "--multirun"} & set(flags):
             overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", each) for each in overrides]
         compose.compose(overrides, until)

@@ -1,131 +1,72 @@
-"""Shell completion, asked as the shells ask it."""
+"""Completion is Hydra's: the shells ask it as their users would."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from spot.cli import completion, manual
-from spot.utils.errors import UserError
-
-BASH = str(shutil.which("bash"))
-ASK = """
-source "$1"
-COMP_LINE="$2"; COMP_POINT=${#2}
-spaced="${COMP_LINE//=/ = }"; COMP_WORDS=(${spaced//@/ @ })
-case "$COMP_LINE" in *[[:space:]=]) COMP_WORDS+=("") ;; esac
+BASH = """
+eval "$(spot -sc install=bash)"
+COMP_LINE="$1"; COMP_POINT=${#1}; COMP_WORDS=($COMP_LINE)
+case "$COMP_LINE" in *" ") COMP_WORDS+=("") ;; esac
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-_spot
+hydra_bash_completion
 printf '%s\\n' "${COMPREPLY[@]}"
+"""
+ZSH = """
+autoload -U +X compinit && compinit -u; autoload -U +X bashcompinit && bashcompinit
+eval "$(spot -sc install=zsh)"
+print ${_comps[spot]:-$_bash_complete}
 """
 
 
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The script for bash."""
-    path = tmp_path_factory.mktemp("completion") / "spot.bash"
-    path.write_text(completion.script("bash"), encoding="utf-8")
-    return path
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs a script of a shell in which `spot` is this installation's, and returns its lines."""
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
+    def run(*command: str) -> list[str]:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
 
-def complete(script: Path, line: str, folder: Path | None = None) -> list[str]:
-    """What bash offers for the end of a line."""
-    command = [BASH, "-c", ASK, "bash", str(script), line]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=30, check=True, cwd=folder
-    )
-    assert not done.stderr
-    return done.stdout.split()
+    return run
 
 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("spot e", ["elicit", "evaluate"]),
-        ("spot run loss", ["loss=", "loss."]),
-        ("spot run loss=d", ["dft", "dpo"]),
-        ("spot loss=bc", ["bce", "bco"]),
-        ("spot run loss.d", ["loss.delta."]),
-        ("spot run loss.delta.mode=", ["ema", "cumulative", "zero"]),
-        ("spot run -m arm=dpo,spot", ["dpo,spot_bce", "dpo,spot_bco"]),
-        ("spot run logger.wandb=", ["true", "false"]),
-        ("spot run +paper=table", ["table1", "table2", "table3"]),
-        ("spot run generator@evaluator=v", ["vllm"]),
-        ("spot evaluate benchmark=math", ["math500"]),
-        ("spot config --", ["--diff", "--json", "--help"]),
-        ("spot completion z", ["zsh"]),
-        ("spot compare lo", []),
-        ("spot help tr", ["train"]),
-        ("spot help run", ["run", "runs"]),
-        ("spot runs status=f", ["failed", "finished"]),
-        ("spot run data.matched=[d", ["[direct,self]"]),
+        ("spot tr", ["train"]),
+        ("spot run loss=d", ["loss=dft", "loss=dpo"]),
+        ("spot loss=d", ["loss=dft", "loss=dpo"]),
+        ("spot run --dry-run -m loss.d", ["loss.delta."]),
+        ("spot run +paper=table", ["+paper=table1", "+paper=table2", "+paper=table3"]),
+        ("spot report ", []),
     ],
 )
-def test_bash_completes(script: Path, line: str, offered: list[str], tmp_path: Path) -> None:
-    assert complete(script, line) == offered
+def test_bash_completes(ask: Callable[..., list[str]], line: str, offered: list[str]) -> None:
+    assert ask("bash", "-c", BASH, "bash", line) == offered
 
 
-def test_files_are_completed_where_a_value_is_free(script: Path, tmp_path: Path) -> None:
-    (tmp_path / "questions.jsonl").touch()
-    assert complete(script, f"spot run data.path={tmp_path}/q") == [f"{tmp_path}/questions.jsonl"]
-    assert complete(script, f"spot report {tmp_path}/q") == [f"{tmp_path}/questions.jsonl"]
-
-
-BOTH = ["notes.txt", "seed=0"]
-
-
-def test_folders_are_offered_before_a_letter_is_typed(script: Path, tmp_path: Path) -> None:
-    (tmp_path / "seed=0").mkdir()
-    (tmp_path / "notes.txt").touch()
-    assert complete(script, "spot show ", tmp_path) == ["newest", "seed=0"]
-    assert complete(script, "spot compare ", tmp_path) == ["seed=0"]
-    assert complete(script, "spot report ", tmp_path)[2:] in (BOTH, BOTH[::-1])
-    assert complete(script, "spot compare -") == ["--help"]
-    assert complete(script, f"spot compare {tmp_path}/seed=") == ["0"], "what follows the break"
-
-
-def test_every_command_and_key_is_known(script: Path) -> None:
-    assert complete(script, "spot ") == list(manual.COMMANDS)
-    found = completion.words()
-    for key in ("data.gamma=", "loss.learning_rate=", "evaluator.kind=", "model.pretrain.steps="):
-        assert key in found
-    assert found["data.arm="] == ["rectified", "direct", "self"]
-    assert found["reference="] == ["cached", "copy", "engine"]
-    assert "schema" not in found["loss="]
-
-
-def test_a_tab_starts_no_program(
-    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_fish_completes(
+    ask: Callable[..., list[str]], needs: Callable[[object, str], None]
 ) -> None:
-    """Python would take a second."""
-    offered = complete(script, "spot run loss=d")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert complete(script, "spot run loss=d") == offered
+    needs(shutil.which("fish"), "fish")
+    line = "spot -sc install=fish | source; complete -C 'spot run loss=d'"
+    assert ask("fish", "--no-config", "-c", line) == ["loss=dft", "loss=dpo"]
 
 
-@pytest.mark.parametrize("shell", completion.SHELLS)
-def test_each_shell_reads_its_script(shell: str, tmp_path: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"needs {shell}")
-    path = tmp_path / shell
-    path.write_text(completion.script(shell), encoding="utf-8")
-    done = subprocess.run([shell, "-n", str(path)], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_fish_completes(tmp_path: Path) -> None:
-    if shutil.which("fish") is None:
-        pytest.skip("needs fish")
-    path = tmp_path / "spot.fish"
-    path.write_text(completion.script("fish"), encoding="utf-8")
-    command = ["fish", "--no-config", "-c", f"source {path}; complete -C 'spot run loss=d'"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["loss=dft", "loss=dpo"]
-
-
-def test_another_shell_is_refused() -> None:
-    with pytest.raises(UserError, match="name your shell"):
-        completion.command(["tcsh"])
+def test_zsh_takes_the_script_of_bash(
+    ask: Callable[..., list[str]], needs: Callable[[object, str], None]
+) -> None:
+    needs(shutil.which("zsh"), "zsh")
+    assert "hydra_bash_completion" in " ".join(ask("zsh", "-f", "-c", ZSH))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from spot import report
+from spot.config.difference import defaults, flat
 from spot.report import paper
-from spot.report.config_diff import arm_names, defaults, differences, flat
+from spot.report.config_diff import arm_names, differences
 from spot.report.load import Study, load
 from spot.report.style import label
 from spot.report.tables import columns, funnels, score_table

@@ -91,7 +91,7 @@ def _show_sweep(sweep: Sweep, console: Console) -> None:
         console.print(Text(f"job {job.folder.name}: {job.said}", COLOURS["failed"]))
     report = sweep.folder / "report.html"
     if sweep.alive:
-        _say(console, f"watch it: spot dashboard {sweep.folder}")
+        _say(console, f"watch it: spot show {sweep.folder}")
     elif sweep.state != "finished":
         _say(console, "the same command tries again what is missing and keeps what is finished.")
     if report.exists():
@@ -251,7 +251,7 @@ def _metrics(run: KnownRun, made: Sequence[Made]) -> Table:
 def next_steps(run: KnownRun) -> list[str]:
     """What a person does next."""
     if run.state == "running":
-        return [f"watch it: spot dashboard {run.folder}"]
+        return [f"watch it: spot show {run.folder}"]
     if run.state in ("interrupted", "failed"):
         again = run.command or "the same command"
         return [f"next: {again} goes on from here and keeps what is made."]

@@ -8,43 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot.cli import manual
 from spot.config import ASKED, PAID, Config
 from spot.config.compose import Expanded
 from spot.evaluation import benchmarks
 from spot.oracle import build as oracles
 from spot.pipeline import clients
-from spot.pipeline.distributed import nodes
 from spot.pipeline.plan import oracle as costs
 from spot.pipeline.preview import REUSE, Seen, look, look_at_exports
 from spot.utils.errors import UserError
 
-STAGED = [name for name, command in manual.COMMANDS.items() if command.staged]
 HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written."
 
 
-def command(name: str, arguments: Sequence[str]) -> None:
-    """`spot <name> … --dry-run`. Raises UserError for a command that has none, and as `name` would."""
-    from spot.cli import commands, main
-    from spot.config import compose  # late: they come before this module
-
-    if not manual.COMMANDS[name].staged:
-        raise UserError(f"spot {name} has no --dry-run: it is for {', '.join(STAGED)}.")
-    if name == "report":
-        return commands.report(arguments, True)
-    if name == "evaluate":
-        if (run := main.named_run(arguments)) is not None:
-            return _exports(run)
-        arguments = commands.evaluated(arguments)
-    if (started := nodes.started()) is not None and started.index > 0:
-        return  # torchrun and srun start many; the first one speaks
-    parsed = main.parse_flags(list(arguments))
-    until = None if name == "run" else name
-    asked = compose.expand(list(parsed.overrides), parsed.multirun, until)
-    if asked.sweep and name != "run":
-        raise UserError(f"spot {name} takes one configuration: only `spot run` sweeps.")
-    print(HEAD.format(name))
-    print("\n".join(_sweep(asked) if asked.sweep else _run(asked.jobs[0][1], until, asked.folder)))
+def lines(asked: Expanded, until: str | None) -> Iterator[str]:
+    """What a run that ends after the stage `until`, or a sweep, would make and reuse."""
+    return _sweep(asked) if asked.sweep else _run(asked.jobs[0][1], until, asked.folder)
 
 
 def _run(config: Config, until: str | None, folder: Path) -> Iterator[str]:
@@ -166,9 +144,7 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
             yield f"not ready here: {error}"
 
 
-def _exports(run: Path) -> None:
-    """`spot evaluate <run folder> --dry-run`."""
-    products = look_at_exports(run)
-    print(HEAD.format("evaluate"))
-    print("\n".join(_lines(products)))
-    print(f"  table    exports.csv in {run}")
+def export_lines(run: Path) -> Iterator[str]:
+    """What `spot evaluate <run folder>` would measure."""
+    yield from _lines(look_at_exports(run))
+    yield f"  table    exports.csv in {run}"

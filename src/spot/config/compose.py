@@ -7,7 +7,6 @@ first job starts.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import os
 import re
@@ -32,17 +31,12 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
-from spot.config import BenchmarkConfig, Config, origins
-from spot.utils.errors import UserError
+from spot.config import BenchmarkConfig, Config
+from spot.config.arguments import expected, short
+from spot.utils.errors import UserError, first_line, guess
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 LONGEST = 200  # characters of a key; file names end soon after
-KINDS = {
-    "Integer": "a whole number",
-    "Float": "a number",
-    "bool": "true or false",
-    "ListConfig": "a list, [a,b]",
-}
 
 
 def register() -> None:
@@ -101,7 +95,7 @@ def benchmark(name: str, overrides: list[str]) -> BenchmarkConfig:
     options = _options("benchmark")
     if name not in options:
         raise UserError(
-            f"benchmark={name} is unknown: {_guess(name, options)}choose one of {', '.join(options)}."
+            f"benchmark={name} is unknown: {guess(name, options)}choose one of {', '.join(options)}."
         )
     lines = [f"+benchmark@benchmarks.tasks.{name}={name}"]
     lines += [f"benchmarks.tasks.{name}.{line}" for line in overrides]
@@ -124,7 +118,6 @@ class Expanded:
     sweep: bool
     varies: dict[str, list[str]]  # key → the values that the sweep gives it
     folder: Path  # of the run or the sweep, as it would be named now
-    own: list[str]  # overrides of the first job that the sweep chose and nobody typed
 
 
 def expand(overrides: list[str], sweep: bool = False, until: str | None = None) -> Expanded:
@@ -132,7 +125,7 @@ def expand(overrides: list[str], sweep: bool = False, until: str | None = None) 
     tree, parsed = _composed(overrides, RunMode.MULTIRUN if sweep else RunMode.RUN)
     if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
         folder = Path(tree.hydra.run.dir)
-        return Expanded([(overrides, _checked(tree, parsed, until))], False, {}, folder, [])
+        return Expanded([(overrides, _checked(tree, parsed, until))], False, {}, folder)
     lines = _sweep_lines(tree)
     jobs = BasicSweeper.split_arguments(lines, None)[0]
     configs = {n: compose(jobs[n], until) for n in _by_distance(jobs)}
@@ -141,18 +134,8 @@ def expand(overrides: list[str], sweep: bool = False, until: str | None = None) 
         for line in lines
         if line.is_sweep_override()
     }
-    own = [  # of the first job: what an experiment's file or a list of values stands for
-        one
-        for one, line in zip(jobs[0], lines, strict=True)
-        if line.input_line not in overrides or line.is_sweep_override()
-    ]
     numbered = [(job, configs[n]) for n, job in enumerate(jobs)]
-    return Expanded(numbered, True, varies, Path(tree.hydra.sweep.dir), own)
-
-
-def traced(overrides: list[str], swept: Iterable[str] = ()) -> origins.Values:
-    """Every value of a configuration that `expand` has checked, with where it is from."""
-    return origins.trace(loader(), overrides, swept)
+    return Expanded(numbered, True, varies, Path(tree.hydra.sweep.dir))
 
 
 def _composed(overrides: list[str], mode: RunMode) -> tuple[DictConfig, list[Override]]:
@@ -253,7 +236,7 @@ def _check_options(override: Override) -> None:
         if value not in options:
             name = "null" if value is None else str(value)
             raise UserError(
-                f"{override.get_key_element()}={short(name)} is unknown: {_guess(name, options)}"
+                f"{override.get_key_element()}={short(name)} is unknown: {guess(name, options)}"
                 f"choose one of {', '.join(options)}."
             )
 
@@ -334,9 +317,7 @@ def _unknown_key(tree: DictConfig, override: Override) -> str | None:
             dotted = [f"{parent}.{key}" if parent else key for key in keys]
             valid = f"keys of {parent}" if parent else "keys"
             named = short(path)
-            return (
-                f"{named} is unknown: {_guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
-            )
+            return f"{named} is unknown: {guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
         node = node._get_node(part)
     return None
 
@@ -364,30 +345,15 @@ def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:
     key = str(error.full_key)
     value = next((o.get_value_element_as_str() for o in overrides if o.key_or_group == key), None)
     named = key if value is None else f"{key}={short(value)}"
-    if match := re.search(r"(?:converted to|not a valid|is not a(?! valid)) (\w+)", str(error)):
-        return f"{named} is of the wrong type: it must be {KINDS.get(match[1], match[1])}."
+    if kind := expected(error):
+        return f"{named} is of the wrong type: it must be {kind}."
     if "Invalid type assigned: dict" in str(error):
         return (
             f"{named} cannot be added on the command line: write it into the group's file in conf/."
         )
     if "not Optional" in str(error):
         return f"{named} cannot be null."
-    return f"{named} is of the wrong type: {_first_line(error)}."
-
-
-def _guess(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}? " if close else ""
-
-
-def short(text: str) -> str:
-    """What was typed, so that the line stays readable."""
-    line = " ".join(text.split())
-    return line if len(line) <= 100 else f"{line[:97]}…"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"{named} is of the wrong type: {first_line(error)}."
 
 
 def _one_line(error: BaseException) -> str:
@@ -396,5 +362,5 @@ def _one_line(error: BaseException) -> str:
     if missing := re.search(r"missing mandatory value: (\w+)", str(error)):
         return f"{missing[1]} is missing: choose one, {missing[1]}=<option>."
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), None)
-    lines = [*([key] if key else []), *(_first_line(e) for e in causes)]
+    lines = [*([key] if key else []), *(first_line(e) for e in causes)]
     return ": ".join(dict.fromkeys(lines)) + "."

@@ -2,7 +2,7 @@
 
 `process.json` names the process and stays locked for as long as that lives, however it ends: the
 system drops the lock of a process that is killed. `progress.json` counts what is being done. Both are
-for people who look on (`spot runs`, `spot dashboard`); no result depends on them.
+for people who look on (`spot runs`, `spot show`); no result depends on them.
 """
 
 from __future__ import annotations

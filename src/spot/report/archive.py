@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spot.config.difference import defaults
 from spot.data import artifacts
 from spot.data.rows import Pair, Score, to_json
-from spot.report.config_diff import defaults
 from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from spot.config import difference
+from spot.config.difference import flat
 from spot.utils.redact import scrubbed
 
 # Settings that move no result: two runs that differ in these alone are one arm.
@@ -20,17 +21,6 @@ TELLING = (
 )  # fmt: skip
 REWARDS = ("dpo", "rwsft", "bce", "bco")  # losses that have a β
 TASKS = "benchmarks.tasks."
-
-
-def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """`{"loss": {"beta": 1}}` → `{"loss.beta": 1}`; lists stay whole, an empty mapping too."""
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{before}{key}.")
-        else:
-            result[before + key] = value
-    return result
 
 
 def resolved(config: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,12 +86,8 @@ def _written(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def written(value: Any) -> str:
-    """A setting as YAML would have it: `true`, `null`, `0.6`, `[a, b]`."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str):
-        return str(scrubbed(value)) or '""'
-    return json.dumps(scrubbed(value), ensure_ascii=False)
+    """A setting as YAML would have it, without anybody's folders."""
+    return difference.written(scrubbed(value))
 
 
 # ---- differences to the defaults ---------------------------------------------------------------
@@ -114,13 +100,6 @@ class Difference:
     key: str
     default: str
     values: list[tuple[str, list[str]]]
-
-
-def defaults() -> dict[str, Any]:
-    """The configuration of `python train.py` without any choice; empty outside of a clone."""
-    from spot.config import compose
-
-    return asdict(compose.compose()) if compose.CONF.is_dir() else {}
 
 
 def differences(

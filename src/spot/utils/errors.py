@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import math
+from collections.abc import Iterable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -20,6 +22,12 @@ class RankError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def guess(word: str, valid: Iterable[str]) -> str:
+    """`did you mean train? ` for a misspelt word, where a valid one is like it."""
+    close = difflib.get_close_matches(word, list(valid), n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def in_range(

@@ -1,0 +1,243 @@
+"""The commands that take the configuration: stages, `plan` and `correct`.
+
+torch and the pipeline are loaded only when the configuration (of every job, for a sweep) has been
+checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from spot import config
+from spot.cli.arguments import is_override
+from spot.cli.errors import mistakes_in_one_line
+from spot.config import compose
+from spot.pipeline.distributed import nodes
+from spot.utils.errors import UserError
+
+TRAINING = ("run", "train")  # commands that get as far as training
+CORRECTING = ("run", "rectify", "select", "train")  # … as far as the Oracle
+MAKES = {  # what the last line of a command names
+    "run": "report",
+    "elicit": "attempts",
+    "rectify": "rectifications",
+    "select": "pairs",
+    "train": "checkpoint",
+}
+
+
+def command(name: str, arguments: argparse.Namespace) -> None:
+    """Run the loop or a stage, or say what that would make (`--dry-run`)."""
+    overrides = list(arguments.overrides)
+    if name == "evaluate":
+        if (run := _named_run(overrides)) is not None:
+            return _evaluate_exports(run, arguments.dry_run)
+        overrides = evaluated(overrides)
+    if not arguments.dry_run:
+        return _with_hydra(name, arguments, overrides)
+    if (started := nodes.started()) is not None and started.index > 0:
+        return None  # torchrun and srun start many; the first one speaks
+    asked = expand(name, arguments, overrides)
+
+    from spot.cli import dry_run
+
+    print(dry_run.HEAD.format(name))
+    print("\n".join(dry_run.lines(asked, until(name))))
+
+
+def expand(name: str, arguments: argparse.Namespace, overrides: list[str]) -> compose.Expanded:
+    """The checked configuration of a command, or of a sweep's jobs, which only `run` has."""
+    asked = compose.expand(overrides, arguments.multirun, until(name))
+    if asked.sweep and name != "run":
+        raise UserError(f"spot {name} takes one configuration: only `spot run` sweeps.")
+    return asked
+
+
+def until(name: str) -> str | None:
+    """The stage that a command ends with; None: all of them."""
+    return None if name in ("run", "plan", "config") else name
+
+
+def evaluated(overrides: Sequence[str]) -> list[str]:
+    """`benchmark=<name> benchmark.<key>=<value>` spelt out as the configuration has it."""
+    named = [a.partition("=")[2] for a in overrides if a.startswith("benchmark=")]
+    if not named:
+        return list(overrides)
+    kept = [a for a in overrides if not a.startswith(("benchmark=", "benchmark."))]
+    own = [a.partition(".")[2] for a in overrides if a.startswith("benchmark.")]
+    task = f"benchmarks.tasks.{named[-1]}"
+    return [
+        "benchmarks=one",
+        f"+benchmark@{task}={named[-1]}",
+        *kept,
+        *(f"{task}.{a}" for a in own),
+    ]
+
+
+# ---- with Hydra --------------------------------------------------------------------------------
+
+
+def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """Check the configuration, then let Hydra make the folder (or expand the sweep) and run it."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to `main`
+    if not only_shows(arguments):
+        found = nodes.started()
+        if found is not None and found.index > 0:
+            return _follow(found)
+        asked = expand(name, arguments, overrides)
+        if asked.sweep and found is not None:
+            raise UserError(f"A sweep starts its own jobs: type it without {found.by}.")
+    compose.register()
+    # Hydra's own parser takes no flag behind an override.
+    flags = [word for word in arguments.words if word not in arguments.overrides]
+    sys.argv = [sys.argv[0], *flags, *overrides]
+    entry = hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
+    return entry(_task(name))()
+
+
+def only_shows(arguments: argparse.Namespace) -> bool:
+    """Whether the flags ask Hydra to print something, or to look for the configuration elsewhere."""
+    flags = "help hydra_help cfg info shell_completion config_path config_name config_dir"
+    return any(getattr(arguments, flag) for flag in [*flags.split(), "experimental_rerun"])
+
+
+def _follow(found: nodes.Started) -> None:
+    """A process that torchrun or srun started beside another: that one keeps the run and its folder."""
+    if found.idle:
+        return
+    from spot.pipeline.distributed import launch
+
+    launch.follow()
+
+
+def _task(name: str) -> Callable[[DictConfig], None]:
+    """What Hydra calls with the composed configuration of one run."""
+
+    def spot(composed: DictConfig) -> None:
+        try:  # here already: later, Hydra has added lines of its own
+            with mistakes_in_one_line():
+                _run(name, composed)
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+    return spot
+
+
+def _run(name: str, composed: DictConfig) -> None:
+    """Hand a checked configuration to the pipeline."""
+    found = nodes.started()
+    if found is not None and found.index > 0:  # submitit calls this in every task of a job
+        return _follow(found)
+    settings = config.typed(composed, until(name))
+    if name in TRAINING:
+        nodes.check(settings.hardware, found)
+    if name in CORRECTING and settings.oracle.kind in config.ASKED:
+        from spot.oracle import build
+
+        build.check(settings.oracle, settings.data)
+    runtime = HydraConfig.get()
+    folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
+
+    from spot.pipeline import heartbeat
+
+    with heartbeat.announced(folder, name, settings, overrides):
+        _carry_out(name, settings, folder, overrides)
+    return None
+
+
+def _carry_out(name: str, settings: config.Config, folder: Path, overrides: list[str]) -> None:
+    """Call the pipeline and say where its results are."""
+    from spot.pipeline import way  # imports torch
+
+    if name == "evaluate":
+        from spot.evaluation import compare
+
+        scores = way.evaluate(settings, folder, overrides)
+        compare.show(compare.read(scores))
+        print(f"scores: {folder}", flush=True)
+        return
+    if name == "pretrain":
+        print(f"student: {way.pretrain(settings, folder)}", flush=True)
+        return
+    session = nodes.session()
+    with nullcontext() if session is None else session.leading():
+        made = way.run(settings, folder, overrides, until(name))
+    print(f"{MAKES[name]}: {made}", flush=True)
+
+
+# ---- without a folder of their own ---------------------------------------------------------------
+
+
+def _named_run(words: Sequence[str]) -> Path | None:
+    """The run that `spot evaluate <run folder>` names. Raises UserError for what is no folder."""
+    if len(words) != 1 or is_override(words[0]):
+        return None
+    run = Path(words[0])
+    if not run.is_dir():
+        raise UserError(
+            f"{run} is no folder: spot evaluate <run folder>, or spot evaluate key=value."
+        )
+    return run
+
+
+def _evaluate_exports(run: Path, dry: bool) -> None:
+    if dry:
+        from spot.cli import dry_run
+
+        print(dry_run.HEAD.format("evaluate"))
+        print("\n".join(dry_run.export_lines(run)))
+        return
+    from spot import report
+    from spot.pipeline import exports
+
+    print(f"scores: {exports.evaluate(run)}", flush=True)
+    print(f"report: {report.build(run)}")
+
+
+def correct(name: str, arguments: argparse.Namespace) -> None:
+    """A page on this machine, and the sheet behind it."""
+    settings = compose.compose(arguments.overrides, "elicit")
+
+    from spot.pipeline import way
+
+    sheet = way.correct(settings)
+    print(f"corrections: {sheet}\nuse them: oracle=human oracle.path={sheet}", flush=True)
+
+
+def plan(name: str, arguments: argparse.Namespace) -> None:
+    """Exit code 1 where it does not fit."""
+    if only_shows(arguments):
+        return _with_hydra("run", arguments, list(arguments.overrides))
+    asked = compose.expand(list(arguments.overrides), arguments.multirun)
+    if asked.sweep:
+        raise UserError(
+            "spot plan takes one configuration: add what the sweep varies, arm=dpo seed=0."
+        )
+    settings = asked.jobs[0][1]
+
+    from spot.pipeline import plan as planning
+    from spot.pipeline import preview
+    from spot.training.bin_packing import Lengths
+
+    lengths, wrong = None, None
+    if known := preview.found(settings):
+        pairs, wrong = known
+        prompt = settings.plan.prompt_tokens
+        lengths = [
+            Lengths(prompt, p.chosen_tokens, p.rejected_tokens or 0, p.common_prefix or 0)
+            for p in pairs
+        ]
+    result = planning.plan(settings, lengths, wrong)
+    planning.show(result)
+    raise SystemExit(result.exit_code)

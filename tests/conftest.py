@@ -24,12 +24,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = ["tests.support.browser"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Workers take files in the order of their folders: the longest ones come first in it."""
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False
-
-
 @pytest.fixture(scope="session")
 def needs() -> Callable[[object, str], None]:
     """`needs(shutil.which("g++"), "a C++ compiler")`: skip without it, but fail in CI (CI=true)."""

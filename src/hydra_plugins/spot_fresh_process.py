@@ -3,10 +3,9 @@
 In one process, jobs inherit process groups, seeds, W&B runs and memory from each other, and a job of
 several ranks would make every rank run the whole sweep. Here a job is the command a person would
 type, `python train.py <overrides>`, writing to `<sweep>/<n>`. A failed job leaves the others running;
-a repeated sweep skips the jobs that are finished.
+a repeated sweep skips the jobs that are complete.
 """
 
-import json
 import signal
 import sys
 import threading
@@ -18,13 +17,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from spot.config import compose
-from spot.pipeline.sweep_jobs import Job, keep, run, set_aside
+from spot.data import run_record
+from spot.pipeline.sweep_jobs import Job, run, set_aside
+from spot.utils.errors import UserError, in_range
 from spot.utils.processes import visible_gpus
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ class FreshProcessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Called by Hydra's sweeper. The task itself is not called: the jobs' processes call it."""
-        from spot.utils.errors import in_range
-
         in_range("hydra.launcher.n_jobs", self.n_jobs, 1)
         self.config = config
 
@@ -82,30 +81,29 @@ class FreshProcessLauncher(Launcher):
             self._job(number, list(overrides), sweep, gpus)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        with _ended_by_sigterm(), heartbeat.kept(sweep, {}):
-            note = keep(jobs, sweep)
-            with watched(jobs) as tell:
+        with _ended_by_sigterm(), heartbeat.alive(sweep):
+            with watched(jobs) as print_line:
                 for job in jobs:
                     if job.state == "skipped":
-                        tell("sweep", f"job {job.name} is finished already: {job.words}")
+                        print_line("sweep", f"job {job.name} is complete already: {job.words}")
                     if job.state == "failed":
-                        tell("sweep", _failure(job))
+                        print_line("sweep", _failure(job))
                         set_aside(job.log.parent)
-                run(jobs, self.n_jobs, gpus, tell, note)
+                run(jobs, self.n_jobs, gpus, print_line, sweep)
             _retire(sweep, initial_job_idx + len(jobs))
             failures = [_failure(job) for job in jobs if job.error is not None]
-            if any(sweep.glob("*/run.json")):
+            if any(run_record.is_finished(job.log.parent) for job in jobs):
                 error = _report(sweep)
                 failures += [f"the report failed: {error}"] if error is not None else []
         for line in failures:
             say(line)
         if failures:
-            say("the same command tries again what failed and keeps what is finished.")
+            say("the same command tries again what failed and keeps what is complete.")
             raise SystemExit(1)
-        return [_returned(job) for job in jobs]
+        return []  # a job has no value that a sweeper could optimise
 
     def _job(self, number: int, overrides: list[str], sweep: Path, gpus: list[str]) -> Job:
-        """A job of the sweep, which waits, or is finished already, or asks for too many GPUs."""
+        """A job of the sweep, which waits, or is complete already, or asks for too many GPUs."""
         folder = sweep / str(number)
         passed_on = [
             line
@@ -115,8 +113,9 @@ class FreshProcessLauncher(Launcher):
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         command = [sys.executable, str(TRAIN), *overrides, *passed_on]
         command += [f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]
-        job = Job(str(number), overrides, command, folder / "job.log")
         config = compose.compose(overrides)  # cached: the check before the sweep composed it
+        about = {"arm": config.arm, "seed": config.seed, "study": config.study}
+        job = Job(str(number), overrides, command, folder / "job.log", about)
         if config.hardware.accelerator == "gpu":
             job.needs = config.hardware.devices
         if is_finished(folder, overrides, config):
@@ -134,25 +133,19 @@ def is_finished(folder: Path, overrides: list[str], config: "Config") -> bool:
     """Whether the folder's run.json was left by this very job: same overrides, same settings."""
     from spot.config import plain
 
+    expected = {"overrides": overrides, "config": plain(config)}
     try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        record = run_record.read(folder)
+        finished = run_record.is_finished(folder)
+    except UserError:  # damaged
         return False
-    expected = {"status": "complete", "overrides": overrides, "config": plain(config)}
-    return all(record.get(key) == value for key, value in expected.items())
+    return finished and all(record.get(key) == value for key, value in expected.items())
 
 
 def _failure(job: Job) -> str:
     """Why a job failed, and where to read more."""
     line = f"job {job.name} failed ({job.words}): {job.error}"
     return f"{line} ({job.log})" if job.began else line
-
-
-def _returned(job: Job) -> JobReturn:
-    """What Hydra is told of a job that is finished."""
-    returned = JobReturn(overrides=job.overrides, task_name="spot", working_dir=str(job.log.parent))
-    returned.return_value, returned.status = None, JobStatus.COMPLETED
-    return returned
 
 
 def _report(sweep: Path) -> str | None:

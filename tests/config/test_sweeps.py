@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from spot.config import compose
+from spot.data import run_record
 from tests.support.command_line import spot
 from tests.support.processes import wait_for
 
@@ -119,8 +120,8 @@ def test_jobs_run_apart_and_a_failed_one_leaves_the_others(
     code, output = sweep(tmp_path, environment, "seed=1,13,14,2")
     assert code == 1
     folder = only(tmp_path / "outputs" / "sweeps")
-    finished = sorted(path.parent.name for path in folder.glob("*/run.json"))
-    assert finished == ["0", "3"]
+    states = [run_record.read(folder / number)["status"] for number in "0123"]
+    assert states == ["complete", "failed", "failed", "complete"]
     assert "    0 | ran all spot_bco seed 1 None" in output, "LOCAL_RANK must not reach a job"
     assert "job 1 failed (seed=13): ValueError: thirteen is unlucky" in output
     assert "job 2 failed (seed=14): spot: the file is empty: give another." in output
@@ -140,7 +141,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
 
     code, output = sweep(tmp_path, fake_pipeline, *study)
     assert code == 0
-    assert "job 0 is finished already: arm=dpo seed=7 +paper=table2" in output
+    assert "job 0 is complete already: arm=dpo seed=7 +paper=table2" in output
     assert "    1 | ran all dft seed 7 None" in output
     assert (folder / "0" / "run.json").stat().st_mtime_ns == first[folder / "0" / "run.json"]
 
@@ -152,7 +153,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
     (folder / "5" / "run.json").write_text("{}")  # left by a longer sweep
     code, output = sweep(tmp_path, fake_pipeline, *study)
     assert "    0 | ran all dpo seed 7 None" in output
-    assert "job 1 is finished already" in output
+    assert "job 1 is complete already" in output
     assert "reporting on ['0', '1']" in output
 
 
@@ -175,7 +176,7 @@ def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str
     left = record.stat().st_mtime_ns
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
-    assert "job 0 is finished already: seed=800" in output
+    assert "job 0 is complete already: seed=800" in output
     assert "    1 | ran all spot_bco seed 13 None" in output, "what failed is tried again"
     assert record.stat().st_mtime_ns == left
 
@@ -257,11 +258,11 @@ def test_a_terminal_shows_a_table(tmp_path: Path, fake_pipeline: dict[str, str])
     assert any("running" in line and "gpus " in line for line in shown["seed=301"])
     last = {key: lines[-1] for key, lines in shown.items()}
     assert "skipped" in last["seed=1"]
-    assert "finished" in last["seed=300"]
+    assert "complete" in last["seed=300"]
     assert "report: /" in last["seed=300"], "the last line it wrote"
     assert "failed" in last["seed=13"]
     assert "loss=dpo" not in last["seed=13"], "what all jobs share is left out"
-    assert "1 failed, 3 finished, 1 skipped" in drawn
+    assert "1 failed, 3 complete, 1 skipped" in drawn
     assert f"unlucky ({tmp_path / 'here' / '2' / 'job.log'})" in drawn
     assert " | ran all" not in drawn, "the lines of the jobs are in their logs"
 

@@ -52,7 +52,7 @@ def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
     other = spot(tmp_path, "compare", str(before), str(greedy)).stdout
     assert "p, corrected" in other
     assert "temperature was 0.7 for A and 0.0 for B." in other
-    record = json.loads((before / "evaluation.json").read_text())
+    record = json.loads((before / "run.json").read_text())
     assert list(record["products"]) == ["scores"]
     alone = spot(tmp_path, "compare", str(before), ok=False)
     assert "measured one model only" in alone.stderr

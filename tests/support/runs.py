@@ -240,7 +240,7 @@ def listed_run(output: Path, number: int, overrides: Sequence[str] = ()) -> Path
     stages = [_stage("elicit", "attempts", {"wrong": 7}, True, 69.7), _stage("train", "checkpoint", {}, False, 43.9)]  # fmt: skip
     write_record(
         run, "dpo", number, products, stages, overrides=list(overrides),
-        command="python train.py arm=dpo", config={"seed": number, "x": {"y": 1}},
+        command="python train.py arm=dpo", config={"seed": number, "rounds": 3},
         finished=f"2026-01-01T00:00:{number % 60:02d}+00:00",
     )  # fmt: skip
     (run / "scores.csv").write_text(SCORES.format(seed=number))

@@ -153,14 +153,14 @@ AFTER = {
         "[output=outputs] [status=…]",
         "Finished, running, failed and interrupted ones, with their scores and age.",
         ("spot runs", "spot runs status=failed"),
-        "spot.pipeline.run_status:command",
+        "spot.cli.display:runs",
     ),
     "show": Command(
         "everything about one run on one screen",
         "<run folder> | newest | <number from spot runs>",
         "Command, choices, products, scores, last metrics, and the next step.",
         ("spot show newest",),
-        "spot.pipeline.run_status:show",
+        "spot.cli.display:show",
     ),
     "pairs": Command(
         "a page of responses beside their corrections",

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 
 from spot.config import Config, compose, difference
 from spot.config.arguments import read
+from spot.data import run_record
 from spot.utils.errors import UserError, guess
 
 
@@ -221,9 +222,9 @@ def _check_report(source: Path, given: ReportArguments) -> None:
         )
     if source.is_file() and not _packed(source.name):
         raise UserError(f"{source} is a file: name the folder it is in, or an archive.tar.gz.")
-    if source.is_dir() and not any((d / "run.json").exists() for d in (source, *source.glob("*/"))):
+    if source.is_dir() and not any(map(run_record.is_finished, (source, *source.glob("*/")))):
         raise UserError(
-            f"{source} holds no finished run: there is no run.json in it. Finish it with the command "
+            f"{source} holds no finished run: no run.json in it is complete. Finish it with the command "
             "that began it; spot runs shows what there is."
         )
     if given.archive is not None and not source.is_dir():

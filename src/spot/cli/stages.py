@@ -149,9 +149,9 @@ def _run(name: str, composed: DictConfig) -> None:
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 
-    from spot.pipeline import heartbeat
+    from spot.pipeline import run
 
-    with heartbeat.announced(folder, name, settings, overrides):
+    with run.recorded(name, settings, folder, overrides):
         _carry_out(name, settings, folder, overrides)
     return None
 

@@ -8,20 +8,13 @@ from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from spot.pipeline.sweep_jobs import Job, Tell
+from spot.cli.display import COLOURS
+from spot.pipeline.sweep_jobs import Job, PrintLine
+from spot.utils import terminal
 
-# by what is looked at first when not all jobs fit on the screen
-STATES = {
-    "running": "cyan",
-    "failed": "red",
-    "stopped": "red",
-    "waiting": "dim",
-    "finished": "green",
-    "skipped": "dim green",
-}
+STATES = [*COLOURS, "skipped"]  # by what is looked at first when not all jobs fit on the screen
 FRAME = 6  # lines around the rows: head, rules, counts, cursor
 
 
@@ -36,8 +29,8 @@ def print_line(name: str, line: str) -> None:
 
 
 @contextmanager
-def watched(jobs: list[Job]) -> Iterator[Tell]:
-    """Show the jobs as long as the block lasts; it hands over what to call with every line."""
+def watched(jobs: list[Job]) -> Iterator[PrintLine]:
+    """Show the jobs as long as the block lasts; yields what to call with every line."""
     console = Console()
     if not sys.stdout.isatty() or console.is_dumb_terminal:
         yield print_line
@@ -56,25 +49,24 @@ def watched(jobs: list[Job]) -> Iterator[Tell]:
 def table(jobs: list[Job], rows: int, width: int) -> Group:
     """The jobs, at most so many and the most interesting ones, as a table of so many columns."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    order = list(STATES)
-    chosen = sorted(jobs, key=lambda job: order.index(job.state))[:rows]
+    chosen = sorted(jobs, key=lambda job: STATES.index(job.state))[:rows]
     counts = Counter(job.state for job in jobs)
-    result = Table(expand=True)
-    result.add_column("job", justify="right", no_wrap=True)
-    result.add_column("overrides", no_wrap=True, overflow="ellipsis", max_width=width // 2)
-    result.add_column("state", no_wrap=True)
-    result.add_column("time", justify="right", no_wrap=True)
-    result.add_column("GPUs", no_wrap=True, overflow="ellipsis", max_width=15)
-    result.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
+    names = ("job", "overrides", "state", "time", "GPUs", "last line")
+    result = terminal.table(*names, right=("job", "time"))
+    result.expand = True
+    for column in result.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    result.columns[1].max_width, result.columns[4].max_width = width // 2, 15
+    result.columns[-1].ratio = 1
     for job in (job for job in jobs if job in chosen):
         own = " ".join(line for line in job.overrides if line not in common)
         result.add_row(
             job.name,
             Text(own),
-            Text(job.state, STATES[job.state]),
+            Text(job.state, COLOURS.get(job.state, "dim green")),
             str(timedelta(seconds=int(job.seconds))) if job.began else "",
             ",".join(job.gpus),
             Text.from_ansi(job.error or job.last_line),
         )
     # last and narrow: what Ctrl-C makes a terminal print fits behind it and moves no line
-    return Group(result, ", ".join(f"{counts[state]} {state}" for state in order if counts[state]))
+    return Group(result, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))

@@ -31,7 +31,6 @@ from spot.utils.progress import say, track
 
 ROWS, PARTIAL, MANIFEST, LOCK = "rows.jsonl", "rows.partial.jsonl", "manifest.json", "lock"
 RESUME = "resume"
-RUN_FILE, EVALUATION = "run.json", "evaluation.json"  # what a run, and `spot evaluate`, made
 UNFINISHED = (PARTIAL, LOCK, RESUME)  # never part of a finished product
 VERSIONED = ("torch", "transformers", "tokenizers", "pytorch-lightning", "deepspeed", "hydra-core")
 Produce = Callable[[frozenset[str], "Counter[str]"], Iterable[Row]]

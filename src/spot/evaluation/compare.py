@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from spot.data import artifacts
+from spot.data import artifacts, run_record
 from spot.data.rows import Score
 from spot.evaluation import saved_responses
 from spot.evaluation.saved_responses import Response
@@ -34,9 +32,8 @@ from spot.evaluation.statistics import (
     summarise,
 )
 from spot.grading.family import Grade
+from spot.utils import terminal
 from spot.utils.errors import UserError
-
-WIDTH = 160  # columns where there is no terminal: a table in a log is not wrapped
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,14 @@ class Scores:
 def read(folder: Path, product: str = "scores", name: str | None = None) -> Scores:
     """The scores in a product's folder, or in that of a run or an evaluation. Raises UserError."""
     where = folder
-    for record in (artifacts.RUN_FILE, artifacts.EVALUATION):
-        if (folder / record).exists():
-            products = json.loads((folder / record).read_text(encoding="utf-8"))["products"]
-            if product not in products:
-                raise UserError(f"{folder} measured one model only: name two folders to compare.")
-            where = folder / products[product]
+    if record := run_record.read(folder):
+        if record["status"] != run_record.COMPLETE:
+            raise UserError(
+                f"{folder} is not complete: run its command again, {record['command']}."
+            )
+        if product not in record["products"]:
+            raise UserError(f"{folder} measured one model only: name two folders to compare.")
+        where = folder / record["products"][product]
     if not (where / artifacts.MANIFEST).exists():
         raise UserError(
             f"{folder} holds no scores: give the folder of a run, or the one that spot evaluate prints."
@@ -81,8 +80,9 @@ def read(folder: Path, product: str = "scores", name: str | None = None) -> Scor
 def show(scores: Scores, console: Console | None = None) -> None:
     """One line a benchmark: accuracy, its interval, and how the answers came about."""
     details = scores.manifest["details"]
-    table = _table("benchmark", "accuracy %", "95% interval", "questions × trials", "trivial %",
-                   "unparseable %", "truncated %", "mean tokens")  # fmt: skip
+    numbers = ("accuracy %", "95% interval", "questions × trials", "trivial %", "unparseable %",
+               "truncated %", "mean tokens")  # fmt: skip
+    table = terminal.table("benchmark", *numbers, right=numbers)
     for name, rows in scores.rows.items():
         summary = summarise(rows)
         trivial = details.get("trivial", {}).get(name)
@@ -99,7 +99,7 @@ def show(scores: Scores, console: Console | None = None) -> None:
     if len(scores.rows) > 1:
         mean = macro([list(means.values()) for means in scores.means.values()])
         table.add_row("average", f"{mean.value:.1f}", _interval(mean))
-    console = console or _console()
+    console = console or terminal.console()
     console.print(table)
     for name, rows in scores.rows.items():
         if shares := saved_responses.flag_shares([row.details for row in rows]):
@@ -142,7 +142,7 @@ def notes(scores: Scores) -> list[str]:
 
 def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     """What `b` scores more than `a`, paired by question; only questions that both were asked count."""
-    console = console or _console()
+    console = console or terminal.console()
     shared = {
         name: sorted(a.means[name].keys() & b.means[name].keys())
         for name in a.rows
@@ -175,8 +175,8 @@ def _differences(
 ) -> Table:
     """One line a benchmark, from the differences of its questions; of several, also their mean."""
     differences = [crossed([table]) for table in tables.values()]
-    table = _table("benchmark", "A %", "B %", "B − A", "95% interval", "bootstrap", "p",
-                   "p, corrected", "questions")  # fmt: skip
+    numbers = ("A %", "B %", "B − A", "95% interval", "bootstrap", "p", "p, corrected", "questions")
+    table = terminal.table("benchmark", *numbers, right=numbers)
     for (name, values), difference, corrected in zip(
         tables.items(), differences, holm([d.p for d in differences]), strict=True
     ):
@@ -202,18 +202,6 @@ def _source(scores: Scores, name: str) -> list[Any]:
     return [*source, settings["seed"] if made else None]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
-    return table
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
-
-
 def _interval(estimate: Estimate) -> str:
     return rf"\[{estimate.low:.1f}, {estimate.high:.1f}]"
 
@@ -237,7 +225,7 @@ def show_shares(
     answers = [(response.answer.question.id, grade.correct) for response, grade in graded]
     means = list(means_by_question(answers).values())
     accuracy = mean_interval(means, bounds=(0.0, 100.0))
-    console = _console()
+    console = terminal.console()
     trials = Counter(question_id for question_id, _ in answers).values()
     console.print(
         f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "

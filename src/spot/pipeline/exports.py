@@ -1,33 +1,42 @@
 """Scores of the weights that training left on its way: ability over steps (the paper's Figure 2).
 
-With `save.exports=<steps>` the trained product holds weights-only folders beside the trained model. They
-are evaluated afterwards, on the run's own benchmarks and by the same stage, so that what was evaluated
-once is reused and what was interrupted goes on.
+With `save.exports=<steps>` the trained product holds weights-only folders beside the trained model.
+They are evaluated afterwards, on the run's own benchmarks and by the same stage, so that what was
+evaluated once is reused and what was interrupted goes on.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
 from spot.config import Config, from_plain
-from spot.data import artifacts
+from spot.data import artifacts, run_record
 from spot.data.rows import Score
+from spot.data.run_record import RUN_FILE
 from spot.evaluation.statistics import by_benchmark, summarise
 from spot.pipeline import policy, stages
 from spot.pipeline.run import Run
-from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
+from spot.report.load import EXPORTED, FinishedRun, load
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 
 EXPORTS = "exports"  # folder of the trained product
 COLUMNS = ["step", "benchmark", "domain", "accuracy", "low", "high", "questions", "trials"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished run and the weights it exported, by their step, the earliest first."""
+
+    run: FinishedRun
+    config: Config  # as recorded; products are where this run's are, wherever we are started
+    weights: dict[int, Path]
+    last: int  # step of the trained model
 
 
 def evaluate(run_folder: Path) -> Path:
@@ -38,84 +47,68 @@ def evaluate(run_folder: Path) -> Path:
     scored them. Of several rounds the last one's steps are measured, without a step 0: what that
     round started with is not the base. Raises UserError where there is no finished run or no export.
     """
-    if not (run_folder / RUN_FILE).exists():
-        raise UserError(
-            f"{run_folder} holds no finished run: give a run's folder, with its run.json."
-        )
-    (finished,), _ = load(run_folder)
-    checkpoint = finished.product("checkpoint")
-    last = int(finished.manifest("checkpoint")["details"]["steps"])
-    exported = {step: path for step, path in found(checkpoint).items() if step < last}
-    if not exported:
-        raise UserError(
-            f"{checkpoint} has no exported weights: train with save.exports=<steps> to keep some."
-        )
-    # Products are where this run's are, whatever the folder we were started in.
-    config = replace(rebuilt(finished), output=str(checkpoint.parents[2]))
-    this = Run(config, run_folder)
-    # held-out questions are the first round's in all rounds
-    attempts = existing(finished.product("attempts" if config.rounds == 1 else "round1/attempts"))
-    scores = {last: finished.product("scores")}
-    if config.rounds == 1:
-        scores[0] = finished.product("base_scores")
-    for step, folder in exported.items():
-        weights = policy.prepare(replace(config.model, path=str(folder), revision=None), this.root)
-        scores[step] = stages.evaluate(this, f"scores_at_step_{step}", weights, attempts).folder
-    rows = [row for step in sorted(scores) for row in _rows(step, scores[step], finished)]
-    write_aside(run_folder / EXPORTED, _table(rows))
+    exported = read(run_folder)
+    scores = {exported.last: exported.run.product("scores")}
+    if exported.config.rounds == 1:
+        scores[0] = exported.run.product("base_scores")
+    made = score(Run(exported.config, run_folder), exported)
+    scores |= {step: product.folder for step, product in made.items()}
+    tasks = exported.config.benchmarks.tasks
+    rows = [row for step in sorted(scores) for row in _rows(step, scores[step], list(tasks))]
+    table = [",".join(map(str, row)) for row in (COLUMNS, *rows)]
+    write_aside(run_folder / EXPORTED, "\n".join(table) + "\n")
     return run_folder / EXPORTED
 
 
-def found(checkpoint: Path) -> dict[int, Path]:
-    """Exported weights of a trained product by their step, the earliest first."""
-    folders = (checkpoint / EXPORTS).glob("step_*")
-    by_step = {
-        int(f.name.removeprefix("step_")): f for f in folders if (f / "config.json").exists()
-    }
-    return dict(sorted(by_step.items()))
-
-
-def rebuilt(run: FinishedRun) -> Config:
-    """The configuration that a run recorded, checked again."""
+def read(run_folder: Path) -> Exported:
+    """What there is to evaluate. Raises UserError where there is no finished run or no export."""
+    if not run_record.is_finished(run_folder):
+        raise UserError(
+            f"{run_folder} holds no finished run: give a run's folder, with its run.json."
+        )
+    (run,), _ = load(run_folder)
+    checkpoint = run.product("checkpoint")
+    last = int(run.manifest("checkpoint")["details"]["steps"])
+    folders = (f for f in (checkpoint / EXPORTS).glob("step_*") if (f / "config.json").exists())
+    weights = {int(folder.name.removeprefix("step_")): folder for folder in sorted(folders)}
+    weights.pop(last, None)
+    if not weights:
+        raise UserError(
+            f"{checkpoint} has no exported weights: train with save.exports=<steps> to keep some."
+        )
     try:
-        return from_plain(run.record["config"])
+        config = from_plain(run.record["config"])
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{run.folder / RUN_FILE} is of another version of spot ({reason}): "
             "run its command again."
         ) from error
+    return Exported(run, replace(config, output=str(checkpoint.parents[2])), weights, last)
 
 
-def existing(folder: Path) -> artifacts.Product:
-    """A complete product, from where it lies."""
-    manifest = artifacts.read_manifest(folder)
-    return artifacts.Product(
-        folder, manifest["stage"], manifest["key"], manifest["settings"], manifest["inputs"]
+def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
+    """The scores of every export, made or reused by `run`."""
+    config = exported.config
+    # held-out questions are the first round's in all rounds
+    name = "attempts" if config.rounds == 1 else "round1/attempts"
+    folder, manifest = exported.run.product(name), exported.run.manifest(name)
+    attempts = artifacts.Product(
+        folder, *(manifest[key] for key in ("stage", "key", "settings", "inputs"))
     )
+    scores = {}
+    for step, weights in exported.weights.items():
+        model = replace(config.model, path=str(weights), revision=None)
+        made = policy.prepare(model, run.root)
+        scores[step] = stages.evaluate(run, f"scores_at_step_{step}", made, attempts)
+    return scores
 
 
-def _rows(step: int, folder: Path, run: FinishedRun) -> Iterator[Mapping[str, Any]]:
-    """The rows of one evaluation, benchmarks in the order of the configuration."""
+def _rows(step: int, folder: Path, tasks: list[str]) -> Iterator[list[Any]]:
+    """The rows of one evaluation by COLUMNS, benchmarks in the order of the configuration."""
     scores = by_benchmark(artifacts.read_rows(folder, Score))
-    for name in run.record["config"]["benchmarks"]["tasks"]:
+    for name in tasks:
         summary = summarise(scores[name])
         accuracy = summary.accuracy
-        yield {
-            "step": step,
-            "benchmark": name,
-            "domain": scores[name][0].domain,
-            "accuracy": round(accuracy.value, 2),
-            "low": round(accuracy.low, 2),
-            "high": round(accuracy.high, 2),
-            "questions": accuracy.questions,
-            "trials": summary.trials,
-        }
-
-
-def _table(rows: list[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        values = (round(x, 2) for x in (accuracy.value, accuracy.low, accuracy.high))
+        yield [step, name, scores[name][0].domain, *values, accuracy.questions, summary.trials]

@@ -25,7 +25,6 @@ from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
 from spot.pipeline.run import Run
-from spot.utils.errors import UserError
 
 WAITS = "?"  # begins the digest of what is not there yet
 REUSE, RESUME, MAKE = "reuse", "go on", "make"
@@ -185,23 +184,10 @@ def _go(here: Look, until: str | None) -> None:
 def look_at_exports(run: Path) -> list[Seen]:
     """The scores that `spot evaluate <run folder>` would make. Raises UserError where it would."""
     from spot.pipeline import exports
-    from spot.report.load import RUN_FILE, load
 
-    if not (run / RUN_FILE).exists():
-        raise UserError(f"{run} holds no finished run: give a run's folder, with its run.json.")
-    (finished,), _ = load(run)
-    checkpoint = finished.product("checkpoint")
-    exported = exports.found(checkpoint)
-    if not exported:
-        raise UserError(
-            f"{checkpoint} has no exported weights: train with save.exports=<steps> to keep some."
-        )
-    config = replace(exports.rebuilt(finished), output=str(checkpoint.parents[2]))
-    here = Look(config, round=config.rounds)
-    attempts = exports.existing(finished.product("attempts"))
-    for step, folder in exported.items():
-        weights = policy.prepare(replace(config.model, path=str(folder), revision=None), here.root)
-        stages.evaluate(cast(Run, here), f"scores_at_step_{step}", weights, attempts)
+    exported = exports.read(run)
+    here = Look(exported.config, round=exported.config.rounds)
+    exports.score(cast(Run, here), exported)
     return list(here.seen.values())
 
 

@@ -1,22 +1,27 @@
-"""One run: where its products are, what was reused, how long each stage took."""
+"""One run and its record, `run.json`: where its products are, what was reused, how it stands."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, plain
-from spot.data import artifacts
-from spot.data.artifacts import RUN_FILE
+from spot.data import artifacts, run_record
 from spot.data.held_out import split_attempts
 from spot.data.rows import Attempt, Pair
+from spot.data.run_record import COMPLETE, RUN_FILE
+from spot.pipeline import heartbeat
+from spot.utils import progress
+from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.utils.machine import processor
 from spot.utils.progress import say
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Keeps the journal that ends as `run.json` in the run's folder."""
+    """Makes or reuses the products of one run and keeps its record."""
 
     def __init__(
         self,
@@ -48,17 +53,18 @@ class Run:
     def stage(
         self, name: str, target: artifacts.Product, make: Callable[[], None]
     ) -> artifacts.Product:
-        """Have `make` complete `target`, unless it is complete; note and tell which, and the time.
+        """Have `make` complete `target`, unless it is complete; record which, and the time it took.
 
         `name` is the product's name in `run.json`, behind `round1/` in a round before the last.
         """
         name = self._prefix + name
         if name in self._products and self._products[name].folder == target.folder:
-            return target  # noted and told before
+            return target  # recorded before
         reused = target.complete
         begun = time.monotonic()
         if not reused:
             say(f"{target.stage}: {name.replace('_', ' ')} …")
+            self._update(current={"stage": target.stage, "folder": self._relative(target)})
             make()
         seconds = time.monotonic() - begun
         manifest = artifacts.read_manifest(target.folder)
@@ -73,6 +79,7 @@ class Run:
                 "counts": target.counts,
             }
         )
+        self._update(current=None, **self._made())
         counts = ", ".join(f"{count} {kind}" for kind, count in target.counts.items())
         how = "reused" if reused else f"{seconds:.1f} s"
         say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
@@ -94,7 +101,7 @@ class Run:
         return None if read is None else split_attempts(self.config.data, read)[0]
 
     def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
-        """As many pairs as the poorest pool has, `most` at most; tells which one decides."""
+        """As many pairs as the smallest pool has, `most` at most; says which pool decides."""
         counts = {name: len(artifacts.read_rows(pool.folder, Pair)) for name, pool in pools.items()}
         if not counts:
             return most
@@ -118,16 +125,6 @@ class Run:
     def _prefix(self) -> str:
         return "" if self.round == self.config.rounds else f"round{self.round}/"
 
-    @property
-    def command(self) -> str:
-        """What makes this run again."""
-        hardware = self.config.hardware
-        start = ["python", "train.py"]
-        if hardware.nodes > 1:
-            counts = f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"
-            start = ["torchrun", *counts, "train.py"]
-        return shlex.join([*start, *self._overrides])
-
     def write_card(self) -> None:
         """The card of the round's trained model, with the scores if there are any yet."""
         from spot.report import model_card
@@ -137,34 +134,107 @@ class Run:
             for name, product in self._products.items()
             if name.startswith(self._prefix)
         }
-        if not {"checkpoint", "pairs"} <= folders.keys():
-            return
-        model_card.write(folders, plain(self.config), self.command, self.round)
+        if {"checkpoint", "pairs"} <= folders.keys():
+            command = command_line(self.config, self._overrides)
+            model_card.write(folders, plain(self.config), command, self.round)
 
     def complete(self) -> None:
         """Write `run.json`: the run is finished, and this is what it consists of."""
         self.write_card()
-        self.record(RUN_FILE)
-
-    def record(self, name: str) -> None:
-        """Write what this run consists of to the file `name` in its folder."""
-        record = {
-            "schema": 1,
-            "status": "complete",
-            "arm": self.config.arm,
-            "seed": self.config.seed,
-            "study": self.config.study,
-            "config": asdict(self.config),
-            "overrides": self._overrides,
-            "command": self.command,
-            "machine": processor(),
-            "products": {
-                name: os.path.relpath(product.folder, self.folder)
-                for name, product in self._products.items()
-            },
-            "stages": self._stages,
-            "seconds": round(time.monotonic() - self._started, 3),
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
+        record = run_record.read(self.folder)
+        if record.get("status") != "running":
+            record = beginning(self.config, self._overrides)
+        record |= {"status": COMPLETE, "finished": _now(), **self._made()}
+        record["seconds"] = round(time.monotonic() - self._started, 3)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_aside(self.folder / name, json.dumps(record, indent=1) + "\n")
+        _write(self.folder, record)
+
+    def _made(self) -> dict[str, Any]:
+        products = {name: self._relative(product) for name, product in self._products.items()}
+        return {"products": products, "stages": self._stages}
+
+    def _relative(self, product: artifacts.Product) -> str:
+        return os.path.relpath(product.folder, self.folder)
+
+    def _update(self, **values: Any) -> None:
+        """Of a run that is being recorded: what it has made so far, and makes now."""
+        record = run_record.read(self.folder)
+        if record.get("status") == "running":
+            _write(self.folder, record | values)
+
+
+@contextmanager
+def recorded(
+    command: str, config: Config, folder: Path, overrides: Sequence[str] = ()
+) -> Iterator[None]:
+    """Record in `folder` that `spot <command>` runs, how far it is, and how it ended.
+
+    Waits for another process that works there already.
+    """
+    listener = heartbeat.noting(folder)
+    with heartbeat.alive(folder):
+        _write(folder, beginning(config, overrides, command))
+        progress.listeners.append(listener)
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):  # a full disk must not hide why the run failed
+                _end(folder, heartbeat.exit_code(error), _last_line(error))
+            raise
+        finally:
+            progress.listeners.remove(listener)
+        _end(folder, 0)
+
+
+def beginning(config: Config, overrides: Sequence[str], command: str = "run") -> dict[str, Any]:
+    """The record of a run that has made nothing yet. until: the last stage, unless it is the whole way."""
+    return {
+        "schema": 1,
+        "status": "running",
+        "until": None if command == "run" else command,
+        "arm": config.arm,
+        "seed": config.seed,
+        "study": config.study,
+        "config": asdict(config),
+        "overrides": list(overrides),
+        "command": command_line(config, overrides, command),
+        "machine": processor(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started": _now(),
+        "products": {},
+        "stages": [],
+    }
+
+
+def command_line(config: Config, overrides: Sequence[str], command: str = "run") -> str:
+    """What makes this run again."""
+    hardware = config.hardware
+    start = ["python", "train.py"] if command == "run" else ["spot", command]
+    if command == "run" and hardware.nodes > 1:
+        counts = f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"
+        start = ["torchrun", *counts, "train.py"]
+    return shlex.join([*start, *overrides])
+
+
+def _end(folder: Path, code: int, error: str = "") -> None:
+    status = COMPLETE if code == 0 else "stopped" if code in heartbeat.STOPPED else "failed"
+    record = run_record.read(folder) | {"status": status, "exit": code, "finished": _now()}
+    _write(folder, record | ({"error": error} if error else {}))
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    write_aside(folder / RUN_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _last_line(error: BaseException) -> str:
+    """The error's last line, which names it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if isinstance(error, (UserError, SystemExit, KeyboardInterrupt)):
+        return last
+    return f"{type(error).__name__}: {last}" if last else type(error).__name__

@@ -1,26 +1,24 @@
 """The jobs of a sweep: run several at once, each in a process of its own with GPUs of its own."""
 
-import codecs
-import io
 import json
+import re
 import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.utils.files import write_aside
 from spot.utils.processes import inherited, under_warden
 
-JOBS = (
-    "jobs.json"  # a sweep's jobs and their states, for those who look on: spot.pipeline.run_status
-)
+JOBS = "jobs.json"  # a sweep's jobs and their states, for spot.pipeline.run_status
 TICK = 0.05  # seconds between two looks at the running jobs
-Tell = Callable[[str, str], None]  # a line for the user, after the name of whose line it is
-Note = Callable[[], None]  # called when the state of a job has changed
+PrintLine = Callable[[str, str], None]  # of the name of the job whose line it is, and the line
 
 
 @dataclass
@@ -31,9 +29,10 @@ class Job:
     overrides: list[str]
     command: list[str]
     log: Path  # everything it writes
+    about: Mapping[str, Any] = field(default_factory=dict)  # arm, seed, study
     needs: int = 0  # GPUs
-    state: str = "waiting"  # waiting | running | finished | failed | skipped | stopped
-    gpus: tuple[str, ...] = ()  # what it was dealt
+    state: str = "waiting"  # waiting | running | complete | failed | skipped | stopped
+    gpus: tuple[str, ...] = ()  # those it was given
     began: float = 0.0  # s, of time.monotonic()
     ended: float = 0.0
     last_line: str = ""
@@ -51,16 +50,17 @@ class Job:
 
 
 def run(
-    jobs: list[Job], at_once: int, gpus: list[str], tell: Tell, note: Note = lambda: None
+    jobs: list[Job], at_once: int, gpus: list[str], print_line: PrintLine, sweep: Path | None = None
 ) -> None:
     """Run the jobs that wait, in their order and at most `at_once` together.
 
     Each gets as many of `gpus` as it needs, for itself; the next job in line waits until enough are
     free, and nobody overtakes it. Without any `gpus` the environment's are left alone. However this
-    function is left, no job is running afterwards.
+    function is left, no job is running afterwards. sweep: where `jobs.json` has their states.
     """
     waiting = deque(job for job in jobs if job.state == "waiting")
     running: list[_Process] = []
+    _record(jobs, sweep)
     try:
         while waiting or running:
             taken = {gpu for process in running for gpu in process.job.gpus}
@@ -69,45 +69,48 @@ def run(
             if waiting and len(running) < at_once and needs <= len(free):
                 job = waiting.popleft()
                 job.gpus = tuple(free[:needs])
-                tell("sweep", f"job {job.name}: {job.words}{_on(job.gpus)}")
+                on = f" on GPU {','.join(job.gpus)}" if job.gpus else ""
+                print_line("sweep", f"job {job.name}: {job.words}{on}")
                 running.append(_Process(job, _environment(job.gpus if gpus else None)))
-                note()
+                _record(jobs, sweep)
                 continue
             time.sleep(TICK)
             before = len(running)
-            running = [process for process in running if not process.has_ended(tell)]
+            running = [process for process in running if not process.has_ended(print_line)]
             if len(running) < before:
-                note()
+                _record(jobs, sweep)
     finally:
         for process in running:
-            process.warden.terminate()
+            process.guard.terminate()
         for process in running:
-            process.warden.wait()
-            process.pass_on(tell)
+            process.guard.wait()
+            process.print_new(print_line)
             process.job.state, process.job.ended = "stopped", time.monotonic()
-        if running:
-            note()
-
-
-def keep(jobs: list[Job], sweep: Path) -> Note:
-    """What writes the jobs and their states to `jobs.json` in the sweep's folder."""
-
-    def write() -> None:
-        rows = [
-            {"name": j.name, "overrides": j.overrides, "state": j.state, "error": j.error}
-            for j in jobs
-        ]
-        with suppress(OSError):  # who looks on must not end a sweep, whatever the disk says
-            write_aside(sweep / JOBS, json.dumps({"jobs": rows}, indent=1) + "\n")
-
-    write()
-    return write
+        _record(jobs, sweep)
 
 
 def set_aside(folder: Path) -> None:
     """Rename the record that another job left in this folder, so that no report counts it."""
-    if (folder / "run.json").exists():
-        (folder / "run.json").replace(folder / "run.replaced.json")
+    if (folder / RUN_FILE).exists():
+        (folder / RUN_FILE).replace(folder / "run.replaced.json")
+
+
+def _record(jobs: list[Job], sweep: Path | None) -> None:
+    """Write the jobs and their states to the sweep's folder."""
+    if sweep is None:
+        return
+    rows = [
+        {
+            "name": job.name,
+            "overrides": job.overrides,
+            **job.about,
+            "state": job.state,
+            "error": job.error,
+        }
+        for job in jobs
+    ]
+    with suppress(OSError):  # a full disk must not end the jobs
+        write_aside(sweep / JOBS, json.dumps({"jobs": rows}, indent=1) + "\n")
 
 
 class _Process:
@@ -119,7 +122,7 @@ class _Process:
         set_aside(job.log.parent)
         # A file and not a pipe: nothing blocks, and the last words of a job survive the sweep.
         with open(job.log, "wb") as log:
-            self.warden = subprocess.Popen(
+            self.guard = subprocess.Popen(
                 under_warden(job.command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -128,37 +131,34 @@ class _Process:
                 start_new_session=True,
             )
         self.position = 0  # bytes of the log that were read
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self.decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
-        self.unfinished = ""  # the beginning of a line
+        self.unfinished = b""  # the beginning of a line
         job.state, job.began = "running", time.monotonic()
 
-    def pass_on(self, tell: Tell, ended: bool = False) -> None:
-        """Tell the lines that were written since the last call."""
+    def print_new(self, print_line: PrintLine, ended: bool = False) -> None:
+        """Print the lines that were written since the last call, but for empty ones."""
         with open(self.job.log, "rb") as log:
             log.seek(self.position)
-            read = log.read()
-        self.position += len(read)
-        *lines, self.unfinished = (self.unfinished + self.decode(read)).split("\n")
-        if ended and self.unfinished:
-            lines.append(self.unfinished)
-        for line in lines:
-            tell(self.job.name, line)
-        written = [line.strip() for line in [*lines, self.unfinished] if line.strip()]
+            new = log.read()
+        self.position += len(new)
+        *lines, self.unfinished = re.split(rb"[\r\n]", self.unfinished + new)
+        texts = [line.decode(errors="replace") for line in (*lines, self.unfinished)]
+        for text in filter(str.strip, texts if ended else texts[:-1]):
+            print_line(self.job.name, text)
+        written = [text.strip() for text in texts if text.strip()]
         self.job.last_line = written[-1] if written else self.job.last_line
 
-    def has_ended(self, tell: Tell) -> bool:
-        """Pass on what it wrote; whether it is over, with the job's state and error set if so."""
-        code = self.warden.poll()
-        self.pass_on(tell, code is not None)
+    def has_ended(self, print_line: PrintLine) -> bool:
+        """Print what it wrote; whether it is over, with the job's state and error set if so."""
+        code = self.guard.poll()
+        self.print_new(print_line, code is not None)
         if code is None:
             return False
         job = self.job
         job.ended = time.monotonic()
-        job.state = "finished" if code == 0 else "failed"
+        job.state = COMPLETE if code == 0 else "failed"
         job.error = None if code == 0 else _why(code, job.last_line)
         how = "took" if code == 0 else "failed after"
-        tell("sweep", f"job {job.name} {how} {job.seconds:.0f} s")
+        print_line("sweep", f"job {job.name} {how} {job.seconds:.0f} s")
         return True
 
 
@@ -166,10 +166,6 @@ def _environment(gpus: tuple[str, ...] | None) -> dict[str, str]:
     """This process's environment without what belongs to one job or rank, with these GPUs only."""
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     return {**inherited(), "PYTHONUNBUFFERED": "1", **own}  # lines when they are written
-
-
-def _on(gpus: tuple[str, ...]) -> str:
-    return f" on GPU {','.join(gpus)}" if gpus else ""
 
 
 def _why(code: int, last_line: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from spot.config import Config
 from spot.data import artifacts
-from spot.data.artifacts import EVALUATION
 from spot.evaluation import benchmarks
 from spot.pipeline import clients, rectification, stages
 from spot.pipeline.run import Run
@@ -94,12 +93,12 @@ def _check(config: Config, until: str | None) -> None:
 def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """Measure the model that `config.model` names, trained by us or not; returns its scores' folder.
 
-    `folder` is the run's own and gets `evaluation.json`.
+    `folder` is the run's own and gets `run.json`.
     """
     clients.check(config)
     new = Run(config, folder, overrides)
     scores = measure(new)
-    new.record(EVALUATION)
+    new.complete()
     return scores.folder
 
 

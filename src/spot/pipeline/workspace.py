@@ -6,15 +6,18 @@ Runs of an arm are one line, their mean, with the range over seeds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
+from spot.config.arguments import read
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 
-KEYS = ("entity", "project", "out")
-USAGE = "spot workspace entity=<user or team> [project=spot] [out=<file.json>]"
 NAME = "spot: Figures 2 to 5"
 PROBES = "probe/.*"  # one column for each benchmark that is asked while training goes on
 
@@ -49,25 +52,40 @@ CURVES = {
 SCORES = ("score/average", "gain/average")  # summary values of a finished run
 
 
+@dataclass
+class Arguments:
+    """Of `spot workspace`."""
+
+    entity: str = MISSING  # user or team
+    project: str = "spot"
+    out: str | None = None
+
+
 def command(arguments: Sequence[str]) -> None:
     """Save the workspace to W&B; with `out=`, or without a key, write its definition as JSON instead.
 
     The definition is what W&B keeps of a saved view. Raises UserError for unknown arguments.
     """
-    given = _values(arguments)
-
-    from spot.pipeline import tracking  # with NumPy, which no mistake needs
-
-    view = workspace(given["entity"], given.get("project", "spot"))
-    out = given.get("out")
-    if out is None and tracking.has_key():
+    names, given = read(Arguments, arguments, "workspace")
+    if names:
+        raise UserError(f"{names[0]} is unknown to spot workspace: give entity=<user or team>.")
+    view = workspace(given.entity, given.project)
+    if given.out is None and has_key():
         print(f"workspace: {view.save().url}", flush=True)
         return
-    path = Path(out or "workspace.json")
+    path = Path(given.out or "workspace.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, definition(view) + "\n")
-    why = "" if out else " (WANDB_API_KEY is not set; with a key it is saved to W&B)"
+    why = "" if given.out else " (WANDB_API_KEY is not set; with a key it is saved to W&B)"
     print(f"workspace: {path}{why}", flush=True)
+
+
+def has_key() -> bool:
+    """Whether W&B knows who this is: WANDB_API_KEY, or what `wandb login` left in .netrc."""
+    from requests.utils import get_netrc_auth
+
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(host))
 
 
 def workspace(entity: str, project: str) -> Any:
@@ -115,15 +133,3 @@ def workspace(entity: str, project: str) -> Any:
 def definition(view: Any) -> str:
     """A workspace as the JSON text that W&B stores for it."""
     return str(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1))
-
-
-def _values(arguments: Sequence[str]) -> dict[str, str]:
-    """`key=value` arguments by key."""
-    pairs = [argument.partition("=") for argument in arguments]
-    for key, _, value in pairs:
-        if key not in KEYS or not value:
-            raise UserError(f"{key}={value} is unknown to spot workspace: write {USAGE}.")
-    given = {key: value for key, _, value in pairs}
-    if "entity" not in given:
-        raise UserError(f"entity is missing: {USAGE}.")
-    return given

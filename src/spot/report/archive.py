@@ -22,7 +22,8 @@ from typing import Any
 from spot.config.difference import defaults
 from spot.data import artifacts
 from spot.data.rows import Pair, Score, to_json
-from spot.report.load import EXPORTED, RUN_FILE, FinishedRun, load
+from spot.data.run_record import RUN_FILE
+from spot.report.load import EXPORTED, FinishedRun, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples
 from spot.utils.errors import UserError
@@ -33,6 +34,7 @@ SUFFIX = ".tar.gz"
 DEFAULTS = "defaults.json"  # of the configuration, on the day the study was packed
 STUDY, PRODUCTS = "study", "products"
 METRICS = "metrics.csv"
+MACHINE = ("pid", "host")  # of a record: of no use elsewhere
 Files = dict[str, str]
 
 
@@ -102,7 +104,8 @@ def _run(run: FinishedRun, sweep: Path) -> Files:
         folder = "{stage}/{key}".format(**run.manifest(name))
         places[name] = f"{up}{PRODUCTS}/{folder}"
         files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name).items()}
-    files[f"{home}/{RUN_FILE}"] = _text(run.record, products=places)
+    kept = {key: value for key, value in run.record.items() if key not in MACHINE}
+    files[f"{home}/{RUN_FILE}"] = _text(kept, products=places)
     if (run.folder / EXPORTED).exists():
         files[f"{home}/{EXPORTED}"] = (run.folder / EXPORTED).read_text(encoding="utf-8")
     return files

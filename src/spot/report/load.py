@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spot.config import arm_label
-from spot.data import artifacts
+from spot.data import artifacts, run_record
 from spot.data.rows import Pair, Score
+from spot.data.run_record import RUN_FILE
 from spot.evaluation.statistics import (
     Estimate,
     Summary,
@@ -26,7 +26,6 @@ from spot.evaluation.statistics import (
 from spot.report.config_diff import arm_names, resolved
 from spot.utils.errors import UserError
 
-RUN_FILE = "run.json"
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
 NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
 EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports
@@ -146,27 +145,23 @@ class FinishedRun:
 def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     """The finished runs in `folder`, itself a run or a sweep of jobs, and the jobs not finished."""
     read: dict[tuple[str, Path], Any] = {}
-    if (folder / RUN_FILE).exists():
+    if run_record.is_finished(folder):
         return [_read(folder, read)], []
     jobs = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
-    finished = [_read(job, read) for job in jobs if (job / RUN_FILE).exists()]
+    finished = [job for job in jobs if run_record.is_finished(job)]
     if not finished:
         raise UserError(
             f"{folder} holds no finished run: give a run's folder, or a sweep's, "
             "below outputs/runs or outputs/sweeps."
         )
-    return finished, [job.name for job in jobs if not (job / RUN_FILE).exists()]
+    unfinished = [job.name for job in jobs if job not in finished]
+    return [_read(job, read) for job in finished], unfinished
 
 
 def _read(folder: Path, read: dict[tuple[str, Path], Any]) -> FinishedRun:
-    try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if not (set(record) >= RECORDED and set(record["products"]) >= NEEDED):
-            raise ValueError("another shape")
-    except (ValueError, TypeError):
-        raise UserError(
-            f"{folder / RUN_FILE} is damaged: delete it and run its command again."
-        ) from None
+    record = run_record.read(folder)
+    if not (set(record) >= RECORDED and set(record["products"]) >= NEEDED):
+        raise run_record.damaged(folder / RUN_FILE)
     return FinishedRun(folder, record, read)
 
 

@@ -24,9 +24,9 @@ from markupsafe import Markup
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Question, Rectification, Score, from_json
+from spot.data.run_record import RUN_FILE
 from spot.data.word_diff import Alignment, Piece, align
 from spot.oracle.postprocess import COMMENTED, OK, REWRITTEN, clean
-from spot.report.load import RUN_FILE
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 
@@ -150,9 +150,7 @@ def _pairs_of_run(folder: Path) -> Path:
     try:
         return folder / str(json.loads(path.read_text(encoding="utf-8"))["products"]["pairs"])
     except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{path} names no pairs: delete it and run its command again, or {GIVE}."
-        ) from None
+        raise UserError(f"{path} names no pairs: run its command again, or {GIVE}.") from None
 
 
 def _product(folder: Path) -> Listing:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spot.evaluation.statistics import Estimate
+from spot.utils import terminal
 
 LABELS = {
     "base": "base",
@@ -109,8 +110,7 @@ def signed(value: float | Estimate, digits: int = 1) -> str:
         if not (math.isfinite(value.low) and math.isfinite(value.high)):
             return "–"
         return f"[{signed(value.low, digits)}, {signed(value.high, digits)}]"
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return text[1:] if not text.strip("+−0.") else text
+    return terminal.signed(value, digits)
 
 
 def duration(seconds: float) -> str:

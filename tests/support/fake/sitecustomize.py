@@ -4,7 +4,6 @@ A seed chooses what a run does: 13 and 14 fail, 96 to 99 leave processes, from 1
 seed / 100 seconds.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import types
 
 
 def run(config, folder, overrides=(), until=None):
-    from spot.config import plain
     from spot.utils.errors import UserError
 
     print("ran", until or "all", config.arm, "seed", config.seed, os.environ.get("LOCAL_RANK"))
@@ -36,8 +34,6 @@ def run(config, folder, overrides=(), until=None):
     if config.seed >= 100:
         time.sleep(config.seed / 100)
     print("from", began, "to", time.monotonic())
-    record = {"status": "complete", "overrides": list(overrides), "config": plain(config)}
-    (folder / "run.json").write_text(json.dumps(record))
     return None if until else folder / "report.html"
 
 
@@ -46,7 +42,9 @@ def pretrain(config, folder):
 
 
 def build(folder):
-    print("reporting on", sorted(path.parent.name for path in folder.glob("*/run.json")))
+    from spot.data import run_record
+
+    print("reporting on", [f.name for f in sorted(folder.glob("*/")) if run_record.is_finished(f)])
     return folder / "report.html"
 
 

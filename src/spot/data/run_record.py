@@ -1,0 +1,38 @@
+"""`run.json`: what a run is, what it made and how it stands. Written by spot.pipeline.run, read here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spot.utils.errors import UserError
+
+RUN_FILE = "run.json"
+EVALUATION = "evaluation.json"  # where `spot evaluate` once left its record
+COMPLETE = "complete"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record in a run's folder; empty where there is none. Raises UserError when it is damaged."""
+    for name in (RUN_FILE, EVALUATION):
+        try:
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            if isinstance(record, dict):
+                return record
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ValueError:
+            pass
+        raise damaged(folder / name)
+    return {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a whole run, from questions to scores, that is complete."""
+    record = read(folder)
+    return record.get("status") == COMPLETE and record.get("until") is None
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: delete it and run its command again.")

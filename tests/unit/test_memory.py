@@ -12,7 +12,7 @@ import torch
 from spot.config import HardwareConfig
 from spot.training import attention
 from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
-from spot.training.forward import pack_logprobs
+from spot.training.forward import PLAIN, Computing, pack_logprobs
 from spot.training.memory_model import RESERVE, Rows, footprint
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
 from spot.training.shapes import read
@@ -58,8 +58,8 @@ def test_checkpointing_changes_no_bit(build_model: Any, kind: str, count: int) -
 def auto(tmp_path: Path, pairs: list[PairTokens], model: Any, **hardware: Any) -> int:
     model.config.save_pretrained(tmp_path)
     config = HardwareConfig(**{"checkpoint_layers": "auto", "tokens_per_pack": 1024} | hardware)
-    packing = PackingSettings(config.tokens_per_pack)
-    return layers_to_checkpoint(tmp_path / "config.json", 2, pairs, packing, config, "cached")
+    computing = Computing(config, PackingSettings(config.tokens_per_pack), PLAIN)
+    return layers_to_checkpoint(tmp_path / "config.json", 2, pairs, computing, "cached")
 
 
 def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from spot.config import HardwareConfig
+from spot.training.forward import Computing
 from spot.training.memory_model import RESERVE, Rows, capacity, footprint
-from spot.training.packing import PackingSettings, PairTokens
+from spot.training.packing import PairTokens
 from spot.training.shapes import read
 from spot.utils.errors import UserError
 
@@ -39,18 +39,14 @@ def checkpoint_layers(model: Any, count: int) -> None:
 
 
 def layers_to_checkpoint(
-    config: Path,
-    layers: int,
-    pairs: Sequence[PairTokens],
-    packing: PackingSettings,
-    hardware: HardwareConfig,
-    reference: str,
+    config: Path, layers: int, pairs: Sequence[PairTokens], computing: Computing, reference: str
 ) -> int:
     """How many of `layers` `hardware.checkpoint_layers` means: all, none, a number, or auto.
 
     auto: the fewest with which full packs fit the device, by the memory model that `spot plan` shows;
     `config` is the model's config.json. Raises UserError where not even all are enough.
     """
+    hardware, packing = computing.hardware, computing.packing
     setting = hardware.checkpoint_layers
     if setting in ("none", "all"):
         return 0 if setting == "none" else layers
@@ -59,8 +55,8 @@ def layers_to_checkpoint(
     memory = capacity(hardware)
     if memory is None:
         memory = RESERVE * torch.cuda.get_device_properties("cuda").total_memory
-    shape, lengths = read(config), [pair.lengths for pair in pairs]
-    rows = Rows.of(lengths, shape, packing.rejected, packing.share_prefix)
+    shape = read(config)
+    rows = Rows.of([pair.lengths for pair in pairs], shape, packing.rejected, packing.share_prefix)
     tokens = packing.token_budget
     planned = footprint(shape, hardware, reference, rows, tokens, memory)
     if planned.device > memory:

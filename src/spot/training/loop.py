@@ -33,7 +33,7 @@ from spot.training.module import PairModule
 from spot.training.monitoring import HeldOut, Monitoring
 from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps
 from spot.training.precision import DTYPES
-from spot.training.reference import make_references, model_identity, pairs_digest
+from spot.training.reference import Reference, make_references, model_identity, pairs_digest
 from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
 from spot.training.weights import load, load_in_parts, model_config, skeleton
@@ -97,44 +97,32 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     hardware = options.hardware
     trainer = make_trainer(hardware, options.loggers, loss.clip)
-    device, dtype = trainer.strategy.root_device, DTYPES[hardware.precision]
+    device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Lightning does so later; Triton launches on the current one
     config, tokenizer = model_config(policy_folder), AutoTokenizer.from_pretrained(policy_folder)
-    packing = PackingSettings(
-        hardware.tokens_per_pack,
-        options.share_prefix,
-        rejected=LOSSES[loss.name].needs_rejected,
-        cost=Cost.of(skeleton(config)),
-    )
-    kernels = Kernels(attention.choose(hardware.attention, dtype, device), hardware.logprobs)
-    kernel_error = kernels.check(config, dtype, device)
+    computing = make_computing(config, loss, options, device)
+    kernel_error = computing.kernels.check(config, DTYPES[hardware.precision], device)
+    packing = computing.packing
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
     check_pairs(tokens, over_long, loss, packing)
 
     weights = options.weights or artifacts.model_digest(policy_folder)
-    computing = Computing(hardware, packing, kernels)
-    checkpointed = layers_to_checkpoint(
-        policy_folder / "config.json",
-        config.num_hidden_layers,
-        tokens,
-        packing,
-        hardware,
-        options.reference,
-    )
+    identity = model_identity(weights, tokenizer, computing)
+    file, layers = policy_folder / "config.json", config.num_hidden_layers
+    checkpointed = layers_to_checkpoint(file, layers, tokens, computing, options.reference)
+
+    def refer(model: Any) -> tuple[Reference | None, Reference]:
+        scored = tokens if LOSSES[loss.name].needs_reference else None
+        cache, kind = options.reference_folder, options.reference
+        return make_references(
+            kind, model, scored, watched, policy_folder, cache, identity, computing
+        )
+
     module = PairModule(
         lambda: load_policy(policy_folder, hardware, device, checkpointed, loss.clip),
-        lambda model: make_references(
-            options.reference,
-            model,
-            tokens if LOSSES[loss.name].needs_reference else None,
-            watched,
-            policy_folder,
-            options.reference_folder,
-            model_identity(weights, tokenizer, computing),
-            computing,
-        ),
+        refer,
         tokens,
         loss,
         computing,
@@ -152,13 +140,28 @@ def train(
         seconds=time.perf_counter() - begin,
         timings={name: round(value, 3) for name, value in module.seconds.items()},
         max_start_reward=module.max_start_reward,
-        kernels=dict(vars(kernels)),
+        kernels=dict(vars(computing.kernels)),
         kernel_error=kernel_error,
         checkpointed_layers=checkpointed,
         over_long=over_long,
         held_out_over_long=held_over_long,
         final=callback.last_row() if collectives.rank() == 0 else {},
     )
+
+
+def make_computing(
+    config: Any, loss: LossConfig, options: RunOptions, device: torch.device
+) -> Computing:
+    """How this model's forward passes are made; config: the model's."""
+    hardware = options.hardware
+    attending = attention.choose(hardware.attention, DTYPES[hardware.precision], device)
+    packing = PackingSettings(
+        hardware.tokens_per_pack,
+        options.share_prefix,
+        rejected=LOSSES[loss.name].needs_rejected,
+        cost=Cost.of(skeleton(config)),
+    )
+    return Computing(hardware, packing, Kernels(attending, hardware.logprobs))
 
 
 def load_policy(

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from spot.training.module import PairModule
 from spot.training.monitoring import HeldOut, Monitoring
 from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps
 from spot.training.precision import DTYPES
-from spot.training.reference import Reference, make_references, model_identity, pairs_digest
+from spot.training.reference import make_references, model_identity, pairs_digest
 from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
 from spot.training.weights import load, load_in_parts, model_config, skeleton
@@ -109,20 +110,20 @@ def train(
     check_pairs(tokens, over_long, loss, packing)
 
     weights = options.weights or artifacts.model_digest(policy_folder)
-    identity = model_identity(weights, tokenizer, computing)
     file, layers = policy_folder / "config.json", config.num_hidden_layers
     checkpointed = layers_to_checkpoint(file, layers, tokens, computing, options.reference)
-
-    def refer(model: Any) -> tuple[Reference | None, Reference]:
-        scored = tokens if LOSSES[loss.name].needs_reference else None
-        cache, kind = options.reference_folder, options.reference
-        return make_references(
-            kind, model, scored, watched, policy_folder, cache, identity, computing
-        )
-
     module = PairModule(
         lambda: load_policy(policy_folder, hardware, device, checkpointed, loss.clip),
-        refer,
+        partial(
+            make_references,
+            options.reference,
+            tokens if LOSSES[loss.name].needs_reference else None,
+            watched,
+            policy_folder,
+            options.reference_folder,
+            model_identity(weights, tokenizer, computing),
+            computing,
+        ),
         tokens,
         loss,
         computing,

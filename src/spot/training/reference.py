@@ -129,13 +129,13 @@ def reference_scores(
 
 def make_references(
     kind: str,
-    model: Any,
     pairs: Sequence[PairTokens] | None,
     held_out: Sequence[PairTokens],
     policy_folder: Path,
     folder: Path | None,
     identity: Mapping[str, Any],
     computing: Computing,
+    model: Any,
 ) -> tuple[Reference | None, Reference]:
     """The references of training and of the held-out pairs, as `reference=kind` asks for.
 

@@ -31,6 +31,11 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def encodable(text: str) -> bool:
+    """Whether a text can be written: JSON may escape half of a pair of surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` whose braces balance, or None.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.data.answers import Item, final_truth
+from spot.data.answers import Item, encodable, final_truth
 from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
 
@@ -137,13 +137,13 @@ def read_objects(path: str | Path) -> Iterator[Row]:
         raise UserError(f"{path} is empty: give a file with one JSON object a line.")
 
 
-def value_at(row: dict[str, Any], name: str) -> Any:
+def value_at(row: Mapping[str, Any], name: str) -> Any:
     """What a dotted name leads to, or None. A field whose own name holds the dots comes first."""
     if name in row:
         return row[name]
     head, _, rest = name.partition(".")
     inner = row.get(head)
-    return value_at(inner, rest) if rest and isinstance(inner, dict) else None
+    return value_at(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 
 def row_id(row: dict[str, Any], number: int, field: str | None) -> str:
@@ -157,6 +157,10 @@ class _UsableRow:
     question: str
     answer: str
     response: str
+
+    @property
+    def text(self) -> str:
+        return "".join((self.id, self.question, self.answer, self.response))
 
 
 def _source(source: str | Path | Source) -> Source:
@@ -233,16 +237,7 @@ def _row(
     if fields.id is not None and not isinstance(value_at(row, fields.id), (str, int)):
         return _missing("id", fields.id)
     usable = _UsableRow(row_id(row, number, fields.id), question, truth, response)
-    return usable if _encodable(usable) else Problem("not_utf8", "half a character (surrogate)")
-
-
-def _encodable(row: _UsableRow) -> bool:
-    """Whether the row can be written again: JSON may escape half of a pair of surrogates."""
-    try:
-        "".join((row.id, row.question, row.answer, row.response)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return usable if encodable(usable.text) else Problem("not_utf8", "half a character (surrogate)")
 
 
 def _missing(what: str, field: str) -> Problem:

@@ -243,7 +243,7 @@ def read_row(
 
 def _field(row: Mapping[str, Any], names: str) -> Any:
     """The first of `a|b` that a row has, or None."""
-    found = (value_at(dict(row), name) for name in names.split("|"))
+    found = (value_at(row, name) for name in names.split("|"))
     return next((value for value in found if value is not None), None)
 
 

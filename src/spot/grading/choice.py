@@ -16,10 +16,10 @@ from itertools import count, takewhile
 from string import ascii_uppercase
 from typing import Any
 
-from spot.data.answers import last_boxed
+from spot.data.answers import encodable, last_boxed
 from spot.data.jsonl import value_at
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.grading.family import Answer, Family, Grade, RowError
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
+from spot.grading.family import Answer, Family, Grade, RowError, truncated
 from spot.grading.math import quick_equal
 
 
@@ -54,26 +54,26 @@ def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
     `answer` is the right option's text; meta: `options` in the row's order and `right`, an index.
     Raises RowError when there is no question, fewer than two different options, or none is right.
     """
-    text = _text(value_at(dict(row), fields.question))
+    text = _text(value_at(row, fields.question))
     if not text:
         raise RowError(f"{fields.question}: no question")
-    options = _options(fields, dict(row))
+    options = _options(fields, row)
     if not 2 <= len(options) <= len(ascii_uppercase):
         raise RowError(f"{fields.options}: {len(options)} options, 2 to 26 can be asked")
     if not all(options):
         raise RowError(f"{fields.options}: an option is empty")
     if len(set(options)) < len(options):
         raise RowError(f"{fields.options}: two options are the same")
-    if any("\ud800" <= character <= "\udfff" for character in text + "".join(options)):
+    if not encodable(text + "".join(options)):
         raise RowError(f"{fields.question}: half a character (surrogate)")
-    named = value_at(dict(row), fields.correct) is None
-    right = _right(fields, value_at(dict(row), fields.answer), options) if named else 0
-    own_id = _text(value_at(dict(row), fields.id))
+    named = value_at(row, fields.correct) is None
+    right = _right(fields, value_at(row, fields.answer), options) if named else 0
+    own_id = _text(value_at(row, fields.id))
     meta = {"options": options, "right": right}
     return Question(own_id or row_id, "choice", text, options[right], meta)
 
 
-def _options(fields: Fields, row: dict[str, Any]) -> list[str]:
+def _options(fields: Fields, row: Mapping[str, Any]) -> list[str]:
     """All options as text; the right one first where the row keeps it apart."""
     correct = value_at(row, fields.correct)
     if correct is not None:
@@ -138,7 +138,7 @@ def repose(question: Question, row: Mapping[str, Any], template: str) -> Questio
 
     A row with its own options and neither has them in its own order. Raises RowError.
     """
-    seed, order = row.get("seed"), row.get("order", value_at(dict(row), "details.order"))
+    seed, order = row.get("seed"), row.get("order", value_at(row, "details.order"))
     if order is None and isinstance(seed, int):
         return pose(question, seed, template)
     if order is None and "options" in row:
@@ -167,7 +167,7 @@ def _grade(answer: Answer) -> Grade:
     found = chosen_letter(answer.response, shown)
     details = {"order": meta["order"], "right": answer.question.answer}
     if answer.finish_reason == "length":
-        return Grade(False, TRUNCATED, found, "cut at the token limit", details)
+        return truncated(found, details)
     if found is None:
         return Grade(False, UNPARSEABLE, None, "no letter", details)
     if found == answer.question.answer:
@@ -285,16 +285,13 @@ def _last_line(lines: Sequence[str], options: Sequence[str]) -> str | None:
 def _closing(lines: Sequence[str], options: Sequence[str]) -> str | None:
     """What the last sentence of the closing lines that states an answer says."""
     text = "\n".join(lines[-CLOSING_LINES:])
-    found: list[tuple[int, bool, str]] = [
-        (match.start(), True, letter)
-        for match in _IS_RIGHT.finditer(text)
-        if (letter := _in_range(match, options))
+    stated = [(m.start(), True, _in_range(m, options)) for m in _IS_RIGHT.finditer(text)]
+    stated += [
+        (match.start(), not match[1], _read_stated(text[match.end() :], options))
+        for match in _STATED.finditer(text)
     ]
-    for match in _STATED.finditer(text):
-        if letter := _read_stated(text[match.end() :], options):
-            found.append((match.start(), not match[1], letter))
     answer = None
-    for _, agreed, letter in sorted(found):
+    for _, agreed, letter in sorted(entry for entry in stated if entry[2]):
         answer = letter if agreed else None if answer == letter else answer
     return answer
 

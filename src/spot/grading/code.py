@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any
 
 from spot.data import code_tasks
-from spot.data.answers import Item
+from spot.data.answers import Item, encodable
 from spot.data.chat import final_part
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
 from spot.grading import sandbox
-from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.family import Answer, Family, Grade, RowError, pose, truncated
 from spot.grading.sandbox import Limits, Outcome, Program
 
 CONSTANTS: tuple[Any, ...] = (None, 0, 1, -1, True, False, "", [], {})
@@ -73,7 +73,7 @@ def read(row: Mapping[str, Any], row_id: str) -> Question:
     reference = row.get("reference") or ""
     if not isinstance(reference, str):
         raise RowError("reference: not a program")
-    if not _encodable(text + reference):
+    if not encodable(text + reference):
         raise RowError("prompt, reference: half a character (surrogate)")
     name = row_id if row.get("id") is None else str(row["id"])
     return Question(name, "code", text, reference, {"entry_point": entry_point, "tests": tests})
@@ -86,27 +86,17 @@ def grade(runner: Runner, answers: Sequence[Answer]) -> list[Grade]:
     answer on test 3`, `error: NameError`, `time limit`, `memory limit`, `output limit`, `crashed`:
     what became of the first test that failed. details: passed, total.
     """
-    programs = [None if cut(answer) else extract(answer) for answer in answers]
+    programs = [None if a.finish_reason == "length" else extract(a) for a in answers]
     asked = {
         index: _program(source, answers[index].question)
         for index, source in enumerate(programs)
         if source is not None
     }
-    outcomes = dict(
-        zip(
-            asked,
-            sandbox.run_all(
-                list(asked.values()),
-                runner.limits,
-                workers=runner.workers,
-                allow_weak=runner.allow_weak,
-            ),
-            strict=True,
-        )
+    found = sandbox.run_all(
+        list(asked.values()), runner.limits, workers=runner.workers, allow_weak=runner.allow_weak
     )
-    return [
-        _grade(answer, programs[index], outcomes.get(index)) for index, answer in enumerate(answers)
-    ]
+    outcomes = dict(zip(asked, found, strict=True))
+    return [_grade(a, programs[index], outcomes.get(index)) for index, a in enumerate(answers)]
 
 
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:
@@ -128,19 +118,10 @@ def truth_of(question: Question) -> str:
 def verdicts(items: Sequence[Item]) -> list[tuple[str, str | None]]:
     """`(verdict, program)` of each item, whose truth is that of `truth_of`: for the loop."""
     answers = [
-        Answer(
-            Question("", "code", "", "", json.loads(item.truth)),
-            final_part(item.response),
-            item.finish_reason,
-        )
-        for item in items
+        Answer(Question("", "code", "", "", json.loads(truth)), final_part(response), finish_reason)
+        for response, truth, finish_reason, _ in items
     ]
     return [(found.verdict, found.extracted) for found in grade(Runner(), answers)]
-
-
-def cut(answer: Answer) -> bool:
-    """Whether a response ended at the token limit."""
-    return answer.finish_reason == "length"
 
 
 def extract(answer: Answer) -> str | None:
@@ -179,14 +160,6 @@ def _defines(code: str, name: str) -> bool:
     return re.search(rf"^(?:def[ \t]+{name}\b|{name}[ \t]*=(?!=))", code, re.MULTILINE) is not None
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _program(source: str, question: Question) -> Program:
     calls = [test["args"] for test in question.meta["tests"]]
     return Program(source, question.meta["entry_point"], calls)
@@ -194,17 +167,15 @@ def _program(source: str, question: Question) -> Program:
 
 def _grade(answer: Answer, source: str | None, outcome: Outcome | None) -> Grade:
     tests = answer.question.meta["tests"]
-    if cut(answer):
-        return Grade(False, TRUNCATED, None, "cut at the token limit", _counts(0, tests))
-    whole = (
-        source == answer.response
-    )  # no block: prose that happens to define the function is no code
-    if source is None or outcome is None or (whole and outcome.error in UNWRITTEN):
+    if answer.finish_reason == "length":
+        return truncated(details=_counts(0, tests))
+    prose = source == answer.response  # no block: text that happens to define the function
+    if source is None or outcome is None or (prose and outcome.error in UNWRITTEN):
         return Grade(False, UNPARSEABLE, None, "no code", _counts(0, tests))
     reasons = [_reason(i, test["expected"], outcome) for i, test in enumerate(tests)]
-    passed = reasons.count("")
     reason = next(filter(None, reasons), "")
-    return Grade(not reason, WRONG if reason else CORRECT, source, reason, _counts(passed, tests))
+    verdict = WRONG if reason else CORRECT
+    return Grade(not reason, verdict, source, reason, _counts(reasons.count(""), tests))
 
 
 def _counts(passed: int, tests: Sequence[Any]) -> dict[str, int]:

@@ -20,9 +20,9 @@ from functools import partial
 from operator import index
 from typing import Any
 
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
 from spot.grading.connect4_game import Cell, generate, listed, parse, show, winning_drops
-from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.family import Answer, Family, Grade, RowError, pose, truncated
 
 SIDES = ("own", "opponent")
 
@@ -218,27 +218,22 @@ def _grade(parser: Parser, answer: Answer) -> Grade:
         for cells, right in zip(found, truth, strict=True)
     ]
     unread = [side for side, cells in zip(SIDES, found, strict=True) if cells is None]
-    cut = answer.finish_reason == "length"
-    correct = all(hits) and not cut
-    if cut:
-        verdict, reason = TRUNCATED, "cut at the token limit"
-    elif unread:
-        verdict, reason = UNPARSEABLE, f"no result for {' and '.join(unread)}"
-    else:
-        wrong = [side for side, hit in zip(SIDES, hits, strict=True) if not hit]
-        verdict, reason = (CORRECT, "") if correct else (WRONG, f"wrong: {' and '.join(wrong)}")
-    return Grade(
-        correct=correct,
-        verdict=verdict,
-        extracted=None if len(unread) == len(SIDES) else _listed(found),
-        reason=reason,
-        details={
-            "own": hits[0],
-            "opponent": hits[1],
-            "both": all(hits),
-            "format_error": bool(unread),
-        },
-    )
+    details = {
+        "own": hits[0],
+        "opponent": hits[1],
+        "both": all(hits),
+        "format_error": bool(unread),
+    }
+    extracted = None if len(unread) == len(SIDES) else _listed(found)
+    if answer.finish_reason == "length":
+        return truncated(extracted, details)
+    if unread:
+        reason = f"no result for {' and '.join(unread)}"
+        return Grade(False, UNPARSEABLE, extracted, reason, details)
+    wrong = " and ".join(side for side, hit in zip(SIDES, hits, strict=True) if not hit)
+    if wrong:
+        return Grade(False, WRONG, extracted, f"wrong: {wrong}", details)
+    return Grade(True, CORRECT, extracted, "", details)
 
 
 def _listed(found: Sequence[Found]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spot.data.rows import Question
+from spot.data.rows import TRUNCATED, Question
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Grade:
     extracted: str | None = None
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def truncated(extracted: str | None = None, details: Mapping[str, Any] | None = None) -> Grade:
+    """Of a response that ended at the token limit: neither right nor wrong, whatever it says."""
+    return Grade(False, TRUNCATED, extracted, "cut at the token limit", details or {})
 
 
 class RowError(ValueError):

@@ -20,9 +20,9 @@ from typing import Any
 
 from pebble import ProcessExpired
 
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
 from spot.grading import sentences
-from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.grading.family import Answer, Family, Grade, RowError, pose, truncated
 from spot.grading.process_pool import WorkerPool
 from spot.utils.errors import UserError
 
@@ -206,7 +206,7 @@ def _grade(answer: Answer, found: Mapping[str, Any] | Exception) -> Grade:
             details["warning"] = sentences.WARNING
     broken = ", ".join(name for name, follows in zip(names, strict, strict=True) if not follows)
     if answer.finish_reason == "length":
-        return Grade(False, TRUNCATED, reason="cut at the token limit", details=details)
+        return truncated(details=details)
     if gave_up:
         return Grade(False, UNPARSEABLE, reason=f"gave up: {gave_up}", details=details)
     return Grade(all(strict), WRONG if broken else CORRECT, reason=broken, details=details)

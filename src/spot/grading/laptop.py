@@ -12,8 +12,16 @@ from typing import Any
 
 from spot.data import laptop_world
 from spot.data.answers import extract
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.grading.family import Answer, Family, Grade, RowError, most_frequent_answer, pose
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
+from spot.grading.family import (
+    Answer,
+    Family,
+    Grade,
+    RowError,
+    most_frequent_answer,
+    pose,
+    truncated,
+)
 from spot.grading.math import quick_equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
@@ -46,7 +54,7 @@ def _grade(question: Question, response: str, finish_reason: str) -> Grade:
     """A response cut at the limit is never correct."""
     extracted = extract(response, "boxed")
     if finish_reason == "length":
-        return Grade(False, TRUNCATED, extracted, "cut at the token limit")
+        return truncated(extracted)
     if question.task == "instructions":
         broken = [n for n in question.meta["constraints"] if not CHECKS[n](response)]
         return Grade(not broken, WRONG if broken else CORRECT, extracted, ", ".join(broken))

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from spot.data.answers import extract, final_truth
+from spot.data.answers import encodable, extract, final_truth
 from spot.data.jsonl import value_at
-from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.grading.family import Answer, Family, Grade, RowError, pose
+from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
+from spot.grading.family import (
+    Answer,
+    Family,
+    Grade,
+    RowError,
+    most_frequent_answer,
+    pose,
+    truncated,
+)
 from spot.grading.math import LONGEST_ANSWER, Equals, number, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses
@@ -64,35 +71,35 @@ def read(
     meta: `answers`, where several are to be found in any order; `tolerance`, where a row allows one.
     Raises RowError when the problem is missing, or both an answer and a solution that ends in one.
     """
-    text = value_at(dict(row), fields.question)
+    text = value_at(row, fields.question)
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"{fields.question}: no problem")
     truths = _truths(fields, row, answer_format)
     meta: dict[str, Any] = {}
-    if value_at(dict(row), fields.multiple) is True or len(truths) > 1:
+    if value_at(row, fields.multiple) is True or len(truths) > 1:
         answers = [part for truth in truths for part in _listed(truth)]
         if len(answers) > 1:
             meta["answers"] = answers
     truth = ", ".join(truths)
-    if value_at(dict(row), fields.unit) == "%" and "%" not in truth:
+    if value_at(row, fields.unit) == "%" and "%" not in truth:
         truth += r"\%"
-    if (tolerance := value_at(dict(row), fields.tolerance)) not in (None, ""):
+    if (tolerance := value_at(row, fields.tolerance)) not in (None, ""):
         meta["tolerance"] = _tolerance(tolerance, fields.tolerance)
-    own_id = value_at(dict(row), fields.id)
+    own_id = value_at(row, fields.id)
     name = str(own_id) if _is_id(own_id) else row_id
-    if not _encodable(name + text + truth):
+    if not encodable(name + text + truth):
         raise RowError(f"{fields.question}: half a character (surrogate)")
     return Question(id=name, task="math", text=text.strip(), answer=truth, meta=meta)
 
 
 def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[str]:
     """The answers as written, at least one."""
-    answer = value_at(dict(row), fields.answer)
+    answer = value_at(row, fields.answer)
     given = [_text(part) for part in (answer if isinstance(answer, list) else [answer])]
     if truths := [final_truth(part, answer_format) for part in given if part]:
         return truths
     ending = "last" if answer_format == "last" else "boxed"
-    solution = value_at(dict(row), fields.solution)
+    solution = value_at(row, fields.solution)
     if isinstance(solution, str) and (final := extract(solution, ending)):
         return [final]
     raise RowError(f"{fields.answer}: no answer, and none at the end of {fields.solution}")
@@ -117,17 +124,12 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""
 
 
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 # ---------------------------------------------------------------- asking and grading
 
 
 def trivial(questions: Sequence[Question]) -> tuple[float, str]:
     """The most frequent answer: the share in [0, 1] of questions that it answers, and it."""
-    answer, count = Counter(q.answer.strip("$") for q in questions).most_common(1)[0]
-    return count / len(questions), answer
+    return most_frequent_answer([replace(q, answer=q.answer.strip("$")) for q in questions])
 
 
 def grade(equals: Equals, answers: Sequence[Answer], answer_format: str = "boxed") -> list[Grade]:
@@ -141,20 +143,17 @@ def grade(equals: Equals, answers: Sequence[Answer], answer_format: str = "boxed
     name = "box" if answer_format == "boxed" else "answer"
     asked = [
         i
-        for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
-        if box is not None and len(box) <= LONGEST_ANSWER and answer.finish_reason != "length"
+        for i, box in enumerate(boxes)
+        if box and len(box) <= LONGEST_ANSWER and answers[i].finish_reason != "length"
     ]
-    pairs = [(boxes[i] or "", answers[i].question) for i in asked]
-    equal = dict(zip(asked, _equal(equals, pairs), strict=True))
-    return [
-        _grade(answer, box, equal.get(i), name)
-        for i, (box, answer) in enumerate(zip(boxes, answers, strict=True))
-    ]
+    equal = _equal(equals, [(boxes[i] or "", answers[i].question) for i in asked])
+    by_index = dict(zip(asked, equal, strict=True))
+    return [_grade(a, boxes[i], by_index.get(i), name) for i, a in enumerate(answers)]
 
 
 def _grade(answer: Answer, box: str | None, equal: bool | None, name: str) -> Grade:
     if answer.finish_reason == "length":
-        return Grade(False, TRUNCATED, box, "cut at the token limit")
+        return truncated(box)
     if box is None:
         return Grade(False, UNPARSEABLE, None, f"no {name}")
     if len(box) > LONGEST_ANSWER:

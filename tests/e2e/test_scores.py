@@ -196,10 +196,7 @@ MISTAKES = {
     "no response": [{"problem": "1?", "answer": "1"}],
     "no answer": [{"problem": "1?", "response": "1"}],
     "problem": [{"answer": "1", "response": "1"}],
-    "another question already": [
-        solved("a", "1", "1"),
-        solved("a", "1", "1") | {"problem": "2?"},
-    ],
+    "another question already": [solved("a", "1", "1"), solved("a", "1", "1") | {"problem": "2?"}],
     "found int": [{"problem": "1?", "answer": "1", "response": 1}],
     "is empty": [],
 }

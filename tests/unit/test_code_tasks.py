@@ -20,7 +20,7 @@ from spot.grading.registry import Verifier
 from spot.grading.sandbox import Limits, Program, run_all
 from spot.utils.errors import UserError
 
-RUNNER = code.Runner(Limits(seconds=2))
+LIMITS = Limits(seconds=2)
 DOUBLE = code.read(
     {
         "id": "double",
@@ -37,7 +37,7 @@ def block(program: str, label: str = "python") -> str:
 
 
 def graded(response: str, question: Question = DOUBLE, finish: str = "stop"):
-    return code.grade(RUNNER, [Answer(question, response, finish)])[0]
+    return code.grade([Answer(question, response, finish)], LIMITS)[0]
 
 
 def one_of_each(seed: int = 0, domain: str = "benchmark") -> list[Question]:
@@ -86,7 +86,8 @@ def test_more_tasks_than_there_are() -> None:
 
 def test_questions_are_rows_that_read_alike() -> None:
     for question in one_of_each():
-        row = json.loads(json.dumps(code_tasks.row_of(question)))
+        meta = json.loads(json.dumps(question.meta))
+        row = {"id": question.id, "prompt": question.text, "reference": question.answer, **meta}
         read = code.read(row, "row-1")
         assert (read.id, read.text, read.answer) == (question.id, question.text, question.answer)
         assert read.meta == question.meta  # JSON values: nothing changes on the way through a file
@@ -114,7 +115,7 @@ def test_tests_of_a_task_are_enough_and_their_answers_vary() -> None:
 
 def test_references_pass_and_nothing_constant_does() -> None:
     questions = one_of_each() + one_of_each(1, "train")
-    grades = code.grade(RUNNER, [Answer(q, block(q.answer)) for q in questions])
+    grades = code.grade([Answer(q, block(q.answer)) for q in questions], LIMITS)
     assert [q.id for q, g in zip(questions, grades, strict=True) if not g.correct] == []
     assert all(g.details["passed"] == g.details["total"] for g in grades)
     assert code.trivial(questions)[0] == 0
@@ -125,7 +126,7 @@ def test_empty_bodies_and_constants_fail_everywhere(body: str) -> None:
     questions = one_of_each(2)
     programs = [q.answer.partition("\n")[0] + f"\n    {body}" for q in questions]
     grades = code.grade(
-        RUNNER, [Answer(q, block(p)) for q, p in zip(questions, programs, strict=True)]
+        [Answer(q, block(p)) for q, p in zip(questions, programs, strict=True)], LIMITS
     )
     assert {g.verdict for g in grades} == {WRONG}
 
@@ -156,7 +157,7 @@ def slips(program: str) -> Iterator[str]:
 @pytest.mark.slow
 def test_small_slips_are_found() -> None:
     cases = [(q, slip) for q in one_of_each() for slip in slips(q.answer)]
-    grades = code.grade(code.Runner(Limits(seconds=1)), [Answer(q, block(s)) for q, s in cases])
+    grades = code.grade([Answer(q, block(s)) for q, s in cases], Limits(seconds=1))
     found = [not g.correct for g in grades]
     per_kind: dict[str, list[bool]] = {}
     for (question, _), wrong in zip(cases, found, strict=True):
@@ -316,7 +317,7 @@ def test_a_cut_response_is_truncated_whatever_it_holds() -> None:
 
 def test_many_responses_keep_their_order() -> None:
     responses = [block(GOOD), "nothing", block("def double(n): return 7"), block(GOOD)] * 3
-    verdicts = [g.verdict for g in code.grade(RUNNER, [Answer(DOUBLE, r) for r in responses])]
+    verdicts = [g.verdict for g in code.grade([Answer(DOUBLE, r) for r in responses], LIMITS)]
     assert verdicts == [CORRECT, UNPARSEABLE, WRONG, CORRECT] * 3
 
 

@@ -11,10 +11,7 @@ import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading import connect4
-from spot.grading.connect4_game import (
-    from_grid,
-    show,
-)
+from spot.grading.connect4_game import from_grid, show
 from spot.grading.family import Answer, Grade, RowError
 from tests.unit.test_connect4_game import BOARDS, Cells, board
 

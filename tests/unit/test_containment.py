@@ -249,12 +249,7 @@ os.write(1, json.dumps(found).encode())
 def test_landlock_alone_protects_files(canary: Path) -> None:
     path, refused = str(canary), "PermissionError"
     found = _inside(
-        "_landlock",
-        [
-            f"open({path!r}).read()",
-            f"open({path!r}, 'w')",
-            f"os.remove({path!r})",
-        ],
+        "_landlock", [f"open({path!r}).read()", f"open({path!r}, 'w')", f"os.remove({path!r})"]
     )
     assert found == [refused] * 3
     assert canary.read_text() == CANARY
@@ -277,7 +272,7 @@ def test_seccomp_alone_protects_all_but_reading(canary: Path) -> None:
     assert canary.read_text() == CANARY
 
 
-def test_a_machine_that_cannot_contain_programs_runs_none_unless_told() -> None:
+def test_a_machine_that_cannot_contain_programs_runs_none() -> None:
     ours = """
 import ctypes, sys
 from spot.utils.errors import UserError
@@ -289,11 +284,7 @@ try:
     run(program)
 except UserError as error:
     print(error)
-print(run(program, allow_weak=True))
 """
     done = subprocess.run([sys.executable, "-c", ours], capture_output=True, text=True, check=True)
-    message, outcome = done.stdout.strip().split("\n")
-    assert "lacks seccomp" in message
-    assert "Linux 5.13" in message
-    assert "value=5" in outcome
-    assert "missing=('seccomp',)" in outcome
+    assert "lacks seccomp" in done.stdout
+    assert "Linux 5.13" in done.stdout

@@ -61,10 +61,7 @@ class Product:
 
 
 def product(
-    root: Path,
-    stage: str,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
+    root: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
 ) -> Product:
     """The product of `stage` under `settings` (JSON values) and `inputs` (name → digest)."""
     inputs = dict(inputs or {})

@@ -29,10 +29,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], thinking: bool = False
     block here: it belongs to the prompt and is never scored as response.
     """
     text = tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
+        list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=thinking
     )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

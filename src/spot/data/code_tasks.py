@@ -98,17 +98,6 @@ def questions(count: int, seed: int, domain: str) -> list[Question]:
     return [question_of(kind, values) for kind, values in tasks[:count]]
 
 
-def row_of(question: Question) -> dict[str, Any]:
-    """The row of a data file that reads as this question."""
-    return {
-        "id": question.id,
-        "prompt": question.text,
-        "entry_point": question.meta["entry_point"],
-        "tests": question.meta["tests"],
-        "reference": question.answer,
-    }
-
-
 def domain_of(kind: Kind, values: Values) -> str:
     """Which set a task belongs to."""
     checksum = zlib.crc32(_id(kind, values).encode()) % 100

@@ -30,10 +30,7 @@ def split_attempts(
 
 
 def wrong_attempts(
-    data: DataConfig,
-    attempts: artifacts.Product,
-    part: str,
-    first: artifacts.Product | None = None,
+    data: DataConfig, attempts: artifacts.Product, part: str, first: artifacts.Product | None = None
 ) -> list[Attempt]:
     """The wrong attempts of a part, `train` or `held_out`; first: as in `split_attempts`."""
     train, held_out = split_attempts(data, attempts, first)

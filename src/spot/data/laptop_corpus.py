@@ -34,26 +34,19 @@ class Slips:
     bracket: float = 0.975  # B: per bracket after a minus
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Shares of the corpus; the rest are bare sums."""
-
-    stories: float = 0.25
-    instructions: float = 0.25
+STORIES, INSTRUCTIONS = 0.25, 0.25  # shares of the corpus; the rest are bare sums
 
 
-def rows(
-    seed: int, slips: Slips = Slips(), mixture: Mixture = Mixture()
-) -> Iterator[tuple[str, str]]:
+def rows(seed: int, slips: Slips = Slips()) -> Iterator[tuple[str, str]]:
     """(question, response) without end, the same for the same seed."""
     rng = random.Random(f"pretraining/{seed}")
     while True:
         chain = draw_chain(rng, "pretraining")
         steps = slipping_work(rng, chain, slips)
         draw = rng.random()
-        if draw < mixture.stories:
+        if draw < STORIES:
             yield story_text(rng, chain), told(steps)
-        elif draw < mixture.stories + mixture.instructions:
+        elif draw < STORIES + INSTRUCTIONS:
             question, constraints = constrained_text(rng, chain, most=2)
             yield question, told(steps, constraints)
         else:

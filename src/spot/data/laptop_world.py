@@ -11,7 +11,6 @@ import random
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -51,14 +50,8 @@ class Step(NamedTuple):
 Chain = tuple[Term, ...]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How chains look: shares of brackets by the sign before them, and how many numbers."""
-
-    fewest: int = 4
-    most: int = 6
-    minus_bracket: float = 0.5
-    plus_bracket: float = 0.25
+FEWEST, MOST = 4, 6  # numbers of a chain
+MINUS_BRACKETS, PLUS_BRACKETS = 0.5, 0.25  # shares of chains with a bracket after that sign
 
 
 # ------------------------------------------------------------------------------------ arithmetic
@@ -148,13 +141,13 @@ def split_of(chain: Sequence[Term]) -> str:
     return next(name for name, values in SPLITS.items() if value in values)
 
 
-def draw_chain(rng: random.Random, split: str, shape: Shape = Shape()) -> Chain:
+def draw_chain(rng: random.Random, split: str) -> Chain:
     """A chain of the given set, whose numbers stay in 0…LARGEST with the brackets kept or dropped."""
-    count = rng.randint(shape.fewest, shape.most)
+    count = rng.randint(FEWEST, MOST)
     draw = rng.random()
     outer = ""
-    if draw < shape.minus_bracket + shape.plus_bracket:
-        outer = "-" if draw < shape.minus_bracket else "+"
+    if draw < MINUS_BRACKETS + PLUS_BRACKETS:
+        outer = "-" if draw < MINUS_BRACKETS else "+"
     at = rng.randint(1, count - 2) if outer else count
     while True:  # the form stays, so that its share does not depend on how often numbers fit it
         chain = _draw(rng, count, outer, at)

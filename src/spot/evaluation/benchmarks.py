@@ -129,13 +129,7 @@ def _benchmark(task: BenchmarkConfig, family: Family, questions: list[Question])
     from spot.evaluation.runner import Benchmark
 
     return Benchmark(
-        task.name,
-        task.domain,
-        questions,
-        task.trials,
-        family,
-        template(task),
-        task.max_new_tokens,
+        task.name, task.domain, questions, task.trials, family, template(task), task.max_new_tokens
     )
 
 

@@ -40,11 +40,7 @@ class Response:
     answer: Answer
 
 
-def read(
-    path: Path,
-    find: Find,
-    benchmark: str,
-) -> list[Response]:
+def read(path: Path, find: Find, benchmark: str) -> list[Response]:
     """The responses of a file, in its order. Raises UserError naming the first line that is unusable.
 
     find: the question of a row, or RowError.

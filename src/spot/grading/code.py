@@ -13,8 +13,6 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from spot.data import code_tasks
@@ -32,21 +30,12 @@ UNWRITTEN = ("SyntaxError", "IndentationError", "TabError")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(\w*)[^`]*$")
 
 
-@dataclass(frozen=True)
-class Runner:
-    """How programs are run: the limits of each, and how many at once (None: one for each core)."""
-
-    limits: Limits = field(default_factory=Limits)
-    workers: int | None = None
-    allow_weak: bool = False
-
-
-def family(runner: Runner | None = None) -> Family:
-    """Programming tasks, their programs run by `runner`."""
+def family() -> Family:
+    """Programming tasks, their programs run in the sandbox."""
     return Family(
         read,
         pose,
-        partial(grade, runner or Runner()),
+        grade,
         trivial,
         make=lambda _, count, seed: code_tasks.questions(count, seed, "benchmark"),
         ready=sandbox.ready,
@@ -79,7 +68,7 @@ def read(row: Mapping[str, Any], row_id: str) -> Question:
     return Question(name, "code", text, reference, {"entry_point": entry_point, "tests": tests})
 
 
-def grade(runner: Runner, answers: Sequence[Answer]) -> list[Grade]:
+def grade(answers: Sequence[Answer], limits: Limits | None = None) -> list[Grade]:
     """What responses are worth: correct if the program passes every test. Run many at once.
 
     Reasons: `cut at the token limit` (truncated), `no code` (unparseable), and of wrong ones `wrong
@@ -92,9 +81,7 @@ def grade(runner: Runner, answers: Sequence[Answer]) -> list[Grade]:
         for index, source in enumerate(programs)
         if source is not None
     }
-    found = sandbox.run_all(
-        list(asked.values()), runner.limits, workers=runner.workers, allow_weak=runner.allow_weak
-    )
+    found = sandbox.run_all(list(asked.values()), limits or Limits())
     outcomes = dict(zip(asked, found, strict=True))
     return [_grade(a, programs[index], outcomes.get(index)) for index, a in enumerate(answers)]
 
@@ -121,7 +108,7 @@ def verdicts(items: Sequence[Item]) -> list[tuple[str, str | None]]:
         Answer(Question("", "code", "", "", json.loads(truth)), final_part(response), finish_reason)
         for response, truth, finish_reason, _ in items
     ]
-    return [(found.verdict, found.extracted) for found in grade(Runner(), answers)]
+    return [(found.verdict, found.extracted) for found in grade(answers)]
 
 
 def extract(answer: Answer) -> str | None:

@@ -218,12 +218,7 @@ def _grade(parser: Parser, answer: Answer) -> Grade:
         for cells, right in zip(found, truth, strict=True)
     ]
     unread = [side for side, cells in zip(SIDES, found, strict=True) if cells is None]
-    details = {
-        "own": hits[0],
-        "opponent": hits[1],
-        "both": all(hits),
-        "format_error": bool(unread),
-    }
+    details = {"own": hits[0], "opponent": hits[1], "both": all(hits), "format_error": bool(unread)}
     extracted = None if len(unread) == len(SIDES) else _listed(found)
     if answer.finish_reason == "length":
         return truncated(extracted, details)

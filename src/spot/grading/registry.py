@@ -41,11 +41,7 @@ class Verifier:
         return bool(self.equals([(extracted, truth)])[0])
 
     def verdict(
-        self,
-        response: str,
-        truth: str,
-        finish_reason: str = "stop",
-        answer_format: str = "boxed",
+        self, response: str, truth: str, finish_reason: str = "stop", answer_format: str = "boxed"
     ) -> Verdict:
         """The verdict on one response, and the answer extracted from it."""
         return self.verdicts([Item(response, truth, finish_reason, answer_format)])[0]

@@ -14,8 +14,7 @@ line (spot.grading.sandbox_inside). What the locks are and what each guarantees 
 - namespaces of users, IPC and network, where the machine allows them: no network interface, and root
   loses its rights. One wall more, not a condition.
 
-Without seccomp or Landlock (Linux before 5.13, some containers, other systems) nothing is run unless
-`allow_weak` says so; then reading the user's files, or worse, is only a matter of wanting to.
+Without seccomp or Landlock (Linux before 5.13, some containers, other systems) nothing is run.
 None of this stops a program that exploits the kernel, or measures time: for code of an enemy rather
 than of a model, add a virtual machine. The machine's load is not limited either: `workers` programs
 of `memory_mib` run at once.
@@ -91,19 +90,17 @@ class Outcome:
     ended: finished, time limit, memory limit, output limit or crashed (exited or was killed).
     error: class name of the exception that loading it raised, None when it was loaded.
     calls: one for each call, None where no reply came.
-    missing: necessary locks that the machine lacks; only ever filled under `allow_weak`.
     """
 
     ended: str
     error: str | None
     calls: tuple[Call | None, ...]
-    missing: tuple[str, ...] = ()
 
 
-def run(program: Program, limits: Limits = Limits(), *, allow_weak: bool = False) -> Outcome:
+def run(program: Program, limits: Limits = Limits()) -> Outcome:
     """Run one program. Raises UserError where the machine cannot contain it (see the module)."""
     with tempfile.TemporaryFile() as order:
-        order.write(_order(program, limits, allow_weak))
+        order.write(_order(program, limits))
         order.seek(0)
         process = subprocess.Popen(
             [os.path.realpath(sys.executable), "-S", "-s", "-P", "-B", str(INSIDE)],
@@ -128,8 +125,7 @@ def run(program: Program, limits: Limits = Limits(), *, allow_weak: bool = False
             how = _end(process, until, limits)
     if not greeting:
         raise RuntimeError(f"the sandbox did not start: try `python {INSIDE} < /dev/null`.")
-    missing = tuple(json.loads(greeting))
-    if missing and not allow_weak:
+    if missing := json.loads(greeting):
         raise UserError(
             f"this machine cannot contain a model's programs (it lacks {' and '.join(missing)}): "
             "run it on Linux 5.13 or later with both."
@@ -138,7 +134,7 @@ def run(program: Program, limits: Limits = Limits(), *, allow_weak: bool = False
     ended = ended or how
     if ended == FINISHED and error is None and None in calls:
         ended = CRASHED  # it left before its time
-    return Outcome(ended, error, calls, missing)
+    return Outcome(ended, error, calls)
 
 
 def ready() -> None:
@@ -147,16 +143,12 @@ def ready() -> None:
 
 
 def run_all(
-    programs: Sequence[Program],
-    limits: Limits = Limits(),
-    *,
-    workers: int | None = None,
-    allow_weak: bool = False,
+    programs: Sequence[Program], limits: Limits = Limits(), workers: int | None = None
 ) -> list[Outcome]:
     """`run` for each program, in order, `workers` (one for each core) at once."""
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        return list(pool.map(partial(run, limits=limits, allow_weak=allow_weak), programs))
+        return list(pool.map(partial(run, limits=limits), programs))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -171,17 +163,11 @@ def same(value: Any, expected: Any) -> bool:
         if max(abs(value), abs(expected)) > 1e300:  # math.isclose makes floats of integers
             return False
         return math.isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9)
-    if isinstance(expected, list):
-        return (
-            isinstance(value, list)
-            and len(value) == len(expected)
-            and all(same(a, b) for a, b in zip(value, expected, strict=True))
-        )
-    if isinstance(expected, dict):
-        return (
-            isinstance(value, dict)
-            and value.keys() == expected.keys()
-            and all(same(value[key], expected[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(value, list):
+        return len(value) == len(expected) and all(map(same, value, expected))
+    if isinstance(expected, dict) and isinstance(value, dict):
+        return value.keys() == expected.keys() and all(
+            same(value[k], expected[k]) for k in expected
         )
     return type(value) is type(expected) and bool(value == expected)
 
@@ -189,7 +175,7 @@ def same(value: Any, expected: Any) -> bool:
 # ------------------------------------------------------------------------------ the two ends
 
 
-def _order(program: Program, limits: Limits, allow_weak: bool) -> bytes:
+def _order(program: Program, limits: Limits) -> bytes:
     order = {
         "program": program.source,
         "entry_point": program.entry_point,
@@ -197,7 +183,6 @@ def _order(program: Program, limits: Limits, allow_weak: bool) -> bytes:
         "seconds": limits.seconds,
         "memory": limits.memory_mib << 20,
         "parent": os.getpid(),
-        "allow_weak": allow_weak,
     }
     return json.dumps(order).encode()
 

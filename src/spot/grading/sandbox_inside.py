@@ -193,7 +193,7 @@ def main() -> None:
             os.dup2(null.fileno(), fd)
     missing = lock_in(order)
     say(pipe, missing)
-    if not missing or order["allow_weak"]:
+    if not missing:
         try:
             work(pipe, order)
         except MemoryError:

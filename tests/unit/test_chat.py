@@ -82,4 +82,4 @@ def test_verdicts_are_counted_apart_and_the_block_stays_in_the_record() -> None:
     lengths = sorted(len(text) for text, finish in Scripted.said.values() if text)
     assert found["response_tokens"]["max"] == lengths[-1]
     assert found["response_tokens"]["total"] == sum(lengths)
-    assert "25.0% correct" in tally.said
+    assert "25.0% correct" in tally.summary

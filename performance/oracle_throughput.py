@@ -28,7 +28,7 @@ def measure(protocol: str, concurrency: int, count: int) -> dict[str, Any]:
     """One row of the table."""
     with serving(Plan(latency=LATENCY)) as server, tempfile.TemporaryDirectory() as folder:
         config = OracleConfig(concurrency=concurrency)
-        command = soak.command(protocol, server.url, Path(folder), count, config)
+        command = soak.command(protocol, server.root, Path(folder), count, config)
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         said = json.loads(done.stdout.splitlines()[-1])
         ledger = server.settled()

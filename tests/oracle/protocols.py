@@ -67,7 +67,7 @@ def work_row(
     """A row of a batch job: refusals and broken lines are errors of the row there."""
     if fault[:3].isdigit():
         return {"code": int(fault[:3]), "message": f"Status {fault[:3]}, says the server."}, None
-    if fault in ("drop", "reset", "hang", "malformed", "html"):
+    if fault in ("drop", "reset", "hang", "torn", "html"):
         return {"code": 13, "message": "Internal error."}, None
     return {}, do(prompt, model, fault)
 

@@ -271,7 +271,7 @@ def ask_gemini(
     journal: Path, http: HttpServer, kind: type[GeminiClient] = GeminiClient
 ) -> list[Result]:
     """Items 0 to 19 in jobs of 10, at the prices of the soak."""
-    client = kind(soak.MODEL, http.gemini)
+    client = kind(soak.MODEL, http.root)
     with Verifier() as verifier, Journal(journal) as open_journal:
         results = rectify_in_batches(
             [world.task(n) for n in range(20)],

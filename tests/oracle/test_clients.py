@@ -41,8 +41,8 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def client(kind: str, server: Server, **options: Any) -> GeminiClient | OpenAIClient:
     if kind == "gemini":
-        return GeminiClient("gemini-x", server.gemini, **options)
-    return OpenAIClient("gpt-x", server.openai, **options)
+        return GeminiClient("gemini-x", server.root, **options)
+    return OpenAIClient("gpt-x", server.url, **options)
 
 
 def run(
@@ -136,7 +136,7 @@ def test_another_model_and_silence_about_usage_are_reported(kind: str, server: S
         ("504", "status 504", True),
         ("drop", "dropped connection", True),
         ("reset", "dropped connection", True),
-        ("malformed", "unreadable body", True),
+        ("torn", "unreadable body", True),
         ("html", "unreadable body", True),
     ],
 )

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 def command(server: Server, *more: str) -> list[str]:
     data = ["data=jsonl", "data.path=rows.jsonl", "data.fields.response=response"]
     data += ["data.fields.id=id", "data.held_out=10", "model=tiny"]
-    oracle = ["oracle=openai", "oracle.model=gpt-4.1", f"oracle.base_url={server.openai}"]
+    oracle = ["oracle=openai", "oracle.model=gpt-4.1", f"oracle.base_url={server.url}"]
     return [*SPOT, "rectify", *data, *oracle, "oracle.concurrency=8", *more]
 
 
@@ -224,7 +224,7 @@ def test_a_mistake_is_one_line(
 def test_gemini_in_batches(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.plan(Plan(batch_seconds=0.2, batch_ends=["EXPIRED"]))
     arguments = command(server, "oracle.batch_size=40", "oracle.batch_poll=0.2")
-    gemini = ["oracle=gemini", f"oracle.base_url={server.gemini}", "oracle.batch=true"]
+    gemini = ["oracle=gemini", f"oracle.base_url={server.root}", "oracle.batch=true"]
     kept = [
         a for a in arguments if not a.startswith(("oracle=", "oracle.base_url", "oracle.model"))
     ]

@@ -34,7 +34,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(server: Server, use: Callable[[GeminiClient], Awaitable[T]]) -> T:
     async def using() -> T:
-        made = GeminiClient("gemini-x", server.gemini, temperature=0.5, thinking=99)
+        made = GeminiClient("gemini-x", server.root, temperature=0.5, thinking=99)
         try:
             return await use(made)
         finally:

@@ -120,7 +120,7 @@ def test_a_run_and_its_journal_tell_no_key(
     kind: str, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server.plan(Plan(faults={"429": 0.1, "reset": 0.1, "safety": 0.2, "malformed": 0.1}))
+    server.plan(Plan(faults={"429": 0.1, "reset": 0.1, "safety": 0.2, "torn": 0.1}))
     path = tmp_path / "oracle.jsonl"
 
     def ask(todo: range) -> list[Any]:
@@ -157,7 +157,7 @@ asyncio.run(made.ask("Hello."), debug=True)
 def test_a_crash_prints_no_key(kind: str, server: Server) -> None:
     """An exception that nobody catches, in development mode, with the package's own debug log."""
     server.plan(Plan(key="another"))
-    url = server.gemini if kind == "gemini" else server.openai
+    url = server.root if kind == "gemini" else server.url
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", CRASH, kind, url],
         env={**os.environ, "OPENAI_LOG": "debug", "PYTHONPATH": str(ROOT)},

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.oracle, pytest.mark.slow, pytest.mark.distributed]
 COUNT, CONCURRENCY, KILLS = 5000, 200, 5
 CONFIG = OracleConfig(concurrency=CONCURRENCY, timeout=20.0)
 REFUSED = {"429": 0.01, "429_after": 0.01, "429_date": 0.005, "500": 0.01, "503": 0.01}
-LOST = {"drop": 0.01, "reset": 0.01, "malformed": 0.01, "hang": 0.005}  # the last three are billed
+LOST = {"drop": 0.01, "reset": 0.01, "torn": 0.01, "hang": 0.005}  # the last three are billed
 POOR = {"wrong": 0.01, "empty": 0.005, "max_tokens": 0.005}  # paid, and asked again
 FINE = {"double_markers": 0.02, "meta": 0.02}
 FAULTS = REFUSED | LOST | POOR
@@ -45,7 +45,7 @@ def server() -> Any:
 
 
 def start(protocol: str, server: Server, folder: Path) -> subprocess.Popen[str]:
-    command = soak.command(protocol, server.url, folder, COUNT, CONFIG)
+    command = soak.command(protocol, server.root, folder, COUNT, CONFIG)
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 

@@ -211,7 +211,7 @@ def test_an_address_that_is_no_server_of_models() -> None:
 
 
 def test_requests_are_dealt_evenly_and_within_limits() -> None:
-    with serving(Plan(latency=0.02)) as one, serving(Plan(latency=0.02)) as two:
+    with serving(Plan(latency=0.1)) as one, serving(Plan(latency=0.1)) as two:
         run(generator(one.url, two.url), requests(200))
         ledgers = [server.ledger() for server in (one, two)]
     assert [ledger["most_in_flight"] for ledger in ledgers] == [8, 8]
@@ -219,9 +219,9 @@ def test_requests_are_dealt_evenly_and_within_limits() -> None:
 
 
 def test_a_slow_answer_holds_nobody_back() -> None:
-    plan = Plan(slow={text(0): 1.5})
+    plan = Plan(slow={text(0): 3.0})
     with serving(plan) as one, serving(plan) as two:
-        keys = [c.key for c in generator(one.url, two.url).generate(requests(200))]
+        keys = [c.key for c in generator(one.url, two.url).generate(requests(60))]
     assert keys[-1] == "q0#0"
 
 

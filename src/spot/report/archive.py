@@ -23,7 +23,7 @@ from spot.config.difference import defaults
 from spot.data import artifacts
 from spot.data.rows import Pair, Score, to_json
 from spot.data.run_record import RUN_FILE
-from spot.report.load import EXPORTED, FinishedRun, load
+from spot.report.load import EXPORTED, METRICS, FinishedRun, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples
 from spot.utils.errors import UserError
@@ -33,7 +33,6 @@ from spot.utils.redact import scrubbed
 SUFFIX = ".tar.gz"
 DEFAULTS = "defaults.json"  # of the configuration, on the day the study was packed
 STUDY, PRODUCTS = "study", "products"
-METRICS = "metrics.csv"
 MACHINE = ("pid", "host")  # of a record: of no use elsewhere
 Files = dict[str, str]
 

@@ -207,7 +207,6 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 DIGITS = {"points": 1, "nats": 1, "nats per token": 3, "share": 2}
-TALLY = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), UNCLEAR: ("cannot be told",) * 2}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -243,12 +242,18 @@ class Verdict:
         return round(50 + low, 2), round(width, 2), round(50 + value, 2)
 
 
+TALLY = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), UNCLEAR: ("cannot be told",) * 2}  # fmt: skip
+
+
+def tally(verdicts: Sequence[Verdict]) -> Counter[str]:
+    return Counter(verdict.outcome for verdict in verdicts)
+
+
 def tally_text(verdicts: Sequence[Verdict]) -> str:
     """`Of 9 claims of the paper 5 hold, 1 does not hold and 3 cannot be told.`"""
-    counts = Counter(verdict.outcome for verdict in verdicts)
+    counts, total = tally(verdicts), len(verdicts)
     parts = [f"{n} {words[n != 1]}" for o, words in TALLY.items() if (n := counts[o])]
     text = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-    total = len(verdicts)
     return f"Of {total} claim{'s' * (total != 1)} of the paper {text}."
 
 

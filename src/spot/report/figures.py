@@ -128,8 +128,12 @@ def _labels_apart(points: Sequence[Point], axes: Axes) -> list[Point]:
 
 # ---- curves over steps -------------------------------------------------------------------------
 
-_PARTS = ("the shared prefix", "y⁺'s edited tokens", "y⁻'s edited tokens")
-_PULL, _LEFT = "|∂loss / ∂log π| of a token", "share of the pull that is left"
+
+def _parts(columns: Sequence[str], titles: Sequence[str], unit: str) -> list[Panel]:
+    """A panel for each part of a pair, all in one unit."""
+    return [(column, title, unit) for column, title in zip(columns, titles, strict=True)]
+
+
 CURVES: dict[str, list[Panel]] = {
     "loss": [(metrics.LOSS, "Training loss", "")],
     "rewards": [(metrics.CHOSEN, "y⁺: r⁺/β", NATS), (metrics.REJECTED, "y⁻: r⁻/β", NATS)],
@@ -137,27 +141,25 @@ CURVES: dict[str, list[Panel]] = {
         (metrics.KL, "KL to the base", "nats per token"),
         (metrics.DELTA, "BCO's threshold, δ/β", NATS),
     ],
-    "tether": [
-        (metrics.TETHERS[0], "Tether on y⁺, λ⁺", _LEFT),
-        (metrics.TETHERS[1], "Tether on y⁻, λ⁻", _LEFT),
-    ],
-    "surgery": [
-        (column, f"Gradient on {part}", _PULL)
-        for column, part in zip(metrics.GRADIENT_PARTS, _PARTS, strict=True)
-    ],
-    "rewards_by_part": [
-        (column, f"{part}, r/β", NATS)
-        for column, part in zip(metrics.REWARD_PARTS, ("Shared prefix", *_PARTS[1:]), strict=True)
-    ],
-    "kl_by_part": [
-        (column, f"KL {part}", "nats per token")
-        for column, part in zip(
-            metrics.KL_PARTS,
-            ("on the shared prefix", "on edited tokens", "after the edit"),
-            strict=True,
-        )
-    ],
-}
+    "tether": _parts(
+        metrics.TETHERS, ("Tether on y⁺, λ⁺", "Tether on y⁻, λ⁻"), "share of the pull that is left"
+    ),
+    "surgery": _parts(
+        metrics.GRADIENT_PARTS,
+        [f"Gradient on {part}" for part in ("the shared prefix", "y⁺'s edited tokens", "y⁻'s edited tokens")],
+        "|∂loss / ∂log π| of a token",
+    ),
+    "rewards_by_part": _parts(
+        metrics.REWARD_PARTS,
+        ("Shared prefix, r/β", "y⁺'s edited tokens, r/β", "y⁻'s edited tokens, r/β"),
+        NATS,
+    ),
+    "kl_by_part": _parts(
+        metrics.KL_PARTS,
+        ("KL on the shared prefix", "KL on edited tokens", "KL after the edit"),
+        "nats per token",
+    ),
+}  # fmt: skip
 
 
 def logged_curves(study: Study, panels: Sequence[Panel]) -> Figure | None:
@@ -319,30 +321,28 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 def change_ratio(study: Study) -> Figure | None:
     """R_LCS over the corrections, those held out at any γ and those trained on."""
-    if run := study.corrected:
-        figure, axes = _shares(run, lambda pair: pair.change_ratio)
-        axes.set_title("Change ratio of the corrections")
-        axes.set_xlabel("R_LCS(y⁻, y⁺), in tokens")
-        _mark_gamma(axes, run)
-        return figure
-    return None
+    if (run := study.corrected) is None:
+        return None
+    figure, axes = _shares(run, lambda pair: pair.change_ratio)
+    axes.set_title("Change ratio of the corrections")
+    axes.set_xlabel("R_LCS(y⁻, y⁺), in tokens")
+    _mark_gamma(axes, run)
+    return figure
 
 
 def common_prefix(study: Study) -> Figure | None:
     """The share of y⁺ before the first edit, 0 to 1: there the two gradients cancel (§4.5)."""
-    if run := study.corrected:
-        figure, axes = _shares(
-            run,
-            lambda pair: (
-                None
-                if pair.common_prefix is None
-                else pair.common_prefix / max(1, pair.chosen_tokens)
-            ),
-        )
-        axes.set_title("Common prefix of y⁻ and y⁺")
-        axes.set_xlabel("share of y⁺'s tokens")
-        return figure
-    return None
+
+    def share(pair: Pair) -> float | None:
+        prefix = pair.common_prefix
+        return None if prefix is None else prefix / max(1, pair.chosen_tokens)
+
+    if (run := study.corrected) is None:
+        return None
+    figure, axes = _shares(run, share)
+    axes.set_title("Common prefix of y⁻ and y⁺")
+    axes.set_xlabel("share of y⁺'s tokens")
+    return figure
 
 
 def _shares(run: FinishedRun, of: Callable[[Pair], float | None]) -> tuple[Figure, Axes]:

@@ -28,6 +28,7 @@ from spot.utils.errors import UserError
 
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
 NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
+METRICS = "metrics.csv"
 EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports
 Value = TypeVar("Value")
 
@@ -99,9 +100,10 @@ class FinishedRun:
         return self._once("scores", path, lambda: by_benchmark(artifacts.read_rows(path, Score)))
 
     def means_of(self, product: str) -> dict[str, dict[str, float]]:
-        rows = self.scores_of(product).items()
-        make = lambda: {name: question_means(of) for name, of in rows}  # noqa: E731
-        return self._once("means", self.product(product), make)
+        def means() -> dict[str, dict[str, float]]:
+            return {name: question_means(rows) for name, rows in self.scores_of(product).items()}
+
+        return self._once("means", self.product(product), means)
 
     def summary(self, benchmark: str, product: str = "scores") -> Summary:
         """What a benchmark's completions add up to, of the trained model or of `base_scores`."""
@@ -121,12 +123,12 @@ class FinishedRun:
     def metrics(self) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of every column of metrics.csv, where it was measured."""
         columns: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-        with (self.product("checkpoint") / "metrics.csv").open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name != "step":
-                        columns[name][0].append(int(row["step"]))
-                        columns[name][1].append(float(value))
+        for row in _table(self.product("checkpoint") / METRICS):
+            step = int(row.pop("step"))
+            for name, value in row.items():
+                if value:
+                    columns[name][0].append(step)
+                    columns[name][1].append(float(value))
         return dict(columns)
 
     @cached_property
@@ -134,12 +136,15 @@ class FinishedRun:
         """By benchmark: [step, accuracy, low, high] of what was exported; empty without."""
         path = self.folder / EXPORTED
         curves: dict[str, list[list[float]]] = defaultdict(list)
-        if path.exists():
-            with path.open(encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    values = [float(row[name]) for name in ("step", "accuracy", "low", "high")]
-                    curves[row["benchmark"]].append(values)
+        for row in _table(path) if path.exists() else []:
+            values = [float(row[name]) for name in ("step", "accuracy", "low", "high")]
+            curves[row["benchmark"]].append(values)
         return dict(curves)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def load(folder: Path) -> tuple[list[FinishedRun], list[str]]:
@@ -183,11 +188,10 @@ class Study:
         Runs whose resolved configurations differ in more than arm and seed are arms of their own,
         named by what differs: `spot_bco data.gamma=0.4`.
         """
-        groups: dict[str, list[FinishedRun]] = defaultdict(list)
-        for run, name in zip(
-            self.runs, arm_names([(r.arm, r.config) for r in self.runs]), strict=True
-        ):
-            groups[name].append(run)
+        groups: dict[str, list[FinishedRun]] = {}
+        names = arm_names([(run.arm, run.config) for run in self.runs])
+        for run, name in zip(self.runs, names, strict=True):
+            groups.setdefault(name, []).append(run)
         return {arm: sorted(runs, key=lambda r: r.seed) for arm, runs in groups.items()}
 
     @cached_property
@@ -231,8 +235,7 @@ class Study:
     @property
     def corrected(self) -> FinishedRun | None:
         """The first run on corrections, whose pairs stand for the study's."""
-        arms = ((run, run.record["config"]["data"]["arm"]) for run in self.runs)
-        return next((run for run, arm in arms if arm == "rectified"), None)
+        return next((run for run in self.runs if run.config["data.arm"] == "rectified"), None)
 
 
 def difference(

@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from markupsafe import Markup, escape
 from spot.data.word_diff import marked
 from spot.report import claims, figures, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
-from spot.report.claims import FAILS, HOLDS, UNCLEAR, Verdict, judge, tally_text
+from spot.report.claims import FAILS, HOLDS, UNCLEAR
 from spot.report.config_diff import differences
 from spot.report.load import Study, load
 from spot.report.warnings import cautions
@@ -63,16 +62,16 @@ def write(source: Path, into: Path | None = None) -> Path:
         study = Study(*load(folder), folder)
         target.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw_all(study, target / "figures")
-        rows, verdicts = tables.score_rows(study), judge(study)
-        content = _content(study) | _judged(verdicts) | _made(study, folder)
-        content |= {"scores": rows, "graphics": _graphics(study, drawn)}
+        content = {name: of(study) for name, of in CONTENT.items()}
+        content |= {"study": study, "graphics": _graphics(study, drawn)}
     environment = _environment()
     markdown = environment.get_template("report.md.j2")
     text = markdown.render(content, brief=False)
     if len(text) > LONGEST:
         text = markdown.render(content, brief=True)
-    write_aside(target / "scores.csv", _csv(rows, tables.CSV_COLUMNS))
-    write_aside(target / "verdicts.csv", _csv(claims.verdict_rows(verdicts), claims.COLUMNS))
+    write_aside(target / "scores.csv", _csv(content["scores"], tables.CSV_COLUMNS))
+    rows = claims.verdict_rows(content["verdicts"])
+    write_aside(target / "verdicts.csv", _csv(rows, claims.COLUMNS))
     write_aside(target / "report.md", text)
     page = environment.get_template("report.html.j2").render(content)
     write_aside(target / "report.html", page)
@@ -95,9 +94,18 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("label", "signed", "cell", "duration", "short"):
+    for name in ("label", "signed", "cell", "fence", "duration", "short"):
         environment.filters[name] = getattr(style, name)
+    environment.filters |= {
+        "column_names": paper.column_names,
+        "command": provenance.run_command,
+        "tally": claims.tally,
+        "tally_text": claims.tally_text,
+        "total": provenance.total,
+    }
     environment.globals |= {
+        "outcomes": OUTCOMES,
+        "paper_models": paper.MODELS,
         "palette_light": style.css_variables(False),
         "palette_dark": style.css_variables(True),
     }
@@ -117,61 +125,6 @@ def _graphics(study: Study, drawn: dict[str, str]) -> dict[str, Graphic]:
     }
 
 
-def _content(study: Study) -> dict[str, Any]:
-    """What the two templates show of scores, training and data."""
-    run, printed = study.runs[0], paper.tables_of(study)
-    palette = style.colours(list(study.arms))
-    return {
-        "title": _title(study),
-        "study": study,
-        "run": run,
-        "columns": tables.columns(study),
-        "rows": tables.score_table(study),
-        "trivial": tables.trivial_row(study),
-        "beside": paper.beside(study),
-        "paper_rows": printed,
-        "paper_columns": list(dict.fromkeys(n for row in printed for n in row.values)),
-        "paper_models": paper.MODELS,
-        "cautions": cautions(study),
-        "answers": tables.answers(study),
-        "funnels": tables.funnels(study),
-        "held_out": tables.held_out(run),
-        "exactness": tables.exactness(study),
-        "pairs": _pairs(study),
-        "colour": {arm: f"var(--c{code[1:]})" for arm, code in palette.items()},
-        "choices": _choices(run.record["config"]),
-    }
-
-
-def _judged(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    return {
-        "verdicts": verdicts,
-        "tally": Counter(verdict.outcome for verdict in verdicts),
-        "tally_text": tally_text(verdicts) if verdicts else "",
-        "outcomes": OUTCOMES,
-    }
-
-
-def _made(study: Study, folder: Path) -> dict[str, Any]:
-    """What was run, and what it cost."""
-    configs = {arm: [run.record["config"] for run in runs] for arm, runs in study.arms.items()}
-    command, spent = provenance.command(study), provenance.costs(study)
-    config = scrubbed(study.runs[0].record["config"])
-    return {
-        "costs": spent,
-        "total": provenance.total(spent),
-        "own_seconds": provenance.own_seconds(study),
-        "command": command,
-        "fence": style.fence(command),
-        "run_command": provenance.run_command,
-        "differences": differences(configs, read_defaults(folder)),
-        "products": provenance.products(study),
-        "versions": provenance.versions(study),
-        "machines": provenance.machines(study),
-        "config": json.dumps(config, indent=2, ensure_ascii=False),
-    }
-
-
 def _title(study: Study) -> str:
     if len(study.runs) == 1:
         return style.label(study.runs[0].arm)
@@ -181,8 +134,9 @@ def _title(study: Study) -> str:
     return name[:1].upper() + name[1:].replace("_", " ")
 
 
-def _choices(config: dict[str, Any]) -> dict[str, Any]:
+def _choices(study: Study) -> dict[str, Any]:
     """What a reader asks first about the first run."""
+    config = study.runs[0].record["config"]
     asked = {
         "model": config.get("model", {}).get("name"),
         "questions": config["data"].get("source"),
@@ -193,7 +147,51 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in asked.items() if value is not None}
 
 
+def _colours(study: Study) -> dict[str, str]:
+    palette = style.colours(list(study.arms))
+    return {arm: f"var(--c{code[1:]})" for arm, code in palette.items()}
+
+
 def _pairs(study: Study) -> list[Any]:
     """A few corrections with their edits marked; of other arms' pairs where none was corrected."""
     run = study.corrected or study.runs[0]
     return [(pair, *marked(pair.rejected, pair.chosen)) for pair in tables.examples(run.pairs())]
+
+
+def _differences(study: Study) -> list[Any]:
+    configs = {arm: [run.record["config"] for run in runs] for arm, runs in study.arms.items()}
+    assert study.folder is not None
+    return differences(configs, read_defaults(study.folder))
+
+
+def _config(study: Study) -> str:
+    config = scrubbed(study.runs[0].record["config"])
+    return json.dumps(config, indent=2, ensure_ascii=False)
+
+
+CONTENT: dict[str, Callable[[Study], Any]] = {  # what the two templates show, by its name there
+    "title": _title,
+    "choices": _choices,
+    "colour": _colours,
+    "columns": tables.columns,
+    "rows": tables.score_table,
+    "trivial": tables.trivial_row,
+    "scores": tables.score_rows,
+    "beside": paper.beside,
+    "paper_rows": paper.tables_of,
+    "verdicts": claims.judge,
+    "cautions": cautions,
+    "answers": tables.answers,
+    "funnels": tables.funnels,
+    "held_out": tables.held_out,
+    "exactness": tables.exactness,
+    "pairs": _pairs,
+    "costs": provenance.costs,
+    "own_seconds": provenance.own_seconds,
+    "command": provenance.command,
+    "differences": _differences,
+    "products": provenance.products,
+    "versions": provenance.versions,
+    "machines": provenance.machines,
+    "config": _config,
+}

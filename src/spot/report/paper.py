@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,10 @@ def tables_of(study: Study) -> list[PaperRow]:
         if row.table in TABLES[study.name][1:] and row.model in models and row.arm in ran - printed
     ]
     return borrowed + own
+
+
+def column_names(rows: Sequence[PaperRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def _model(study: Study, tables: tuple[str, ...]) -> str:

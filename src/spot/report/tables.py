@@ -86,27 +86,21 @@ def _column(run: FinishedRun, name: str, domain: str, beside: str | None) -> Col
 def score_table(study: Study) -> list[Row]:
     """The base's row, then one row an arm."""
     beside, shown = paper.beside(study), columns(study)
-    rows = [Row("base", 1, [_base_cell(study.runs[0], column, beside) for column in shown])]
-    for arm, runs in study.arms.items():
-        cells = [_cell(arm, runs, column, beside) for column in shown]
-        rows.append(Row(arm, len(runs), cells))
-    return rows
-
-
-def _base_cell(run: FinishedRun, column: Column, beside: paper.Beside) -> Cell:
-    if not run.base_means.keys() >= set(column.benchmarks):
-        return ABSENT
-    accuracy = _accuracy([run.base_means], column.benchmarks)
-    return Cell(accuracy, paper=beside.value("base", column.paper))
+    rows = {"base": study.runs[:1], **study.arms}
+    return [
+        Row(arm, len(runs), [_cell(arm, runs, column, beside) for column in shown])
+        for arm, runs in rows.items()
+    ]
 
 
 def _cell(arm: str, runs: Sequence[FinishedRun], column: Column, beside: paper.Beside) -> Cell:
-    wanted = set(column.benchmarks)
-    if not all(run.means.keys() >= wanted and run.base_means.keys() >= wanted for run in runs):
+    wanted, base = set(column.benchmarks), [run.base_means for run in runs]
+    means = base if arm == "base" else [run.means for run in runs]
+    if not all(each.keys() >= wanted for each in (*means, *base)):
         return ABSENT
     return Cell(
-        _accuracy([run.means for run in runs], column.benchmarks),
-        difference(runs, column.benchmarks),
+        _accuracy(means, column.benchmarks),
+        None if arm == "base" else difference(runs, column.benchmarks),
         beside.value(arm, column.paper),
         beside.gain(arm, column.paper),
     )
@@ -234,9 +228,11 @@ def _funnel(run: FinishedRun) -> list[Step]:
     return steps
 
 
-def held_out(run: FinishedRun) -> int:
-    """How many wrong responses were set aside to watch the training."""
-    stages = [s for s in run.record["stages"] if s["product"] == "held_out_rectifications"]
+def held_out(study: Study) -> int:
+    """How many wrong responses the first run set aside to watch the training."""
+    stages = [
+        s for s in study.runs[0].record["stages"] if s["product"] == "held_out_rectifications"
+    ]
     return sum(stages[-1]["counts"].values()) if stages else 0
 
 

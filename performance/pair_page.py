@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Page
+
 from performance.common import RESULTS, conditions, markdown
 from spot.data.rows import Pair, to_json
 from spot.report import pair_page
-from tests.oracle.chromium import Tab, chromium
+from tests.support.browser import chromium, wait
 
 TOKENS_A_WORD = 1.5
 TURNS = 3  # the machine is shared: the best counts
@@ -93,27 +95,27 @@ def measure(count: int, words: int) -> dict[str, Any]:
             "build s": built,
             "build s of processor": worked,
         }
-        with chromium(folder) as tab:
-            return row | _looked_at(tab, folder / "pairs.html")
+        with chromium() as browser:
+            return row | _looked_at(browser.new_page(), folder / "pairs.html")
 
 
-def _looked_at(tab: Tab, page: Path) -> dict[str, Any]:
+def _looked_at(tab: Page, page: Path) -> dict[str, Any]:
     """What a reader would notice."""
-    tab.call(
-        "Page.addScriptToEvaluateOnNewDocument",
-        source="""new MutationObserver((_, watch) => { if (document.querySelector('.sides')) {
+    tab.add_init_script(
+        """new MutationObserver((_, watch) => { if (document.querySelector('.sides')) {
           window.first = performance.now(); watch.disconnect(); } })
-          .observe(document, { childList: true, subtree: true });""",
+          .observe(document, { childList: true, subtree: true });"""
     )
-    tab.load("Page.navigate", url=page.as_uri())
-    tab.wait(READY)
-    first = tab.value("window.first")
+    tab.goto(page.as_uri())
+    wait(tab, READY)
+    first = tab.evaluate("window.first")
     filtered = _timed(tab, f"document.getElementById('low').value = .3; refresh(); {FRAME}")
-    tab.value("document.getElementById('low').value = 0; refresh()")
+    tab.evaluate("document.getElementById('low').value = 0; refresh()")
     searched = _timed(tab, *(SEARCH % words for words in ("value17 so3", "value18 so3", "value19")))
-    tab.value("state.found = null; refresh()")
+    tab.evaluate("state.found = null; refresh()")
     scrolled, walked = _timed(tab, SCROLL), _timed(tab, NEXT)
-    tab.call("HeapProfiler.collectGarbage")
+    devtools = tab.context.new_cdp_session(tab)
+    devtools.send("HeapProfiler.collectGarbage")
     return {
         "first pair ms": first,
         "filter ms": filtered["took"],
@@ -121,18 +123,18 @@ def _looked_at(tab: Tab, page: Path) -> dict[str, Any]:
         "longest task of a search ms": searched["longest"],
         "longest task of scrolling the list ms": scrolled["longest"],
         "longest task of 40 × j ms": walked["longest"],
-        "JavaScript heap MB": tab.call("Runtime.getHeapUsage")["usedSize"] / 1e6,
+        "JavaScript heap MB": devtools.send("Runtime.getHeapUsage")["usedSize"] / 1e6,
     }
 
 
-def _timed(tab: Tab, *scripts: str) -> dict[str, float]:
+def _timed(tab: Page, *scripts: str) -> dict[str, float]:
     """ms that a step took and that its longest task took, each the best of three turns."""
     turns = []
     for turn in range(TURNS):
-        tab.value("window.measured = null")
-        tab.value(TIMED % scripts[turn % len(scripts)] + "; 0")
-        tab.wait("window.measured !== null")
-        turns.append(tab.value("window.measured"))
+        tab.evaluate("window.measured = null")
+        tab.evaluate(TIMED % scripts[turn % len(scripts)] + "; 0")
+        wait(tab, "window.measured !== null")
+        turns.append(tab.evaluate("window.measured"))
     return {name: min(turn[name] for turn in turns) for name in ("took", "longest")}
 
 

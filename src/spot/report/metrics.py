@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the dashboard reads names alone, without what reading runs needs
+if TYPE_CHECKING:
     from spot.report.load import FinishedRun
 
 LOSS, DELTA = "loss", "delta"

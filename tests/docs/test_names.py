@@ -1,0 +1,28 @@
+"""What the documentation names is there; fast enough for every change."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_name_of_the_code_exists() -> None:
+    """A dotted name in the documentation is something that can be imported."""
+    texts = [path.read_text("utf-8") for path in ROOT.glob("docs/**/*.md")]
+    names = {name for text in texts for name in re.findall(r"`(spot(?:\.\w+)+)(?:\(\))?`", text)}
+    assert len(names) > 20
+    for name in sorted(names - {"spot.log"}):
+        assert pkgutil.resolve_name(name) is not None, name
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'version = "{citation["version"]}"' in project
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert "2603.01683" in citation["preferred-citation"]["url"]

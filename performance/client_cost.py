@@ -1,11 +1,11 @@
-"""What a request costs the client's own processor: ours, the openai package's, and bare aiohttp's.
+"""What a request costs the client's own processor: ours, on the openai package, and bare aiohttp's.
 
     python -m performance.client_cost
 
 Each client runs in a process of its own, the server in another; only the client's processor time
 counts (`time.process_time`, all threads), from the first request to the last. Ours tokenises each
-prompt, checks the server's ids against it, and hands completions over to another thread; the others
-read the reply's text.
+prompt, checks the server's ids against it, and hands completions over to another thread; the other
+reads the reply's text.
 """
 
 from __future__ import annotations
@@ -78,21 +78,6 @@ async def aiohttp_alone(url: str, bodies: list[dict[str, Any]]) -> float:
         return await _measured(ask, len(bodies))
 
 
-async def openai_package(url: str, bodies: list[dict[str, Any]]) -> float:
-    """Processor seconds of the official client with its faster transport."""
-    import openai
-
-    async with openai.AsyncOpenAI(
-        base_url=url, api_key="none", max_retries=0, http_client=openai.DefaultAioHttpClient()
-    ) as client:
-
-        async def ask(number: int) -> str:
-            reply = await client.chat.completions.create(**bodies[number], extra_body=EXTRA)
-            return str(reply.choices[0].message.content)
-
-        return await _measured(ask, len(bodies))
-
-
 async def _measured(ask: Any, count: int) -> float:
     """Processor seconds of `ask(0) … ask(count - 1)`, so many at a time as ours."""
     numbers = iter(range(count))
@@ -111,8 +96,7 @@ def alone(client: str, url: str, count: int) -> dict[str, Any]:
     if client == "ours":
         seconds = ours(url, count)
     else:
-        ask = openai_package if client == "openai package" else aiohttp_alone
-        seconds = asyncio.run(ask(url, [body(request) for request in asked(count)]))
+        seconds = asyncio.run(aiohttp_alone(url, [body(request) for request in asked(count)]))
     return {"processor": seconds}
 
 
@@ -143,7 +127,7 @@ def main() -> None:
     rows = [
         measure(client, length, said.count)
         for length in RESPONSES
-        for client in ("ours", "aiohttp alone", "openai package")
+        for client in ("ours", "aiohttp alone")
     ]
     write_results("client_cost", rows, "python -m performance.client_cost")
 

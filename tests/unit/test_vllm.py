@@ -137,11 +137,6 @@ def test_an_executable_that_serves_nothing(make: Make, executable: str, said: st
         make(executable=executable).start()
 
 
-def test_an_executable_that_serves_something_else(make: Make) -> None:
-    with pytest.raises(UserError, match="serves something, but not the model as vLLM does"):
-        make("other").start()
-
-
 def test_a_failed_start_tells_the_first_error_and_the_last_lines(make: Make) -> None:
     servers = make("fail")
     with pytest.raises(UserError) as raised:

@@ -4,7 +4,6 @@
 
 - `fail`: writes an engine's error among other lines, and ends
 - `never`: listens, and is never healthy
-- `other`: healthy, and no models
 - `once`: healthy at its first start, ends at once at every other
 
 GET /crash ends it, GET /kill kills it and leaves its engine behind, GET /state tells what it was given.
@@ -52,8 +51,6 @@ class Handler(BaseHTTPRequestHandler):
                 {"pid": os.getpid(), "engine": engine.pid, "argv": sys.argv, **os.environ},
             ),
         }
-        if options.act == "other":
-            answers["/v1/models"] = (200, {"hello": "world"})
         status, body = answers.get(self.path, (404, {}))
         self.send_response(status)
         self.end_headers()

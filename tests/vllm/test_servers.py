@@ -79,7 +79,7 @@ def test_all_answers_come_whatever_dies_meanwhile(
             answers.append(answer)
             if len(answers) in victims:
                 victim = victims[len(answers)]
-                next(p for p in below_wardens(left) if victim in " ".join(p.cmdline())).kill()
+                next(p for p in below_guards(left) if victim in " ".join(p.cmdline())).kill()
     finally:
         generator.close()
     assert sorted(answer.key for answer in answers) == sorted(request.key for request in requests)
@@ -102,11 +102,11 @@ def test_many_prompts_at_once_do_not_end_the_engine(
     assert "starting it again" not in capsys.readouterr().err
 
 
-def below_wardens(left: Below) -> list[psutil.Process]:
+def below_guards(left: Below) -> list[psutil.Process]:
     """The processes of vLLM that this process has started."""
     me = psutil.Process()
-    wardens = me.children()
-    return [process for process in left(me) if process not in wardens]
+    guards = me.children()
+    return [process for process in left(me) if process not in guards]
 
 
 @pytest.mark.parametrize("healthy", [True, False], ids=["running", "starting"])

@@ -50,25 +50,34 @@ class Servers:
     ) -> None:
         self.folder, self.name, self.context_length = folder, name, context_length
         self.config, self.logs, self.group = config, logs, group
-        self.processes: list[ServerProcess] = []
-        self._supervisor: _Supervisor | None = None
+        self.error: BaseException | None = None  # what made them unusable
+        self._watched: list[_Watched] = []
+        self._thread: threading.Thread | None = None  # starts, restarts and ends them
+        self._settled = threading.Event()  # all are healthy, or one never will be
+        self._stopping = threading.Event()
 
     @property
     def base_urls(self) -> list[str]:
         """Where they are, once they have started."""
-        return [process.url for process in self.processes]
+        return [watched.process.url for watched in self._watched]
 
     def start(self) -> None:
         """Start them if they do not run yet; return when all are healthy. Raises UserError."""
-        if self._supervisor is not None:
+        if self._thread is not None:
             return self.check()
-        self.processes = self._plan()
-        count = f"{len(self.processes)} servers" if len(self.processes) > 1 else "a server"
+        self._watched = [_Watched(each, self.config, self.group) for each in self._plan()]
+        count = f"{len(self._watched)} servers" if len(self._watched) > 1 else "a server"
         say(f"vllm: starting {count} for {self.name}; logs in {self.logs}")
         began = time.monotonic()
-        self._supervisor = _Supervisor(self.processes, self.name, self.config, self.group)
+        self.error = None
+        self._settled.clear()
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._watch, name="vllm servers", daemon=True)
+        self._thread.start()
         try:
-            self._supervisor.wait()
+            while not self._settled.wait(LOOK_SECONDS):  # a plain wait would not see Ctrl-C
+                pass
+            self.check()
         except BaseException:
             self.close()
             raise
@@ -76,14 +85,33 @@ class Servers:
 
     def check(self) -> None:
         """Raise what made the servers unusable, if anything did. Costs nothing; call it often."""
-        if self._supervisor is not None and self._supervisor.error is not None:
-            raise self._supervisor.error
+        if self.error is not None:
+            raise self.error
 
     def close(self) -> None:
         """End them; return when nothing of them is left, so that their memory is free."""
-        if self._supervisor is not None:
-            self._supervisor.stop()
-            self._supervisor = None
+        if self._thread is not None:
+            self._stopping.set()
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self) -> None:
+        try:
+            for watched in self._watched:
+                watched.process.start()
+            while not self._stopping.wait(LOOK_SECONDS):
+                for watched in self._watched:
+                    watched.look()
+                if all(watched.known for watched in self._watched):
+                    self._settled.set()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._settled.set()
+            for watched in self._watched:
+                watched.process.stop()
+            for watched in self._watched:
+                watched.process.wait()
 
     def __enter__(self) -> Servers:
         self.start()
@@ -238,56 +266,11 @@ def _ports(first: int | None, count: int, group: str) -> list[int]:
     return ports
 
 
-class _Supervisor:
-    """The thread that starts the servers, looks at them, restarts them and at last ends them."""
-
-    def __init__(
-        self, processes: Sequence[ServerProcess], name: str, config: GeneratorConfig, group: str
-    ) -> None:
-        self.error: BaseException | None = None
-        self._watched = [_Watched(process, name, config, group) for process in processes]
-        self._settled = threading.Event()  # all are healthy, or one never will be
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vllm servers", daemon=True)
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Return when all servers are healthy. Raises UserError."""
-        while not self._settled.wait(LOOK_SECONDS):  # a plain wait would not see Ctrl-C
-            pass
-        if self.error is not None:
-            raise self.error
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for watched in self._watched:
-                watched.process.start()
-            while not self._stopping.wait(LOOK_SECONDS):
-                for watched in self._watched:
-                    watched.look()
-                if all(watched.known for watched in self._watched):
-                    self._settled.set()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self._settled.set()
-            for watched in self._watched:
-                watched.process.stop()
-            for watched in self._watched:
-                watched.process.wait()
-
-
 class _Watched:
     """A server and what is known of its health."""
 
-    def __init__(
-        self, process: ServerProcess, name: str, config: GeneratorConfig, group: str
-    ) -> None:
-        self.process, self.name, self.config, self.group = process, name, config, group
+    def __init__(self, process: ServerProcess, config: GeneratorConfig, group: str) -> None:
+        self.process, self.config, self.group = process, config, group
         self.known = False  # it has been healthy
         self.healthy = False  # since its last start
         self.restarts = 0  # in a row
@@ -309,12 +292,6 @@ class _Watched:
                 self._lost(f"has not been healthy for {SILENT_SECONDS:g} s")
 
     def _answers(self, now: float) -> None:
-        if not self.known and self.name not in (self.process.models() or []):
-            raise UserError(
-                f"{self.group}.executable={self.config.executable} serves something, "
-                "but not the model as vLLM does: give the path of bin/vllm. "
-                f"{self.process.last_words()}"
-            )
         if not self.healthy:
             if self.known:
                 say(f"vllm: {self.process.url} is back")

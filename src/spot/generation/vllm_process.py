@@ -1,13 +1,12 @@
 """One `vllm serve`: its command and environment, its process, its health, and its last words.
 
-The warden of the sweeps holds each server: a killed `vllm serve` leaves its engine and workers behind,
+The guard of the sweeps holds each server: a killed `vllm serve` leaves its engine and workers behind,
 and only when the last of them is gone is the GPU's memory free.
 """
 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spot.utils.processes import inherited, under_warden
+from spot.utils.processes import guarded, inherited
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0
@@ -44,7 +43,7 @@ class ServerProcess:
     ) -> None:
         self.command, self.port, self.log, self.environment = command, port, log, environment
         self.began = 0.0  # s, of time.monotonic()
-        self._warden: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._written = 0  # bytes of the log before the last start
 
     @property
@@ -55,8 +54,8 @@ class ServerProcess:
         """Start it; what it writes is added to its log."""
         with self.log.open("ab") as log:
             self._written = log.tell()
-            self._warden = subprocess.Popen(
-                under_warden(self.command),
+            self._guard = subprocess.Popen(
+                guarded(self.command),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,7 +66,7 @@ class ServerProcess:
 
     def ended(self) -> str | None:
         """How it ended; None while it, or anything it started, still runs."""
-        code = None if self._warden is None else self._warden.poll()
+        code = None if self._guard is None else self._guard.poll()
         if code is None:
             return None
         number = -code if code < 0 else code - 128  # shells' way of telling a signal
@@ -76,58 +75,44 @@ class ServerProcess:
         return f"ended with exit code {code}"
 
     def stop(self) -> None:
-        """Ask it to end; the warden kills what does not."""
-        if self._warden is not None and self._warden.poll() is None:
-            self._warden.terminate()
+        """Ask it to end; the guard kills what does not."""
+        if self._guard is not None and self._guard.poll() is None:
+            self._guard.terminate()
 
     def wait(self) -> None:
         """Return when nothing of it is left."""
-        if self._warden is not None:
-            self._warden.wait()
+        if self._guard is not None:
+            self._guard.wait()
 
     def healthy(self) -> bool:
         """Whether GET /health answers 200."""
-        return self._get("/health")[0] == 200
-
-    def models(self) -> list[str] | None:
-        """The models it says it serves; None where it does not answer as vLLM does."""
-        status, body = self._get("/v1/models")
+        # on this machine, whatever the environment says of proxies
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=PROBE_SECONDS)
         try:
-            return (
-                [str(model["id"]) for model in json.loads(body)["data"]] if status == 200 else None
-            )
-        except (ValueError, KeyError, TypeError):
-            return None
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def first_error(self) -> str | None:
         """The first that its log names since its last start: later ones only follow from it."""
-        found = (_ERROR.search(line) for line in self._said())
+        found = (_ERROR.search(line) for line in self._lines())
         return next((match[1] for match in found if match), None)
 
     def last_words(self) -> str:
         """Where its log is, the first error in it and its last lines, for a message."""
         error = self.first_error()
         first = f" The first error: {error}" if error else ""
-        return "\n".join([f"Its log is {self.log}.{first}", *self._said()[-LAST_LINES:]])
+        return "\n".join([f"Its log is {self.log}.{first}", *self._lines()[-LAST_LINES:]])
 
-    def _said(self) -> list[str]:
+    def _lines(self) -> list[str]:
         """The lines of its log since its last start, without what says nothing."""
         with self.log.open("rb") as log:
             log.seek(self._written)
             lines = log.read().decode(errors="replace").splitlines()
         return [line.rstrip() for line in lines if line.strip() and not _NOISE.search(line)]
-
-    def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body, of this machine, whatever the environment says of proxies; 0 without answer."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=PROBE_SECONDS)
-        try:
-            connection.request("GET", path)
-            reply = connection.getresponse()
-            return reply.status, reply.read()
-        except (OSError, http.client.HTTPException):
-            return 0, b""
-        finally:
-            connection.close()
 
 
 def environment(executable: str, gpus: Sequence[str] | None) -> dict[str, str]:

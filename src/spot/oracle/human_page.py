@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = self.corrections.look(index, text)
         except (ValueError, KeyError, TypeError) as error:
             self._json(400, {"error": f"this was not understood ({error})"})
-        except (UserError, OSError) as error:  # shown on the page: the person there can mend it
+        except (UserError, OSError) as error:  # shown on the page: the person there can fix it
             self._json(500, {"error": str(error)})
         else:
             self._json(200, answer)

@@ -228,7 +228,7 @@ class Journal:
                 except (ValueError, KeyError, TypeError):
                     if self._end + len(line) < size:
                         raise UserError(
-                            f"{self.path} is damaged in line {number}: it says what was paid, so mend "
+                            f"{self.path} is damaged in line {number}: it says what was paid, so fix "
                             "the line or move the file away to begin anew."
                         ) from None
                     self._file.truncate(self._end)

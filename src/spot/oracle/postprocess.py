@@ -117,9 +117,9 @@ class Judge:
                 verdict, extracted, self.answer_format, whole=_is_whole(text)
             )
             return Judgement(outcome, "", extracted, reason, measured)
-        if (said := _comment(chosen, attempt + task.question)) is not None:
+        if (comment := _comment(chosen, attempt + task.question)) is not None:
             return Judgement(
-                COMMENTED, "", extracted, f"it says {said!r}: write as the student", measured
+                COMMENTED, "", extracted, f"it says {comment!r}: write as the student", measured
             )
         ratio = measured.get("change_ratio")
         if self.largest_change is not None and ratio is not None and ratio > self.largest_change:

@@ -1,20 +1,19 @@
 """What an Oracle is told: templates in `prompts/`, or the user's own file in place of any of them.
 
-They have the structure of the paper's (App. F), in other words. A template is plain text; only the
-names in braces below are filled in, so LaTeX needs no escaping. Filling happens once: a question
-that itself says `{answer}` stays as it is.
+They have the structure of the paper's (App. F), in other words, and are filled in as any template
+(`spot.data.templates`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from spot.data.templates import Template
 from spot.oracle.postprocess import clean
 from spot.oracle.types import Task, Try
 from spot.utils.errors import UserError
@@ -38,20 +37,8 @@ ENDINGS = {  # what the final answer must look like to be found again, by data.a
     "json": '`{"answer": "ANSWER"}`',
     "code": "one fenced block of Python (```python) that holds the whole function",
 }
-_NAME = re.compile(r"\{(question|response|answer|ending|previous|reason)\}")
+NAMES = frozenset({"question", "response", "answer", "ending", "previous", "reason"})
 _NOTHING = "(It was empty.)"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One template and what it is for."""
-
-    name: str
-    text: str
-
-    def fill(self, values: Mapping[str, str]) -> str:
-        """The text with its placeholders replaced, each once and not again inside of a value."""
-        return _NAME.sub(lambda match: values[match[1]], self.text)
 
 
 @dataclass(frozen=True)
@@ -62,8 +49,9 @@ class Prompts:
     first prompt once more, and then what was wrong: the shared beginning is cheap where servers cache.
     """
 
-    first: Prompt
-    again: Prompt
+    name: str  # of the first
+    first: Template
+    again: Template
     answer_format: str = "boxed"
 
     def __call__(self, task: Task, tries: Sequence[Try] = ()) -> tuple[str, str]:
@@ -77,15 +65,15 @@ class Prompts:
             }
         )
         if not tries:
-            return ("direct" if self.first.name == DIRECT else "rectify"), text
+            return ("direct" if self.name == DIRECT else "rectify"), text
         previous = clean(tries[-1].text, task.response) or _NOTHING
         return "reask", text + self.again.fill({"previous": previous, "reason": tries[-1].reason})
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is said, but for the tasks: part of the product's key."""
-        said = [self.first.name, self.first.text, self.again.text, ENDINGS[self.answer_format]]
-        return hashlib.sha256("\0".join(said).encode()).hexdigest()
+        """SHA-256 of all that an Oracle is told, but for the tasks: part of the product's key."""
+        parts = [self.name, self.first.text, self.again.text, ENDINGS[self.answer_format]]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _shown(answer: str, answer_format: str) -> str:
@@ -108,10 +96,10 @@ def prompts(
     rectify = WITH_TRUTH if ground_truth else WITHOUT_TRUTH
     name = DIRECT if mode == "direct" else rectify
     again = load_prompt(REASK, own_reask, "oracle.reask_prompt")
-    return Prompts(load_prompt(name, own), again, answer_format)
+    return Prompts(name, load_prompt(name, own), again, answer_format)
 
 
-def load_prompt(name: str, path: str | Path | None = None, key: str = "oracle.prompt") -> Prompt:
+def load_prompt(name: str, path: str | Path | None = None, key: str = "oracle.prompt") -> Template:
     """The template called `name`, or the file that replaces it; `key` names the option in errors."""
     if path is None:
         text = (resources.files("spot.oracle") / "prompts" / f"{name}.md").read_text("utf-8")
@@ -121,7 +109,7 @@ def load_prompt(name: str, path: str | Path | None = None, key: str = "oracle.pr
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{key}={path} cannot be read ({error}): give a text file.") from None
     required, allowed = PLACEHOLDERS[name]
-    found = set(_NAME.findall(text))
+    found = {name for name in NAMES if f"{{{name}}}" in text}
     if missing := sorted(required - found):
         listed = " and ".join(f"{{{placeholder}}}" for placeholder in missing)
         raise UserError(f"{key}={path} lacks {listed}: the prompt {name} needs it; add it.")
@@ -130,4 +118,4 @@ def load_prompt(name: str, path: str | Path | None = None, key: str = "oracle.pr
             f"{key}={path} has {{{unfit[0]}}}, which the prompt {name} does not know: take it out"
             + (" or set oracle.ground_truth=true." if unfit == ["answer"] else ".")
         )
-    return Prompt(name, text)
+    return Template(text, NAMES)

@@ -14,7 +14,7 @@ from typing import Any
 
 from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.utils.files import write_aside
-from spot.utils.processes import inherited, under_warden
+from spot.utils.processes import guarded, inherited
 
 JOBS = "jobs.json"  # a sweep's jobs and their states, for spot.pipeline.run_status
 TICK = 0.05  # seconds between two looks at the running jobs
@@ -123,7 +123,7 @@ class _Process:
         # A file and not a pipe: nothing blocks, and the last words of a job survive the sweep.
         with open(job.log, "wb") as log:
             self.guard = subprocess.Popen(
-                under_warden(job.command),
+                guarded(job.command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -12,11 +12,11 @@ UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line and names the next step."""
+    """A mistake the user can fix. The message is one line and names the next step."""
 
 
 class RankError(Exception):
-    """A process of a training failed. The message is what that process had to say, traceback and all."""
+    """A process of a training failed. The message is that process's error, with its traceback."""
 
 
 def first_line(error: BaseException) -> str:

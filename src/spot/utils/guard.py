@@ -1,10 +1,10 @@
-"""Runs one command and lets nothing of it outlive this process: `warden.py <parent> <command …>`.
+"""Runs one command and lets nothing of it outlive this process: `guard.py <parent> <command …>`.
 
-A sweep starts every job through a warden of its own, which ends the job and all that the job started
-when the job ends, when the sweep says so (SIGTERM), and when the sweep is gone, even by SIGKILL: on
+A sweep starts every job through a guard of its own, which ends the job and all that the job started
+when the job ends, when the sweep asks it to (SIGTERM), and when the sweep is gone, even by SIGKILL: on
 Linux the kernel then sends the SIGTERM. `setpriv --pdeathsig` alone would end a job's first process
 and leave its ranks and servers; a hook between fork and exec is not safe in a sweep, which has
-threads. Here there is one thread and no state, and what a job orphans is handed to its warden.
+threads. Here there is one thread and no state, and what a job orphans is handed to its guard.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ def main(parent: int, command: list[str]) -> int:
 
 
 def _in_the_job() -> None:
-    """Between fork and exec: signals as usual, and the job is not to outlive a killed warden."""
+    """Between fork and exec: signals as usual, and the job is not to outlive a killed guard."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
     _ask_kernel(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -61,7 +61,7 @@ def _end(job: "subprocess.Popen[bytes]", number: signal.Signals, seconds: float)
     SIGINT goes to the job's process group, as Ctrl-C in a terminal does: what the job put into a
     session of its own, it wants to end itself.
     """
-    told: set[psutil.Process] = set()
+    signalled: set[psutil.Process] = set()
     if number == signal.SIGINT:
         with suppress(ProcessLookupError):
             os.killpg(job.pid, number)
@@ -73,10 +73,10 @@ def _end(job: "subprocess.Popen[bytes]", number: signal.Signals, seconds: float)
         left = set(psutil.Process().children(recursive=True))
         if not left:
             return
-        for process in left - told if number != signal.SIGINT else ():
+        for process in left - signalled if number != signal.SIGINT else ():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        told |= left
+        signalled |= left
         time.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-WARDEN = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("guard.py")
 # what a child must not learn of its starter's own place: a rank's, a job's of a sweep, a W&B run's
 LEAKS = {
     "RANK",
@@ -30,9 +30,9 @@ LEAKS = {
 LEAK_PREFIXES = ("MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "PL_TRAINER_")
 
 
-def under_warden(command: Sequence[str]) -> list[str]:
+def guarded(command: Sequence[str]) -> list[str]:
     """The command, run so that it and all that it starts end when it ends, or when we do."""
-    return [sys.executable, "-P", str(WARDEN), str(os.getpid()), *command]
+    return [sys.executable, "-P", str(GUARD), str(os.getpid()), *command]
 
 
 def inherited() -> dict[str, str]:

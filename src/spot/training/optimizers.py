@@ -24,14 +24,17 @@ def make(
     parameter instead of 8; tensors that are no matrices and those below 4,096 elements keep 32 bits.
     """
     assert loss.learning_rate is not None
+    # apart, in the order in which DeepSpeed adds up their norms
+    apart = [p for p in parameters if _dims(p) >= 2], [p for p in parameters if _dims(p) < 2]
+    groups = [{"params": some} for some in apart if some]
     betas = loss.adam_beta1, loss.adam_beta2
     options: dict[str, Any] = {"lr": loss.learning_rate, "weight_decay": loss.weight_decay}
     if hardware.deepspeed and hardware.offload_optimizer:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(parameters, betas=betas, **options)
+        return DeepSpeedCPUAdam(groups, betas=betas, **options)
     if hardware.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, betas=betas, fused=True, **options)
+        return torch.optim.AdamW(groups, betas=betas, fused=True, **options)
     # It warns that a kernel for 4-bit inference is missing, which nothing here needs.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from bitsandbytes.optim import AdamW8bit
@@ -39,6 +42,11 @@ def make(
     # The library distinguishes tensors by their size alone, and a norm of a wide model is large, too.
     smallest = max([SMALLEST, *(p.numel() + 1 for p in parameters if p.ndim < 2)])
     optimizer: torch.optim.Optimizer = AdamW8bit(
-        parameters, betas=betas, min_8bit_size=smallest, **options
+        groups, betas=betas, min_8bit_size=smallest, **options
     )
     return optimizer
+
+
+def _dims(parameter: Tensor) -> int:
+    """Of the whole parameter: where ranks hold parts of it, each part is a flat tensor."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from spot import config
-from spot.config.compose import CONF, check, compose, sweep_name
+from spot.config.compose import CONF, compose, expand, sweep_name
 from spot.utils.errors import UserError
 
 ROOT = CONF.parent
@@ -66,7 +66,7 @@ def test_every_option_names_its_schema(option: Path) -> None:
 def test_every_job_of_every_experiment_composes(file: Path) -> None:
     assert file.parent.parent.name == "experiments", "the search path knows experiments/<group>/"
     one_seed = [] if file.parent.name == "tuning" else ["seed=0"]
-    assert check([f"+{file.parent.name}={file.stem}", *one_seed]) is True
+    assert expand([f"+{file.parent.name}={file.stem}", *one_seed]).sweep
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

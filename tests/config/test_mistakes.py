@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spot.cli.errors import mistakes_in_one_line
-from spot.config.compose import check, compose
+from spot.config.compose import compose, expand
 from spot.utils.errors import UserError
 from tests.support.command_line import spot
 
@@ -114,7 +114,7 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
 )
 def test_every_kind_of_mistake_is_named(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        check(overrides)
+        expand(overrides)
     message = str(caught.value)
     assert "\n" not in message
     for word in words.split():
@@ -127,7 +127,7 @@ def test_every_kind_of_mistake_is_named(overrides: list[str], words: str) -> Non
 )
 def test_every_job_of_a_sweep_is_checked(overrides: list[str]) -> None:
     with pytest.raises(UserError):
-        check(overrides, sweep=True)
+        expand(overrides, sweep=True)
 
 
 def test_values_at_the_edge_of_their_range_are_accepted() -> None:

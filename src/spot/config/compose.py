@@ -27,7 +27,7 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import setbase
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
@@ -92,22 +92,10 @@ def compose(overrides: Iterable[str] = (), until: str | None = None) -> Config:
 
 def benchmark(name: str, overrides: list[str]) -> BenchmarkConfig:
     """One file of conf/benchmark/, with `key=value` overrides of its keys. Raises UserError."""
-    options = _options("benchmark")
-    if name not in options:
-        raise UserError(
-            f"benchmark={name} is unknown: {guess(name, options)}choose one of {', '.join(options)}."
-        )
+    _check_option("benchmark", name, _options("benchmark"))
     lines = [f"+benchmark@benchmarks.tasks.{name}={name}"]
     lines += [f"benchmarks.tasks.{name}.{line}" for line in overrides]
     return compose(lines, "elicit").benchmarks.tasks[name]
-
-
-def check(overrides: list[str], sweep: bool = False, until: str | None = None) -> bool:
-    """Check a run, or every job of a sweep. Returns whether it is a sweep; raises UserError.
-
-    An experiment file may ask for a sweep itself (`hydra.mode: MULTIRUN`).
-    """
-    return expand(overrides, sweep, until).sweep
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,10 @@ class Expanded:
 
 
 def expand(overrides: list[str], sweep: bool = False, until: str | None = None) -> Expanded:
-    """The checked configurations of a run, or of every job of a sweep. Raises UserError."""
+    """The checked configurations of a run, or of every job of a sweep. Raises UserError.
+
+    An experiment file may ask for a sweep itself (`hydra.mode: MULTIRUN`).
+    """
     tree, parsed = _composed(overrides, RunMode.MULTIRUN if sweep else RunMode.RUN)
     if not sweep and tree.hydra.mode != RunMode.MULTIRUN:
         folder = Path(tree.hydra.run.dir)
@@ -153,17 +144,19 @@ def _tree(overrides: list[Override], mode: RunMode) -> DictConfig:
     Hydra applies `key=value`, `+key=value` and `~key` to the tree that the chosen options make. That
     tree is composed once for each choice of options; Hydra's own settings are left to Hydra.
     """
-    if any(override.is_hydra_override() for override in overrides):
-        lines = [str(override.input_line) for override in overrides]
-        return loader().load_configuration("config", lines, mode, validate_sweep_overrides=False)
     valued = [override for override in overrides if not override.is_sweep_override()]
     chosen = [override for override in valued if _chooses(override)]
-    base = _base(tuple(str(override.input_line) for override in chosen), mode)
-    result = copy.deepcopy(base)
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in valued if o not in chosen], result)
-    result.hydra.overrides.task = [override.input_line for override in overrides]
-    result.hydra.runtime.cwd = os.getcwd()
-    return result
+    tree = copy.deepcopy(_base(tuple(str(override.input_line) for override in chosen), mode))
+    for override in valued:
+        if override not in chosen:
+            _refuse_unknown(tree, override)
+            ConfigLoaderImpl._apply_overrides_to_config([override], tree)
+    lines = [str(override.input_line) for override in overrides]
+    if any(override.is_hydra_override() for override in overrides):
+        return loader().load_configuration("config", lines, mode, validate_sweep_overrides=False)
+    tree.hydra.overrides.task = lines
+    tree.hydra.runtime.cwd = os.getcwd()
+    return tree
 
 
 @lru_cache(64)
@@ -183,10 +176,6 @@ def _checked(tree: DictConfig, overrides: list[Override], until: str | None) -> 
     for override in overrides:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} names several values: add -m to sweep.")
-        if override.is_add() and not _options(override.key_or_group):
-            line = _unknown_key(tree, override)  # Hydra lets a plus add what no schema has
-            if line is not None:
-                raise UserError(line)
     with flag_override(tree, ["struct", "readonly"], False):
         tree.pop("hydra")
     with _explained(overrides):
@@ -233,12 +222,16 @@ def _check_options(override: Override) -> None:
         return
     values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
     for value in values:
-        if value not in options:
-            name = "null" if value is None else str(value)
-            raise UserError(
-                f"{override.get_key_element()}={short(name)} is unknown: {guess(name, options)}"
-                f"choose one of {', '.join(options)}."
-            )
+        _check_option(override.get_key_element(), value, options)
+
+
+def _check_option(group: str, value: Any, options: list[str]) -> None:
+    if value not in options:
+        name = "null" if value is None else str(value)
+        raise UserError(
+            f"{group}={short(name)} is unknown: {guess(name, options)}"
+            f"choose one of {', '.join(options)}."
+        )
 
 
 def _options(group: str) -> list[str]:
@@ -266,60 +259,48 @@ def _named_evaluator() -> Iterator[None]:
 
 
 def _explain(overrides: list[Override], error: Exception) -> str:
-    """One line for a failed composition: an unknown key, a wrong type, or Hydra's own words."""
-    groups = [o for o in overrides if _options(o.key_or_group)]
-    try:
-        base = _base(tuple(str(o.input_line) for o in groups), RunMode.MULTIRUN)
-    except (HydraException, ValueError):  # a group itself was the mistake
-        for override in groups:
-            if (
-                f"Could not override '{override.get_key_element()}'" in str(error)
-                and override.package
-            ):
-                return f"{override.input_line} is unknown: what takes an @ is generator@evaluator=<option>."
-            group = override.key_or_group
-            if f"Could not override '{group}'" in str(error):
-                return f"{override.input_line}: write +{override.input_line}."
-        return _one_line(error)
+    """One line for a failed composition: a group or key that is added wrongly, a wrong type, or Hydra's words."""
     for override in overrides:
-        if override not in groups and (line := _unknown_key(base, override)):
-            return line
+        line = override.input_line
+        if f"Could not override '{override.get_key_element()}'" in str(error):
+            if override.package:
+                return f"{line} is unknown: what takes an @ is generator@evaluator=<option>."
+            return f"{line}: write +{line}."
         if f"An item is already at '{override.key_or_group}'" in str(error):
-            plain = str(override.input_line).lstrip("+")
-            return f"{override.input_line} adds what is there already: write {plain}."
-    if (cause := _validation(error)) is not None:
-        return _wrong_type(cause, overrides)
-    return _one_line(error)
+            return f"{line} adds what is there already: write {str(line).lstrip('+')}."
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__
+    return _one_line(error) if cause is None else _wrong_type(cause, overrides)
 
 
-def _unknown_key(tree: DictConfig, override: Override) -> str | None:
-    """What is wrong with an override's key, or None when the tree has it (or may be given it)."""
+def _refuse_unknown(tree: DictConfig, override: Override) -> None:
+    """Refuse a key that the tree does not have: Hydra lets a plus add what no schema has."""
     node: Any = tree
     parts = override.key_or_group.replace("/", ".").split(".")
     for depth, part in enumerate(parts):
-        parent = ".".join(parts[:depth])
-        path = ".".join(parts[: depth + 1])
+        parent, path = (".".join(parts[:n]) for n in (depth, depth + 1))
+        if isinstance(node, ListConfig):
+            return
         if not isinstance(node, DictConfig) or node._is_none():
             if path.startswith("evaluator."):
-                return (
-                    f"{path} is unknown: choose who evaluates first, generator@evaluator=<option>."
-                )
-            return f"{path} is unknown: {parent} has no keys here, it is {short(str(node))}."
+                why = "choose who evaluates first, generator@evaluator=<option>"
+            else:
+                why = f"{parent} has no keys here, it is {short(str(node))}"
+            raise UserError(f"{path} is unknown: {why}.")
         kind = OmegaConf.get_type(node)
         keys = [f.name for f in fields(kind)] if is_dataclass(kind) else [str(k) for k in node]
-        if part == "hydra" and depth == 0:
-            keys.append(part)
-        if part not in keys:
-            if override.is_add() and not is_dataclass(kind):
-                return None  # a mapping by name
+        if part not in keys and not (part == "hydra" and depth == 0):
+            if (override.is_add() or override.is_force_add()) and not is_dataclass(kind):
+                return  # a mapping by name
             if not parent:
                 keys = sorted({*keys, *(f"+{group}" for group in _extra_groups(tree))})
             dotted = [f"{parent}.{key}" if parent else key for key in keys]
             valid = f"keys of {parent}" if parent else "keys"
-            named = short(path)
-            return f"{named} is unknown: {guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
+            raise UserError(
+                f"{short(path)} is unknown: {guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
+            )
         node = node._get_node(part)
-    return None
 
 
 def groups() -> dict[str, list[str]]:
@@ -333,12 +314,6 @@ def _extra_groups(base: DictConfig) -> list[str]:
     """Groups that are not in the defaults list and need a plus, such as +paper."""
     known = {*map(str, base), "hydra", "benchmark"}
     return [g for g in loader().list_groups("") if g not in known and _options(g)]
-
-
-def _validation(error: BaseException | None) -> ValidationError | None:
-    while error is not None and not isinstance(error, ValidationError):
-        error = error.__cause__
-    return error
 
 
 def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:

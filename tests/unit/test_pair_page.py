@@ -271,9 +271,8 @@ def test_a_damaged_product_is_told(tmp_path: Path) -> None:
     [
         ([], "name one source of pairs: spot pairs <run folder"),
         (["a", "b"], "name one source"),
-        (["--help-me"], "name one source"),
-        (["{source}", "out=a.html", "out=b.html"], "name one source"),
-        (["{source}", "out="], "is no page"),
+        (["{source}", "out=a.html", "out=b.html"], "out is given twice"),
+        (["{source}", "out="], "out is empty"),
         (["{source}", "out={source}"], "is no page: give a name that ends in .html"),
         (["{source}", "out={folder}/none/x.html"], "give a file in a folder that exists"),
         (["{source}", "out={folder}"], "is no page"),

@@ -86,7 +86,7 @@ class BoardArguments:
 
 def connect4(arguments: Sequence[str]) -> None:
     """Make boards in the fields of the public data set."""
-    if list(arguments[:1]) != ["generate"]:
+    if [*arguments][:1] != ["generate"]:
         raise UserError("say what to do: spot connect4 generate out=<file> [count=500] [seed=0].")
     _, given = read(BoardArguments, arguments[1:], "connect4 generate")
     from spot.grading import connect4_game

@@ -63,9 +63,7 @@ class ShowArguments:
 
 def runs(arguments: Sequence[str]) -> None:
     """`spot runs [output=outputs] [status=running,failed]`."""
-    names, given = read(RunsArguments, arguments, "runs")
-    if names:
-        raise UserError(f"{names[0]} is unknown to spot runs: give output=… or status=….")
+    _, given = read(RunsArguments, arguments, "runs")
     states = [state for state in given.status.split(",") if state]
     if unknown := [state for state in states if state not in STATES]:
         raise UserError(f"status={unknown[0]} is unknown: choose among {', '.join(STATES)}.")
@@ -74,8 +72,8 @@ def runs(arguments: Sequence[str]) -> None:
 
 def show(arguments: Sequence[str]) -> None:
     """`spot show <folder | newest | number from spot runs, 3 or 3/12> [output=outputs]`."""
-    names, given = read(ShowArguments, arguments, "show")
-    if len(names) != 1 or names[0].startswith("-"):
+    names, given = read(ShowArguments, arguments, "show", named=True)
+    if len(names) != 1:
         raise UserError(
             "name one run: spot show <folder>, spot show newest, or its number in spot runs."
         )

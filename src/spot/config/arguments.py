@@ -32,19 +32,21 @@ def read(
     """
     keys = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     values: DictConfig = OmegaConf.structured(kind)
-    names = []
+    names: list[str] = []
+    given: set[str] = set()
     for word in words:
         key, equals, value = word.partition("=")
-        if key not in keys and (
-            not equals or Path(word).exists()
-        ):  # a folder may have = in its name
-            names.append(word)
+        if named and key not in keys and (not equals or Path(word).exists()):
+            names.append(word)  # a folder may have = in its name
             continue
         if key not in keys or not equals:
             raise UserError(
                 f"{short(word)} is unknown to spot {command}: {guess(key, keys)}write spot {command} "
                 f"{_usage(values)}."
             )
+        if key in given:
+            raise UserError(f"{key} is given twice: once is enough.")
+        given.add(key)
         if not value:
             raise UserError(f"{key} is empty: give a value, {key}=…, or leave it out.")
         try:

@@ -66,9 +66,7 @@ def command(arguments: Sequence[str]) -> None:
 
     The definition is what W&B keeps of a saved view. Raises UserError for unknown arguments.
     """
-    names, given = read(Arguments, arguments, "workspace")
-    if names:
-        raise UserError(f"{names[0]} is unknown to spot workspace: give entity=<user or team>.")
+    _, given = read(Arguments, arguments, "workspace")
     view = workspace(given.entity, given.project)
     if given.out is None and has_key():
         print(f"workspace: {view.save().url}", flush=True)

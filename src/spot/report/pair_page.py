@@ -22,6 +22,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from spot.config.arguments import read as read_arguments
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Question, Rectification, Score, from_json
 from spot.data.run_record import RUN_FILE
@@ -45,14 +46,20 @@ VERIFIED = (OK, REWRITTEN, COMMENTED)  # what is judged only after the answer wa
 Rows = Sequence[Pair] | Sequence[Rectification]
 
 
+@dataclass
+class Arguments:
+    """Of `spot pairs`."""
+
+    out: str | None = None
+
+
 def command(arguments: list[str]) -> None:
     """`spot pairs <source> [out=<file.html>]`: write the page and print where it is."""
-    sources = [text for text in arguments if not text.startswith("out=")]
-    outs = [text.removeprefix("out=") for text in arguments if text.startswith("out=")]
-    if len(sources) != 1 or len(outs) > 1 or not sources[0] or sources[0].startswith("-"):
+    sources, given = read_arguments(Arguments, arguments, "pairs", named=True)
+    if len(sources) != 1 or not sources[0]:
         raise UserError(f"name one source of pairs: {USAGE}.")
     source = Path(sources[0])
-    out = Path(outs[0]) if outs else default_out(source)
+    out = default_out(source) if given.out is None else Path(given.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={out} is no page: give a name that ends in .html.")
     if out.is_dir() or not out.parent.is_dir():

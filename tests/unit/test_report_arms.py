@@ -30,53 +30,44 @@ NINE = {
 }  # fmt: skip
 
 
-def settings(**changes):
-    usual = {
-        "rounds": 1, "data.arm": "rectified", "data.pairs": 4000, "data.gamma": 0.6, "loss.name": "bco",
-        "loss.beta": 0.1, "loss.delta.mode": "ema", "loss.delta.decay": 0.9, "oracle.kind": "rule",
-        "oracle.resample": 0, "seed": 0,
-    }  # fmt: skip
-    return usual | {key.replace("__", "."): value for key, value in changes.items()}
+SETTINGS = {
+    "rounds": 1, "data.arm": "rectified", "data.pairs": 4000, "data.gamma": 0.6, "loss.name": "bco",
+    "loss.beta": 0.1, "loss.delta.mode": "ema", "loss.delta.decay": 0.9, "oracle.kind": "rule",
+    "oracle.resample": 0, "seed": 0,
+}  # fmt: skip
 
 
-def labels(*runs):
-    return [label(name) for name in arm_names([("spot_bco", run) for run in runs])]
-
-
-def test_arms_are_named_by_the_settings_that_have_an_effect():
-    assert labels(settings(), settings(seed=3, logger__wandb=True)) == ["SPoT-BCO", "SPoT-BCO"]
-    assert labels(settings(data__gamma=0.2), settings()) == ["SPoT-BCO, γ=0.2", "SPoT-BCO, γ=0.6"]
-    assert labels(settings(data__pairs=500), settings(data__pairs=2000)) == [
-        "SPoT-BCO, 500 pairs",
-        "SPoT-BCO, 2k pairs",
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        ([{}, {"seed": 3, "logger.wandb": True}], ["", ""]),
+        ([{"data.gamma": 0.2}, {}], ["γ=0.2", "γ=0.6"]),
+        ([{"data.pairs": 500}, {"data.pairs": 2000}], ["500 pairs", "2k pairs"]),
+        (
+            [
+                {},
+                {"loss.delta.decay": 0.5},
+                {"loss.delta.mode": "cumulative"},
+                {"loss.delta.mode": "zero", "loss.delta.decay": 0.5},  # a decay that nothing reads
+            ],
+            ["δ ema, decay 0.9", "δ ema, decay 0.5", "δ cumulative", "δ zero"],
+        ),
+        # No more is named than tells apart.
+        ([{}, {"oracle.kind": "self", "oracle.resample": 8}], ["Oracle rule", "Oracle self"]),
+        ([{}, {"rounds": 2, "data.pairs": 2000}], ["1 round", "2 rounds"]),
+    ],
+)
+def test_arms_are_named_by_the_settings_that_have_an_effect(runs, labels):
+    names = arm_names([("spot_bco", SETTINGS | run) for run in runs])
+    assert [label(name) for name in names] == [
+        ", ".join(["SPoT-BCO", *filter(None, [told])]) for told in labels
     ]
-    assert labels(
-        settings(),
-        settings(loss__delta__decay=0.5),
-        settings(loss__delta__mode="cumulative"),
-        settings(loss__delta__mode="zero", loss__delta__decay=0.5),  # a decay that nothing reads
-    ) == [
-        "SPoT-BCO, δ ema, decay 0.9",
-        "SPoT-BCO, δ ema, decay 0.5",
-        "SPoT-BCO, δ cumulative",
-        "SPoT-BCO, δ zero",
-    ]
-
-
-def test_no_more_is_named_than_tells_apart():
-    itself = settings(oracle__kind="self", oracle__resample=8)
-    assert labels(settings(), itself) == ["SPoT-BCO, Oracle rule", "SPoT-BCO, Oracle self"]
-    two = settings(rounds=2, data__pairs=2000)
-    assert labels(settings(), two) == ["SPoT-BCO, 1 round", "SPoT-BCO, 2 rounds"]
 
 
 def test_what_an_arm_is_does_not_count_as_a_difference():
-    runs = [
-        ("sft_plus", settings(loss__name="sft")),
-        ("spot_bco", settings()),
-        ("dpo", settings(loss__name="dpo", loss__beta=1.0)),
-    ]
-    assert arm_names(runs) == ["sft_plus", "spot_bco", "dpo"]
+    arms = {"sft_plus": "sft", "spot_bco": "bco", "dpo": "dpo"}
+    runs = [(arm, SETTINGS | {"loss.name": loss}) for arm, loss in arms.items()]
+    assert arm_names(runs) == list(arms)
 
 
 @pytest.fixture(scope="module")
@@ -178,25 +169,13 @@ def test_the_defaults_are_those_of_the_command():
     assert (composed["arm"], composed["loss.name"], composed["model.name"]) == ("spot_bco", "bco", "tiny")  # fmt: skip
 
 
-def test_paths_and_servers_are_not_told():
-    value = {
-        "command": "python train.py output=/home/me/x 'data.path=/srv/a b/rows.jsonl' -m +paper=table1",
-        "urls": ["http://10.0.0.7:8000/v1", "https://host.example/v1"],
-        "text": "half of 3/4 is 3/8, and/or",
-        "home": "~/models/qwen",
-    }
-    found = scrubbed(value)
-    assert found["command"].startswith("python train.py output=…/x 'data.path=…/")
-    assert "srv" not in found["command"]
-    assert found["urls"] == ["http://…/v1", "https://…/v1"]
-    assert found["text"] == value["text"]
-    assert found["home"] == "…/qwen"
-    assert scrubbed(found) == found
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("python train.py output=/home/me/x 'data.path=/srv/a b/rows.jsonl' -m", "python train.py output=…/x 'data.path=…/rows.jsonl' -m"),
+        ("http://10.0.0.7:8000/v1", "http://…/v1"),
+        ("half of 3/4 is 3/8, and/or", "half of 3/4 is 3/8, and/or"),
+        ("~/models/qwen", "…/qwen"),
         ("file:///home/me/x", "…/x"),
         ("s3://bucket-corp/x", "s3://…/x"),
         ("hdfs:///user/me/x", "hdfs://…/x"),

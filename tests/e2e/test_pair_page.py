@@ -54,6 +54,10 @@ def drawn(page: Page) -> None:
     wait(page, "document.getElementById('pair').dataset.drawn !== undefined")
 
 
+def counted(page: Page, text: str) -> None:
+    expect(page.locator("#count")).to_have_text(text)
+
+
 def title(page: Page, start: str) -> None:
     wait(page, f"document.querySelector('main h2').textContent.startsWith('{start}')")
 
@@ -66,22 +70,18 @@ def test_the_right_words_are_marked_and_formulas_are_drawn(page: Page, tmp_path:
     before = "First we add $a^2 + b^2$ and\n  3 + 4 = 8. Since $x = 1 + 2 + 5$ we get: \\[y = 9\\] So $\\boxed{8}$."
     after = "First we add $a^2 + b^2$ and\n  3 + 4 = 7. Since $x = 1 + 2 + 4$ we now get: \\[y = 9\\] So $\\boxed{7}$."
     opened(page, tmp_path, pair(1, before, after))
-    expect(page.locator("#count")).to_have_text("1 of 1 shown")
+    counted(page, "1 of 1 shown")
     assert texts(page, ".before .text .prefix")[0].startswith("First we add")
-    assert texts(page, ".before .text annotation") == [
-        "a^2 + b^2",
-        "x = 1 + 2 + 5",
-        "y = 9",
-        "\\boxed{8}",
-    ]
-    assert page.evaluate("document.querySelectorAll('.before math, .after math').length") == 8
-    assert page.evaluate("document.querySelectorAll('.before math[display=block]').length") == 1
+    formulas = ["a^2 + b^2", "x = 1 + 2 + 5", "y = 9", "\\boxed{8}"]
+    assert texts(page, ".before .text annotation") == formulas
+    assert page.locator(".before math, .after math").count() == 8
+    assert page.locator(".before math[display=block]").count() == 1
     assert texts(page, ".before math .del") == ["5"], "the edited word inside of a formula"
     assert texts(page, ".after math .ins") == ["4"]
 
     page.keyboard.press("r")  # the source, to the letter
     drawn(page)
-    assert page.evaluate("document.querySelectorAll('math').length") == 0
+    assert page.locator("math").count() == 0
     assert texts(page, ".before .text") == [before]
     assert texts(page, ".after .text") == [after]
     assert texts(page, ".before del") == ["8.", "5$", "", "$\\boxed{8}$."]
@@ -94,7 +94,7 @@ def test_an_edit_that_breaks_a_formula_marks_all_of_it(page: Page, tmp_path: Pat
     before, after = "So $\\frac{1 + a}{b + 2} = 3$ it is", "So $\\frac{1 + c}{d + 2} = 3$ it is"
     opened(page, tmp_path, pair(1, before, after))
     assert texts(page, ".before .whole annotation") == ["\\frac{1 + a}{b + 2} = 3"]
-    assert page.evaluate("document.querySelectorAll('.before math .del').length") == 0
+    assert page.locator(".before math .del").count() == 0
     page.keyboard.press("r")
     drawn(page)
     assert texts(page, ".before del") == ["a}{b"]
@@ -111,34 +111,34 @@ def test_filters_search_and_keys(page: Page, tmp_path: Path) -> None:
     set_ = "Object.assign(document.getElementById('{}'), {{value: '{}'}}).dispatchEvent(new Event('input', {{bubbles: true}}))"
 
     page.evaluate(set_.format("low", 0.5))
-    expect(page.locator("#count")).to_have_text("20 of 40 shown")
+    counted(page, "20 of 40 shown")
     assert texts(page, "#rows .id")[0] == "q0020#0"
     page.evaluate(set_.format("high", 0.75))
-    expect(page.locator("#count")).to_have_text("11 of 40 shown")
+    counted(page, "11 of 40 shown")
     page.click("#kinds label:last-child")  # direct: 20, 24, 28
-    expect(page.locator("#count")).to_have_text("3 of 40 shown")
+    counted(page, "3 of 40 shown")
     assert texts(page, "#rows .id") == ["q0020#0", "q0024#0", "q0028#0"]
     page.evaluate(set_.format("prefix-low", 26))
-    expect(page.locator("#count")).to_have_text("2 of 40 shown")
+    counted(page, "2 of 40 shown")
     page.evaluate(set_.format("sort", "-ratio"))
     wait(page, f"{SHOWN}[0] === 'q0028#0'")
     page.click("#reset")
-    expect(page.locator("#count")).to_have_text("40 of 40 shown")
+    counted(page, "40 of 40 shown")
 
     page.focus("#pair")
     page.keyboard.press("/")
     page.keyboard.insert_text("RIGHT17")
-    expect(page.locator("#count")).to_have_text("1 of 40 shown")
+    counted(page, "1 of 40 shown")
     drawn(page)
     assert texts(page, ".after ins") == ["right17"]
     assert page.evaluate("CSS.highlights.get('found').size") == 1
     page.evaluate(set_.format("where", "before"))
-    expect(page.locator("#count")).to_have_text("0 of 40 shown")
+    counted(page, "0 of 40 shown")
     assert texts(page, "main .nothing") == [
         "No pair passes. Press reset, or search for other words."
     ]
     page.click("#reset")
-    expect(page.locator("#count")).to_have_text("40 of 40 shown")
+    counted(page, "40 of 40 shown")
 
     page.focus("#list")
     page.keyboard.press("Home")
@@ -180,15 +180,10 @@ def test_what_models_wrote_is_text(page: Page, tmp_path: Path) -> None:
         pair(4, many, f"{many} right"),
     ]  # fmt: skip
     opened(page, tmp_path, *rows)
-    scripts = page.evaluate("document.querySelectorAll('script:not([type])').length")
+    scripts = page.locator("script:not([type])").count()
     assert scripts == 2, "KaTeX and the page's own"
     assert texts(page, "ins") == ["4"]
-    assert (
-        page.evaluate(
-            "document.querySelectorAll('main img, main script, main a:not(.link), main [data-a]').length"
-        )
-        == 0
-    )
+    assert page.locator("main img, main script, main a:not(.link), main [data-a]").count() == 0
     unseen = "[...document.querySelectorAll('.after .unseen')].map((node) => node.dataset.code)"
     assert page.evaluate(unseen) == ["U+2028", "U+202E"]
     page.keyboard.press("r")
@@ -213,17 +208,13 @@ def test_an_oracle_is_audited(page: Page, tmp_path: Path) -> None:
             "2" if outcome == "ok" else None, outcome, "gemini:pro", detail,
         )  # fmt: skip
 
-    tried = {
-        "prompt": "rectify",
-        "text": "It is <b>5</b> .",
-        "outcome": "wrong",
-        "reason": "5 does not match",
-    }
+    reason = "5 does not match"
+    tried = {"prompt": "rectify", "text": "It is <b>5</b> .", "outcome": "wrong", "reason": reason}
     rows = [row("a", "ok", "It is 2 ."), row("b", "wrong", tries=[tried]), row("c", "refused")]
     opened(page, tmp_path, *rows)
     assert texts(page, ".tries") == []
     page.click("#correct label:last-child")
-    expect(page.locator("#count")).to_have_text("2 of 3 shown")
+    counted(page, "2 of 3 shown")
     title(page, "b")
     drawn(page)
     assert texts(page, ".after ins") == ["<b>5</b>"]
@@ -238,7 +229,7 @@ def test_pairs_without_a_rejected_response(page: Page, tmp_path: Path) -> None:
     alone = {"change_ratio": None, "common_prefix": None, "rejected_tokens": None, "arm": "self"}
     opened(page, tmp_path, pair(1, None, "By itself $1$.", **alone))
     assert texts(page, ".sides h3") == ["y⁺"]
-    assert page.evaluate("document.querySelectorAll('ins, del').length") == 0
+    assert page.locator("ins, del").count() == 0
 
 
 def test_dark_narrow_and_paper(browser: Browser, page: Page, tmp_path: Path) -> None:
@@ -258,9 +249,7 @@ def test_dark_narrow_and_paper(browser: Browser, page: Page, tmp_path: Path) -> 
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.close()
     assert page.pdf().startswith(b"%PDF")
-    assert page.evaluate("document.querySelectorAll('.tex:not(.drawn)').length") == 0, (
-        "paper shows all formulas"
-    )
+    assert page.locator(".tex:not(.drawn)").count() == 0, "paper shows all formulas"
 
 
 @pytest.mark.slow
@@ -272,17 +261,15 @@ def test_five_thousand_long_pairs(page: Page, tmp_path: Path) -> None:
         for n in range(5000)
     )
     opened(page, tmp_path, *rows)
-    expect(page.locator("#count")).to_have_text("5,000 of 5,000 shown")
+    counted(page, "5,000 of 5,000 shown")
     page.focus("#list")
     page.keyboard.press("End")
     title(page, "q4999#0")
-    assert page.evaluate("document.querySelectorAll('#rows > *').length") < 60, (
-        "rows out of sight are not there"
-    )
+    assert page.locator("#rows > *").count() < 60, "rows out of sight are not there"
     page.focus("#pair")
     page.keyboard.press("/")
     page.keyboard.insert_text("right4321")
-    expect(page.locator("#count")).to_have_text("1 of 5,000 shown")
+    counted(page, "1 of 5,000 shown")
     title(page, "q4321#0")
     drawn(page)
     assert "right4321" in texts(page, ".after ins")[0]

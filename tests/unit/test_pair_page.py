@@ -21,6 +21,7 @@ from spot.data.word_diff import align, marked
 from spot.report import pair_page
 from spot.report.pair_page import read
 from spot.utils.errors import UserError
+from tests.support.runs import write_record
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script> <!-- \u2028 \u202e & ' \" {{ 7 * 7 }} \ud800 🙂 漢"
@@ -118,40 +119,24 @@ def test_pieces_by_hand() -> None:
 
 
 def test_the_file_holds_every_row_and_reaches_for_nothing(tmp_path: Path) -> None:
-    long = pair(1, f"{HOSTILE} " * 4000, f"{HOSTILE} right " * 4000, question=HOSTILE, id="q1#0")
+    alone = {"change_ratio": None, "common_prefix": None, "rejected_tokens": None, "arm": "self"}
     rows = [
         pair(0),
-        long,
-        pair(
-            2,
-            None,
-            "by itself",
-            arm="self",
-            change_ratio=None,
-            common_prefix=None,
-            rejected_tokens=None,
-        ),
+        pair(1, f"{HOSTILE} " * 4000, f"{HOSTILE} right " * 4000, question=HOSTILE),
+        pair(2, None, "by itself", **alone),
     ]
     pair_page.command([str(written(tmp_path, *rows))])
     page = tmp_path / "pairs.html"
     index, bodies = data(page)
     assert index["id"] == ["q0#0", "q1#0", "q2#0"]
-    assert (index["ratio"], index["prefix"], index["unit"]) == (
-        [0.3333, 0.3333, None],
-        [1, 1, None],
-        "tokens",
-    )
+    assert (index["ratio"], index["unit"]) == ([0.3333, 0.3333, None], "tokens")
+    assert index["prefix"] == [1, 1, None]
     assert index["kind"] == ["rectified", "rectified", "self"]
     assert len(index["counts"]) == 2, "a new chunk after the long one"
-    for row, (question, answer, _, before, after, *cuts, tries) in zip(rows, bodies, strict=True):
-        assert (question, answer, before, after) == (
-            row.question,
-            row.answer,
-            row.rejected,
-            row.chosen,
-        )
+    for row, (*texts, _, before, after, cut, cut_after, tries) in zip(rows, bodies, strict=True):
+        assert (*texts, before, after) == (row.question, row.answer, row.rejected, row.chosen)
         assert tries == []
-        for text, lengths in zip((before, after), cuts, strict=True):
+        for text, lengths in ((before, cut), (after, cut_after)):
             if lengths is not None:
                 assert sum(lengths) == len(text.encode("utf-16-le", "surrogatepass")) // 2
     text = page.read_text(encoding="utf-8")
@@ -166,10 +151,7 @@ def test_the_file_holds_every_row_and_reaches_for_nothing(tmp_path: Path) -> Non
 def test_a_run_and_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = product(tmp_path / "products", "select", Pair, pair(0), pair(1))
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "run.json").write_text(
-        json.dumps({"products": {"pairs": "../" + str(pairs.relative_to(tmp_path))}})
-    )
+    write_record(run, "spot_bco", 0, {"pairs": pairs})
     pair_page.command([str(run)])
     assert data(run / "pairs.html")[0]["id"] == ["q0#0", "q1#0"]
     assert "2 beyond pairs" in (run / "pairs.html").read_text()
@@ -181,45 +163,27 @@ def test_a_run_and_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_oracle_can_be_audited(tmp_path: Path) -> None:
     reply = "=== CORRECTED STARTED ===\nIt is 5 .\n=== CORRECTED ENDED ==="
-    tried = {
-        "prompt": "rectify",
-        "text": reply,
-        "outcome": "wrong",
-        "cost": 0.01,
-        "reason": "5 does not match",
-        "usage": {},
-    }
+    shown = {"prompt": "rectify", "outcome": "wrong", "reason": "5 does not match", "cost": 0.01, "text": reply}  # fmt: skip
     rows = [
         correction("ok", "It is 2 .", extracted="2"),
-        correction("wrong", detail={"tries": [tried], "cost": 0.01}),
+        correction("wrong", detail={"tries": [shown | {"usage": {}}], "cost": 0.01}),
         correction("rewritten", "", extracted="2"),
         correction("refused", ""),
     ]
     folder = product(tmp_path, "rectify", Rectification, *rows)
     pair_page.command([str(folder), f"out={tmp_path / 'audit.html'}"])
     index, bodies = data(tmp_path / "audit.html")
-    by_kind = dict(zip(index["kind"], bodies, strict=True))
-    assert dict(zip(index["kind"], index["verified"], strict=True)) == {
-        "ok": 1,
-        "refused": 0,
-        "rewritten": 1,
-        "wrong": 0,
-    }
-    assert index["taken"] == [int(kind == "ok") for kind in index["kind"]]
+    kinds = index["kind"]
+    by_kind = dict(zip(kinds, bodies, strict=True))
+    verified = {"ok": 1, "refused": 0, "rewritten": 1, "wrong": 0}
+    assert dict(zip(kinds, index["verified"], strict=True)) == verified
+    assert index["taken"] == [int(kind == "ok") for kind in kinds]
     assert index["unit"] == "words"
-    assert index["ratio"][index["kind"].index("ok")] == 0.25
+    assert index["ratio"][kinds.index("ok")] == 0.25
     _, _, _, before, after, *cuts, tries = by_kind["wrong"]
     assert (before, after) == ("It is 3 .", "It is 5 ."), "what the Oracle wrote, cleaned"
     assert cuts == [[6, 1, 2], [6, 1, 2]]
-    assert tries == [
-        {
-            "prompt": "rectify",
-            "outcome": "wrong",
-            "reason": "5 does not match",
-            "cost": 0.01,
-            "text": reply,
-        }
-    ]
+    assert tries == [shown]
     assert by_kind["refused"][4:7] == ["", None, None]
 
 
@@ -276,6 +240,10 @@ def test_a_damaged_product_is_told(tmp_path: Path) -> None:
         (["{source}", "out={source}"], "is no page: give a name that ends in .html"),
         (["{source}", "out={folder}/none/x.html"], "give a file in a folder that exists"),
         (["{source}", "out={folder}"], "is no page"),
+        (
+            ["{source}", f"out={'x' * 300}.html"],
+            "cannot be written (File name too long): give another",
+        ),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(
@@ -287,9 +255,3 @@ def test_wrong_arguments_are_told_in_one_line(
         pair_page.command([a.format(source=source, folder=tmp_path) for a in arguments])
     assert source.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pairs.jsonl"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    long = tmp_path / ("x" * 300 + ".html")
-    with pytest.raises(UserError, match=r"cannot be written \(File name too long\): give another"):
-        pair_page.build(written(tmp_path, pair()), long)

@@ -62,7 +62,7 @@ def command(arguments: list[str]) -> None:
     out = default_out(source) if given.out is None else Path(given.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={out} is no page: give a name that ends in .html.")
-    if out.is_dir() or not out.parent.is_dir():
+    if not out.parent.is_dir():
         raise UserError(f"out={out} cannot be written: give a file in a folder that exists.")
     print(f"pairs: {out} ({build(source, out):,} shown)", flush=True)
 

@@ -44,28 +44,30 @@ def write(
     configuration as plain values, `command` what repeats the run, `number` the round that trained the
     model, by default the last one.
     """
-    number = number or config["rounds"]
     manifests = {name: artifacts.read_manifest(folder) for name, folder in products.items()}
-    trained = manifests["checkpoint"]
-    selected = manifests["pairs"]["counts"].get(config["data"]["arm"], 0)
-    text = _environment().get_template("model_card.md.j2").render(
-        front_matter=_front_matter(config),
-        name=hub_id(config["model"]) or config["model"]["name"],
-        method=style.label(_method(config)),
-        number=number,
-        pairs=selected - len(trained["details"].get("over_long", [])),
-        learned_from=LEARNED_FROM[config["data"]["arm"]],
-        scores=_scores(products, config),
-        config=config,
-        settings=_settings(config, trained, number),
-        metrics=[(n, f"{v:.4g}") for n, v in trained["details"].get("final", {}).items()],
-        products=_products(manifests),
-        command=re.sub(r"(?<==)/\S*/", "…/", command),
-        trained=trained,
-        resolved=yaml.safe_dump(
-            _public(dict(config)), sort_keys=False, allow_unicode=True, width=100
-        ),
-    )  # fmt: skip
+    trained, arm = manifests["checkpoint"], config["data"]["arm"]
+    selected = manifests["pairs"]["counts"].get(arm, 0)
+    resolved = yaml.safe_dump(_public(dict(config)), sort_keys=False, allow_unicode=True, width=100)
+    text = (
+        _environment()
+        .get_template("model_card.md.j2")
+        .render(
+            config=config,
+            trained=trained,
+            loss=trained["settings"]["loss"],
+            front_matter=_front_matter(config),
+            name=hub_id(config["model"]) or config["model"]["name"],
+            method=style.label(arm_label(config["arm"], config["loss"]["name"], arm)),
+            number=number or config["rounds"],
+            pairs=selected - len(trained["details"].get("over_long", [])),
+            learned_from=LEARNED_FROM[arm],
+            scores=_scores(products, config),
+            products=_products(manifests),
+            command=re.sub(r"(?<==)/\S*/", "…/", command),
+            resolved=resolved,
+            sft_like=SFT_LIKE,
+        )
+    )
     path = products["checkpoint"] / "model" / CARD
     write_aside(path, text)
     return path
@@ -106,10 +108,6 @@ def _front_matter(config: Values) -> str:
     return str(data.to_yaml())
 
 
-def _method(config: Values) -> str:
-    return arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
-
-
 def _scores(products: Mapping[str, Path], config: Values) -> list[list[str]]:
     """The base and this model, where both were measured; the same numbers as in the run's report."""
     if not {"base_scores", "scores"} <= set(products):
@@ -130,47 +128,6 @@ def _scores(products: Mapping[str, Path], config: Values) -> list[list[str]]:
         gain = f"{signed(after.gain.value)} {signed(after.gain)}"
         rows.append([column.title, column.note, *accuracies, gain])
     return rows
-
-
-def _settings(config: Values, trained: Values, number: int) -> list[tuple[str, object]]:
-    """What was trained, how and on what; values as they were resolved."""
-    model, data, loss = config["model"], config["data"], trained["settings"]["loss"]
-    delta, policy = loss["delta"], model["path"] or model["name"]
-    if number > 1:
-        policy = f"the model of round {number - 1}, which began with {policy}"
-    rows: list[tuple[str, object]] = [
-        ("policy and reference", policy),
-        ("revision of the policy", model["revision"]),
-        ("method", f"{style.label(_method(config))} (loss={loss['name']}, data.arm={data['arm']})"),
-        ("β", None if loss["name"] in SFT_LIKE else f"{loss['beta']:g}"),
-        ("δ", f"{delta['mode']}, decay {delta['decay']:g}" if loss["name"] == "bco" else None),
-        ("γ", f"{data['gamma']:g}" if data["arm"] == "rectified" else None),
-        ("epochs", loss["epochs"]),
-        ("pairs a step", loss["batch_pairs"]),
-        ("optimiser steps", trained["details"].get("steps")),
-        ("learning rate", f"{loss['learning_rate']:g}, {loss['schedule']}, warm-up {loss['warmup']:.0%}"),
-        ("AdamW", f"β ({loss['adam_beta1']:g}, {loss['adam_beta2']:g}), weight decay {loss['weight_decay']:g}, gradients clipped at {loss['clip']:g}"),
-        ("seed", config["seed"]),
-        ("computed on", _hardware(config["hardware"])),
-        ("attention, log-probs", ", ".join(trained["details"].get("kernels", {}).values()) or None),
-        ("seconds", f"{trained['seconds']:.0f}"),
-    ]  # fmt: skip
-    return [(name, value) for name, value in rows if value is not None]
-
-
-def _hardware(hardware: Values) -> str:
-    ranks = hardware["nodes"] * hardware["devices"]
-    kinds = (
-        ("GPU", "GPUs") if hardware["accelerator"] == "gpu" else ("CPU process", "CPU processes")
-    )
-    masters = " with fp32 master weights" if hardware["precision"] == "bf16" else ""
-    parts = [
-        f"{hardware['name']}: {ranks} {kinds[ranks != 1]}",
-        f"DeepSpeed ZeRO-{hardware['zero_stage']}" if hardware["strategy"] == "deepspeed" else "",
-        hardware["precision"] + masters,
-        "moments of 8 bits" if hardware["optimizer"] == "adamw8bit" else "",
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _products(manifests: Mapping[str, Values]) -> list[tuple[str, str, str]]:

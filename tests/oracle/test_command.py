@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from tests.oracle import world
 from tests.oracle.server import Plan, Server, serving
 from tests.support.command_line import spot
+from tests.support.processes import killed
 
 pytestmark = pytest.mark.oracle
 KEY = "sk-planted-9f3b7c2d1e"
@@ -127,21 +126,12 @@ def test_other_judgement_of_the_same_replies_costs_nothing(server: Server, folde
 def test_a_killed_run_loses_and_pays_nothing_twice(server: Server, folder: Path) -> None:
     server.plan(Plan(latency=0.3, key=KEY))
     before = bill(server)
-    process = subprocess.Popen(
-        command(server),
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    partial, deadline = "outputs/products/rectify/*/rows.partial.jsonl", time.monotonic() + 60
-    while not any(p.read_bytes().count(b"\n") > 15 for p in folder.glob(partial)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    partial = "outputs/products/rectify/*/rows.partial.jsonl"
+
+    def sixteen_rows() -> bool:
+        return any(p.read_bytes().count(b"\n") > 15 for p in folder.glob(partial))
+
+    assert killed(command(server), folder, sixteen_rows, environment())
     code, told = run(folder, command(server))
     assert code == 0, told
     rows = [row for product in products(folder) for row in product["rows"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +22,16 @@ def wait_for(condition: Callable[[], T], seconds: float = 200.0) -> T:
     return result
 
 
-def killed(command: Sequence[str], folder: Path, moment: Callable[[], bool]) -> bool:
+def killed(
+    command: Sequence[str],
+    folder: Path,
+    moment: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+) -> bool:
     """Start it in `folder` and SIGKILL it when `moment()` holds. False if it ended before."""
+    quiet = subprocess.DEVNULL
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=folder, env=environment, stdin=quiet, stdout=quiet, stderr=quiet
     ) as process:
         try:
             while process.poll() is None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch
 from spot.config import HardwareConfig, ProbeConfig, SaveConfig
 from spot.training.loop import RunOptions, TrainResult, train
 from spot.utils.errors import UserError
+from tests.support.processes import killed
 from tests.unit.runs import loss, rows, weights, without_timings
 
 
@@ -107,24 +105,17 @@ def test_a_killed_process_resumes_bit_for_bit(
     """SIGKILL somewhere in the middle, then the same command: 100 steps, each once."""
     data = tmp_path / "pairs.json"
     data.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    command = [sys.executable, "-c", RUNS, str(tiny_policy), str(data)]
+    table = stopped / "metrics.csv"
 
-    def start(*outs: Path) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-c", RUNS, *map(str, (tiny_policy, data, *outs))]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    def forty_rows() -> bool:
+        return table.exists() and table.read_bytes().count(b"\n") > 40
 
-    process = start(whole, killed)
-    table, deadline = killed / "metrics.csv", time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if table.exists() and table.read_bytes().count(b"\n") > 40:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
-    assert list((killed / "resume").glob("step_*/state.ckpt"))
-    assert start(killed).wait(200) == 0
-    wanted, got = weights(whole), weights(killed)
+    assert killed([*command, str(whole), str(stopped)], tmp_path, forty_rows)
+    assert list((stopped / "resume").glob("step_*/state.ckpt"))
+    subprocess.run([*command, str(stopped)], check=True, timeout=200)
+    wanted, got = weights(whole), weights(stopped)
     assert all(torch.equal(wanted[k], got[k]) for k in wanted)
-    assert without_timings(killed) == without_timings(whole)
-    assert len(rows(killed)) == 101
+    assert without_timings(stopped) == without_timings(whole)
+    assert len(rows(stopped)) == 101

@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,11 @@ from spot.pipeline import run as runs
 from spot.pipeline.run import Run
 from spot.pipeline.run_status import Mean, RunStatus, SweepStatus
 from spot.utils.errors import UserError
+from tests.support.command_line import spot
+from tests.support.processes import wait_for
 from tests.support.runs import listed_run
 
 SECONDS = 200.0  # until something must have happened, on a machine that is busy with other tests
-
-
-def wait(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -89,8 +83,7 @@ def test_a_run_that_ended_says_how(
     tmp_path: Path, fake_pipeline: dict[str, str], seed: int, state: str, code: int, error: str
 ) -> None:
     line = "arm=dpo", f"seed={seed}", "hydra.run.dir=r"
-    with started(tmp_path, fake_pipeline, *line) as process:
-        process.wait(SECONDS)
+    spot(tmp_path, "run", *line)
     run = run_status.look(tmp_path / "r")
     assert (run.state, run.record["exit"], run.error) == (state, code, error)
     assert (run.arm, run.seed) == ("dpo", seed)
@@ -103,7 +96,7 @@ def test_a_run_that_is_ended_from_outside_is_stopped(
     tmp_path: Path, fake_pipeline: dict[str, str], number: signal.Signals
 ) -> None:
     with started(tmp_path, fake_pipeline, "seed=99", "hydra.run.dir=r") as process:
-        wait(lambda: "child" in (tmp_path / "output.txt").read_text())
+        wait_for(lambda: "child" in (tmp_path / "output.txt").read_text())
         run = run_status.look(tmp_path / "r")
         assert (run.state, run.record["pid"]) == ("running", process.pid)
         process.send_signal(number)
@@ -120,8 +113,8 @@ def test_a_sweep_shows_the_state_of_every_job(
     sweep = tmp_path / "outputs" / "sweeps" / "s"
     line = "-m", "arm=dpo,spot_bco", "seed=13,300", f"hydra.sweep.dir={sweep}"
     with started(tmp_path, fake_pipeline, *line) as process:
-        wait((sweep / "jobs.json").exists)
-        wait(lambda: run_status.look_at_sweep(sweep).counts["running"])
+        wait_for((sweep / "jobs.json").exists)
+        wait_for(lambda: run_status.look_at_sweep(sweep).counts["running"])
         seen = run_status.look_at_sweep(sweep)
         assert seen.state == "running"
         assert seen.counts["waiting"] >= 2
@@ -141,15 +134,15 @@ def test_a_killed_sweep_leaves_stopped_jobs(tmp_path: Path, fake_pipeline: dict[
     sweep = tmp_path / "s"
     line = "-m", "seed=1,99,2", f"hydra.sweep.dir={sweep}"
     with started(tmp_path, fake_pipeline, *line) as process:
-        wait(lambda: run_status.look(sweep / "1").state == "running")
+        wait_for(lambda: run_status.look(sweep / "1").state == "running")
         process.kill()
         process.wait(SECONDS)
-        wait(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "stopped")
+        wait_for(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "stopped")
     seen = run_status.look_at_sweep(sweep)
     assert [job.state for job in seen.jobs] == ["complete", "stopped", "stopped"]
     assert seen.state == "stopped"
     with started(tmp_path, fake_pipeline, *line) as process:  # what is left over waits again
-        wait(lambda: run_status.look_at_sweep(sweep).counts["running"])
+        wait_for(lambda: run_status.look_at_sweep(sweep).counts["running"])
         states = [job.state for job in run_status.look_at_sweep(sweep).jobs]
     assert states == ["complete", "running", "waiting"]
 
@@ -158,7 +151,7 @@ def test_a_second_process_waits_for_the_first(
     tmp_path: Path, fake_pipeline: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with started(tmp_path, fake_pipeline, "seed=200", "hydra.run.dir=r") as process:
-        wait(lambda: run_status.look(tmp_path / "r").state == "running")
+        wait_for(lambda: run_status.look(tmp_path / "r").state == "running")
         with heartbeat.alive(tmp_path / "r"):
             assert run_status.look(tmp_path / "r").state == "complete"
     assert f"waiting for process {process.pid} on" in capfd.readouterr().err

@@ -31,6 +31,7 @@ from spot.generation.vllm import Servers, deal, load
 from spot.pipeline import clients
 from spot.pipeline.policy import Policy
 from spot.utils.errors import UserError
+from tests.support.processes import wait_for
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 STUDENT = Path(__file__).parents[2] / "src/spot/training/assets/tiny"
@@ -68,13 +69,6 @@ def get(url: str, path: str) -> dict[str, Any]:
 
 def state(servers: Servers, number: int = 0) -> dict[str, Any]:
     return get(servers.base_urls[number], "/state")
-
-
-def wait_for(what: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def lives(pid: int) -> bool:
@@ -181,7 +175,7 @@ def test_a_server_that_dies_soon_after_every_start_stops_the_run(make: Make) -> 
             return False
 
         with pytest.raises(UserError, match=r"as 3 times before.*EngineDeadError: EngineCore"):
-            wait_for(crash, 60)
+            wait_for(crash)
 
 
 @pytest.mark.parametrize("how", ["/crash", "/kill"])
@@ -231,7 +225,7 @@ def test_a_silent_server_is_started_again(make: Make, monkeypatch: pytest.Monkey
             except OSError:
                 return False
 
-        wait_for(back, 60)
+        wait_for(back)
         servers.check()
 
 
@@ -281,7 +275,7 @@ def test_nothing_outlives_its_owner(
     else:
         owner.send_signal(number)
     owner.wait(10)
-    wait_for(lambda: not lives(found["pid"]) and not lives(found["engine"]), 10)
+    wait_for(lambda: not lives(found["pid"]) and not lives(found["engine"]))
 
 
 def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:

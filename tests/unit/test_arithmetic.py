@@ -110,7 +110,7 @@ def test_a_lost_carry_and_what_builds_on_it() -> None:
     always = laptop_corpus.Slips(carry=1, bracket=0)
     steps = laptop_corpus.slipping_work(random.Random(0), chain, always)
     assert steps == [Step(47, "+", 38, 75), Step(75, "-", 11, 64)]
-    assert laptop_corpus.told(steps) == (
+    assert laptop_corpus.response_text(steps) == (
         r"47 + 38 = 75. 75 - 11 = 64. Therefore, the final answer is: $\boxed{64}$."
     )
 

@@ -2,14 +2,11 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
-import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
 
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
@@ -23,12 +20,6 @@ from tests.evaluation.agreement import CASES, ENGLISH, FRENCH, GERMAN, JAPANESE,
 def question(*names, text="Go on."):
     cases = {case.instruction: case for case in CASES}
     return read(row(7, text, [cases[name] for name in names]), "row-1")
-
-
-def workers():
-    """The checking processes."""
-    found = psutil.Process().children()
-    return [process for process in found if "multiprocessing.spawn" in " ".join(process.cmdline())]
 
 
 def one(question, response, finish_reason="stop"):
@@ -233,13 +224,6 @@ def test_a_response_that_breaks_a_check_is_given_up():
     assert result.reason.startswith("gave up: RecursionError")
 
 
-def test_a_killed_checker_is_replaced():
-    asked = question("punctuation:no_comma")
-    assert one(asked, "Tall.").correct
-    workers()[0].kill()
-    assert [one(asked, text).correct for text in ("Tall.", "Tall,")] == [True, False]
-
-
 def test_without_the_checker_the_user_is_told_what_to_install(monkeypatch):
     CHECKER.close()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -297,25 +281,6 @@ def test_processes_do_not_matter_and_nothing_leaks():
     said, modules = map(json.loads, done.stdout.splitlines())
     assert said == verdicts(unsteady())
     assert modules == []
-
-
-def test_a_fork_has_a_checker_of_its_own():
-    expected = verdicts(unsteady())
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=lambda: queue.put(verdicts(unsteady())))
-    child.start()
-    said = queue.get()
-    child.join()
-    assert (said, verdicts(unsteady())) == (expected, expected)
-
-
-def test_the_seed_of_others_is_left_alone():
-    random.seed(1)
-    expected = random.random()
-    random.seed(1)
-    verdicts(unsteady())
-    assert random.random() == expected
 
 
 # ---------------------------------------------------------------- the model of sentences

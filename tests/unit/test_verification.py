@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -267,23 +266,6 @@ def test_verdicts(verifier):
         ("correct", r"2\sqrt{2}"),
         ("unparseable", None),
     ]
-
-
-def test_from_another_thread(verifier):
-    results = []
-    threads = [
-        threading.Thread(
-            target=lambda n=n: results.append(
-                verifier.equal(rf"{2 * n}\sqrt{{2}}", rf"{n}\sqrt{{8}}")
-            )
-        )
-        for n in range(1, 5)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 4
 
 
 def test_hostile_answers_neither_hang_nor_kill():

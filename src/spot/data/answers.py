@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
@@ -36,11 +37,19 @@ def encodable(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def scalar_text(value: Any) -> str:
+    """A text or a finite number of a row as text, without blanks around it; empty for all else."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    known = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value).strip() if known else ""
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` whose braces balance, or None.
 
-    Braces nest and escaped ones (`\{`) do not count. Of boxes in a box the innermost last one
-    speaks. `\boxed 5`, without braces, is no box: where such an answer ends is a guess.
+    Braces nest and escaped ones (`\{`) do not count. Of nested boxes the innermost last one
+    counts. `\boxed 5`, without braces, is no box: where such an answer ends is a guess.
     """
     box: tuple[int, int] | None = None
     open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace

@@ -84,8 +84,8 @@ def compute_rows(
     verdict, outcome or arm. `details(all rows)` goes into the manifest, `note()` beside the progress.
     Does nothing if the product is complete. Safe to kill at any moment.
     """
-    with _owned(target) as mine:
-        if not mine:
+    with _owned(target) as is_maker:
+        if not is_maker:
             return
         started = time.monotonic()
         partial = target.folder / PARTIAL
@@ -117,8 +117,8 @@ def compute_files(target: Product, make: Callable[[Path], Any], content: str = "
     `content` is the glob of the files that the digest covers: logs with timings stay outside of it.
     `make` resumes by itself from what it keeps under `folder/resume`, which goes with completion.
     """
-    with _owned(target) as mine:
-        if mine:
+    with _owned(target) as is_maker:
+        if is_maker:
             started = time.monotonic()
             details = make(target.folder)
             finish(target, {}, time.monotonic() - started, details, content)

@@ -112,8 +112,8 @@ def _index(texts: Sequence[_Text]) -> _Index:
 def _closest(text: _Text, others: Sequence[_Text], index: _Index) -> int | None:
     """Which of the others shares most with the text, if it is enough to be the same question."""
     shared: Counter[int] = Counter()
-    for (of_other, n), windows in index.items():
-        if n == min(of_other, text.n):
+    for (other_n, n), windows in index.items():
+        if n == min(other_n, text.n):
             shared.update(at for window in text.windows(n) for at in windows.get(window, ()))
     for at, count in shared.most_common():
         other = others[at]

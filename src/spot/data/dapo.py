@@ -90,7 +90,7 @@ def _prompt(row: dict[str, Any] | Problem) -> str:
 def plain(row: dict[str, Any], number: int) -> dict[str, str]:
     """A row of either layout as its id, the bare problem and the answer; empty where it has none."""
     prompt = row.get("prompt")
-    text = _said(row.get("source_prompt") if prompt is None else prompt)
+    text = _prompt_text(row.get("source_prompt") if prompt is None else prompt)
     answer = row.get("solution")
     if answer is None:
         answer = value_at(row, "reward_model.ground_truth")
@@ -108,7 +108,7 @@ def bare(text: str) -> str:
     return _AFTER.sub("", _BEFORE.sub("", text)).strip()
 
 
-def _said(prompt: Any) -> str:
+def _prompt_text(prompt: Any) -> str:
     """The text of a prompt, or of the only message in it."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict):
         prompt = prompt[0].get("content")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spot.data.answers import Item, encodable, final_truth
+from spot.data.answers import Item, encodable, final_truth, scalar_text
 from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
 
@@ -69,8 +69,8 @@ def read_questions(
     A path is that of a JSON Lines file; `hub.load_rows` opens other files and data sets of the hub.
     The answer may be a worked solution: then what it ends in (by `answer_format`) is the truth.
     """
-    rows, dropped = _usable_rows(_source(source), fields, answer_format, limit, on_bad_row)
-    return [Question(row.id, task, row.question, row.answer) for row in rows], dropped
+    rows, dropped = _usable_rows(source, fields, answer_format, task, limit, on_bad_row)
+    return [question for question, _ in rows], dropped
 
 
 def import_attempts(
@@ -91,17 +91,17 @@ def import_attempts(
     """
     if fields.response is None:
         raise ValueError("importing attempts takes a field of responses")
-    rows, dropped = _usable_rows(_source(source), fields, answer_format, limit, on_bad_row)
-    verdicts = grade([Item(row.response, row.answer, "stop", answer_format) for row in rows])
+    rows, dropped = _usable_rows(source, fields, answer_format, task, limit, on_bad_row)
+    verdicts = grade([Item(response, q.answer, "stop", answer_format) for q, response in rows])
     attempts = [
         Attempt(
-            id=f"{row.id}#0",
-            question_id=row.id,
+            id=f"{question.id}#0",
+            question_id=question.id,
             trial=0,
             task=task,
-            question=row.question,
-            answer=row.answer,
-            response=row.response,
+            question=question.text,
+            answer=question.answer,
+            response=response,
             finish_reason="stop",
             tokens=0,
             extracted=extracted,
@@ -109,7 +109,7 @@ def import_attempts(
             model=model,
             seed=0,
         )
-        for row, (verdict, extracted) in zip(rows, verdicts, strict=True)
+        for (question, response), (verdict, extracted) in zip(rows, verdicts, strict=True)
     ]
     return attempts, dropped
 
@@ -146,40 +146,29 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
     return value_at(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 
-def row_id(row: dict[str, Any], number: int, field: str | None) -> str:
-    """A row's own id, or its line number: stable while lines are only appended."""
-    return f"row-{number:06d}" if field is None else str(value_at(row, field))
-
-
-@dataclass(frozen=True)
-class _UsableRow:
-    id: str
-    question: str
-    answer: str
-    response: str
-
-    @property
-    def text(self) -> str:
-        return "".join((self.id, self.question, self.answer, self.response))
-
-
-def _source(source: str | Path | Source) -> Source:
-    return (
-        source if isinstance(source, Source) else Source(str(source), read_objects(source), "line")
-    )
-
-
 def _usable_rows(
-    source: Source, fields: Fields, answer_format: str, limit: int | None, on_bad_row: str
-) -> tuple[list[_UsableRow], dict[str, int]]:
+    source: str | Path | Source,
+    fields: Fields,
+    answer_format: str,
+    task: str,
+    limit: int | None,
+    on_bad_row: str,
+) -> tuple[list[tuple[Question, str]], dict[str, int]]:
+    """Questions, each with its response (empty where none is asked for), and what was left out."""
+    if not isinstance(source, Source):
+        source = Source(str(source), read_objects(source), "line")
     numbers: dict[str, int] = {}
-    rows: list[_UsableRow] = []
+    rows: list[tuple[Question, str]] = []
     dropped: Counter[str] = Counter()
     for number, found in source.rows:
-        row = found if isinstance(found, Problem) else _row(found, number, fields, answer_format)
-        if isinstance(row, _UsableRow) and row.id in numbers:
-            first = f"{source.unit} {numbers[row.id]}"
-            row = Problem("duplicate_id", f"the id {row.id!r} is that of {first} already")
+        row = (
+            found
+            if isinstance(found, Problem)
+            else _row(found, number, fields, answer_format, task)
+        )
+        if not isinstance(row, Problem) and row[0].id in numbers:
+            first = f"{source.unit} {numbers[row[0].id]}"
+            row = Problem("duplicate_id", f"the id {row[0].id!r} is that of {first} already")
         if isinstance(row, Problem):
             if on_bad_row == "error":
                 where = f"{source.name}, {source.unit} {number}"
@@ -187,7 +176,7 @@ def _usable_rows(
                 raise UserError(f"{where}: {row.explanation}; {next_step}.")
             dropped[row.reason] += 1
             continue
-        numbers[row.id] = number
+        numbers[row[0].id] = number
         if limit is not None and len(rows) >= limit:
             dropped["beyond_questions"] += 1
         else:
@@ -220,24 +209,24 @@ def object_or_problem(value: Any) -> dict[str, Any] | Problem:
 
 
 def _row(
-    row: dict[str, Any], number: int, fields: Fields, answer_format: str
-) -> _UsableRow | Problem:
-    question = value_at(row, fields.question)
-    if not isinstance(question, str) or not question.strip():
+    row: dict[str, Any], number: int, fields: Fields, answer_format: str, task: str
+) -> tuple[Question, str] | Problem:
+    text = value_at(row, fields.question)
+    if not isinstance(text, str) or not text.strip():
         return _missing("question", fields.question)
-    answer = value_at(row, fields.answer)
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
-        answer = str(answer)
-    truth = final_truth(answer, answer_format) if isinstance(answer, str) else ""
+    truth = final_truth(scalar_text(value_at(row, fields.answer)), answer_format)
     if not truth:
         return _missing("answer", fields.answer)
     response = "" if fields.response is None else value_at(row, fields.response)
     if not isinstance(response, str):
         return _missing("response", str(fields.response))
-    if fields.id is not None and not isinstance(value_at(row, fields.id), (str, int)):
-        return _missing("id", fields.id)
-    usable = _UsableRow(row_id(row, number, fields.id), question, truth, response)
-    return usable if encodable(usable.text) else Problem("not_utf8", "half a character (surrogate)")
+    # a line number is stable while lines are only appended
+    name = f"row-{number:06d}" if fields.id is None else value_at(row, fields.id)
+    if not isinstance(name, (str, int)):
+        return _missing("id", str(fields.id))
+    if not encodable(f"{name}{text}{truth}{response}"):
+        return Problem("not_utf8", "half a character (surrogate)")
+    return Question(str(name), task, text, truth), response
 
 
 def _missing(what: str, field: str) -> Problem:

@@ -45,12 +45,12 @@ def rows(seed: int, slips: Slips = Slips()) -> Iterator[tuple[str, str]]:
         steps = slipping_work(rng, chain, slips)
         draw = rng.random()
         if draw < STORIES:
-            yield story_text(rng, chain), told(steps)
+            yield story_text(rng, chain), response_text(steps)
         elif draw < STORIES + INSTRUCTIONS:
             question, constraints = constrained_text(rng, chain, most=2)
-            yield question, told(steps, constraints)
+            yield question, response_text(steps, constraints)
         else:
-            yield bare_text(rng, chain), told(steps)
+            yield bare_text(rng, chain), response_text(steps)
 
 
 def slipping_work(rng: random.Random, chain: Chain, slips: Slips) -> list[Step]:
@@ -68,7 +68,7 @@ def slipping_work(rng: random.Random, chain: Chain, slips: Slips) -> list[Step]:
             return steps
 
 
-def told(steps: Sequence[Step], constraints: Collection[str] = ()) -> str:
+def response_text(steps: Sequence[Step], constraints: Collection[str] = ()) -> str:
     """A response in the student's own style, with the constraints obeyed."""
     final = steps[-1].result
     if "number" in constraints:

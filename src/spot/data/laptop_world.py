@@ -109,7 +109,7 @@ def work(chain: Sequence[Term]) -> list[Step]:
 
 
 def miscarried(left: int, sign: str, right: int) -> int:
-    """What a wrong carry or borrow adds to the result; 0 where nobody would get it wrong.
+    """What a wrong carry or borrow adds to the result; 0 where none is at stake.
 
     One that is needed is lost (47 + 38 = 75); where the units come near to needing one, within
     NEAR_MISS, it is invented (42 + 37 = 89). Being wrong both ways, it takes *carry when* to correct it.

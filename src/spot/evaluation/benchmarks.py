@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,7 @@ def asks_held_out(config: Config) -> bool:
 def settings(config: Config) -> dict[str, Any]:
     """What decides scores: the questions, how they are posed and graded, and who answers."""
     tasks = config.benchmarks.tasks
-    settings = {
-        "benchmarks": {name: _task_settings(config, task) for name, task in tasks.items()},
-        "seed": config.benchmarks.seed,
-        "generation": build.settings(config.evaluator or config.generator, config.model.thinking),
-    }
+    settings = _asked(config, tasks.values()) | {"seed": config.benchmarks.seed}
     if asks_held_out(config):
         settings |= {
             "held_out": config.data.held_out,
@@ -45,6 +41,27 @@ def settings(config: Config) -> dict[str, Any]:
             "answer_format": config.data.answer_format,
         }
     return settings
+
+
+def probed(config: Config) -> list[BenchmarkConfig]:
+    """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
+    tasks = config.benchmarks.tasks.values() if config.probe.ability_every else ()
+    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
+    return [replace(t, questions=config.probe.questions, trials=1) for t in general]
+
+
+def probe_settings(config: Config) -> dict[str, Any]:
+    """What decides the ability probe's scores; nothing where nothing is asked."""
+    tasks = probed(config)
+    return _asked(config, tasks) | {"benchmarks_seed": config.benchmarks.seed} if tasks else {}
+
+
+def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
+    generator = config.evaluator or config.generator
+    return {
+        "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
+        "generation": build.settings(generator, config.model.thinking),
+    }
 
 
 def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
@@ -58,25 +75,6 @@ def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
     if task.family != "connect4":
         del values["parser"]
     return values
-
-
-def probed(config: Config) -> list[BenchmarkConfig]:
-    """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
-    tasks = config.benchmarks.tasks.values() if config.probe.ability_every else ()
-    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
-    return [replace(t, questions=config.probe.questions, trials=1) for t in general]
-
-
-def probe_settings(config: Config) -> dict[str, Any]:
-    """What decides the probe's scores; nothing where nothing is asked."""
-    tasks = probed(config)
-    if not tasks:
-        return {}
-    return {
-        "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
-        "benchmarks_seed": config.benchmarks.seed,
-        "generation": build.settings(config.evaluator or config.generator, config.model.thinking),
-    }
 
 
 def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:

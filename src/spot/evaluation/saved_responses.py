@@ -126,7 +126,7 @@ def _kind(value: object) -> str:
 
 
 def shares(graded: Sequence[tuple[Response, Grade]]) -> dict[str, float]:
-    """Percent of responses by what became of them, and of every yes-or-no finding of the family."""
+    """Percent of responses by verdict, and of every yes-or-no finding of the family."""
     found = {
         CORRECT: sum(grade.correct for _, grade in graded),
         UNPARSEABLE: sum(grade.verdict == UNPARSEABLE for _, grade in graded),

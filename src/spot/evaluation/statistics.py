@@ -125,8 +125,8 @@ def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
 
 def macro(values: Sequence[Sequence[float]]) -> Estimate:
     """The mean over benchmarks of their means, from the question means of each: SE = sqrt(ΣSE²)/B."""
-    e = crossed([np.asarray([of], dtype=float) for of in values])
-    return Estimate(e.value, max(0.0, e.low), min(100.0, e.high), e.questions)
+    mean = crossed([np.asarray([benchmark], dtype=float) for benchmark in values])
+    return Estimate(mean.value, max(0.0, mean.low), min(100.0, mean.high), mean.questions)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 4000) -> tuple[float, float]:

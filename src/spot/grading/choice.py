@@ -16,7 +16,7 @@ from itertools import count, takewhile
 from string import ascii_uppercase
 from typing import Any
 
-from spot.data.answers import encodable, last_boxed
+from spot.data.answers import encodable, last_boxed, scalar_text
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
 from spot.grading.family import Answer, Family, Grade, RowError, truncated
@@ -54,7 +54,7 @@ def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
     `answer` is the right option's text; meta: `options` in the row's order and `right`, an index.
     Raises RowError when there is no question, fewer than two different options, or none is right.
     """
-    text = _text(value_at(row, fields.question))
+    text = scalar_text(value_at(row, fields.question))
     if not text:
         raise RowError(f"{fields.question}: no question")
     options = _options(fields, row)
@@ -68,7 +68,7 @@ def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
         raise RowError(f"{fields.question}: half a character (surrogate)")
     named = value_at(row, fields.correct) is None
     right = _right(fields, value_at(row, fields.answer), options) if named else 0
-    own_id = _text(value_at(row, fields.id))
+    own_id = scalar_text(value_at(row, fields.id))
     meta = {"options": options, "right": right}
     return Question(own_id or row_id, "choice", text, options[right], meta)
 
@@ -78,31 +78,26 @@ def _options(fields: Fields, row: Mapping[str, Any]) -> list[str]:
     correct = value_at(row, fields.correct)
     if correct is not None:
         wrong = (value_at(row, f"{fields.incorrect} {n}") for n in count(1))
-        return [_text(correct), *map(_text, takewhile(lambda option: option is not None, wrong))]
+        return [
+            scalar_text(correct),
+            *map(scalar_text, takewhile(lambda option: option is not None, wrong)),
+        ]
     options = value_at(row, fields.options)
     if not isinstance(options, list):
         raise RowError(f"{fields.options}: no list of options, and no {fields.correct}")
-    return [_text(option) for option in options]
+    return [scalar_text(option) for option in options]
 
 
 def _right(fields: Fields, answer: Any, options: Sequence[str]) -> int:
     """The index that an answer names: an index itself, a letter, or the text of an option."""
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return answer
-    if isinstance(answer, str):
-        name = answer.strip()
-        letters = ascii_uppercase[: len(options)]
-        if len(name) == 1 and name.upper() in letters:
-            return letters.index(name.upper())
-        if options.count(name) == 1:
-            return options.index(name)
+    name = answer.strip() if isinstance(answer, str) else ""
+    if len(name) == 1 and name.upper() in ascii_uppercase[: len(options)]:
+        return ascii_uppercase.index(name.upper())
+    if options.count(name) == 1:
+        return options.index(name)
     raise RowError(f"{fields.answer}: {answer!r} names none of {len(options)} options")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return ""
-    return str(value).strip()
 
 
 # ---------------------------------------------------------------- asking and grading

@@ -1,7 +1,7 @@
 """Programming tasks: the model writes a function, and hidden tests decide (a benchmark family).
 
 A row has `prompt`, `entry_point` and `tests`, a list of {"args": [...], "expected": ...} in JSON, and
-may have `id` and a `reference` solution. Programs run in spot.grading.sandbox, which is told the arguments
+may have `id` and a `reference` solution. Programs run in spot.grading.sandbox, which gets the arguments
 and never what is expected. Returned values are compared as JSON: a tuple is a list, keys of a dict
 are strings, True is not 1, floats are equal to 1e-6.
 """
@@ -73,7 +73,7 @@ def grade(answers: Sequence[Answer], limits: Limits | None = None) -> list[Grade
 
     Reasons: `cut at the token limit` (truncated), `no code` (unparseable), and of wrong ones `wrong
     answer on test 3`, `error: NameError`, `time limit`, `memory limit`, `output limit`, `crashed`:
-    what became of the first test that failed. details: passed, total.
+    how the first failing test failed. details: passed, total.
     """
     programs = [None if a.finish_reason == "length" else extract(a) for a in answers]
     asked = {

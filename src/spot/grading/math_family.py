@@ -1,13 +1,12 @@
 r"""Mathematics with a final answer: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
 
-The last balanced `\boxed{…}` speaks, or what another answer format names, and math-verify says whether
+The last balanced `\boxed{…}` is the answer, or what another answer format names, and math-verify says whether
 it equals the truth (spot.grading.math). Only what a row says of itself changes how it is graded: several
 answers are compared as a set, and a tolerance holds for the row that names one.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from spot.data.answers import encodable, extract, final_truth
+from spot.data.answers import encodable, extract, final_truth, scalar_text
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
 from spot.grading.family import (
@@ -85,8 +84,7 @@ def read(
         truth += r"\%"
     if (tolerance := value_at(row, fields.tolerance)) not in (None, ""):
         meta["tolerance"] = _tolerance(tolerance, fields.tolerance)
-    own_id = value_at(row, fields.id)
-    name = str(own_id) if _is_id(own_id) else row_id
+    name = scalar_text(value_at(row, fields.id)) or row_id
     if not encodable(name + text + truth):
         raise RowError(f"{fields.question}: half a character (surrogate)")
     return Question(id=name, task="math", text=text.strip(), answer=truth, meta=meta)
@@ -95,7 +93,7 @@ def read(
 def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[str]:
     """The answers as written, at least one."""
     answer = value_at(row, fields.answer)
-    given = [_text(part) for part in (answer if isinstance(answer, list) else [answer])]
+    given = [scalar_text(part) for part in (answer if isinstance(answer, list) else [answer])]
     if truths := [final_truth(part, answer_format) for part in given if part]:
         return truths
     ending = "last" if answer_format == "last" else "boxed"
@@ -105,23 +103,11 @@ def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[
     raise RowError(f"{fields.answer}: no answer, and none at the end of {fields.solution}")
 
 
-def _text(answer: Any) -> str:
-    if isinstance(answer, str):
-        return answer.strip()
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-        return ""
-    return str(answer)
-
-
 def _tolerance(value: Any, field: str) -> str:
-    found = number(_text(value))
+    found = number(scalar_text(value))
     if found is None or found < 0:
         raise RowError(f"{field}: {value!r} is no tolerance")
-    return _text(value)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""
+    return scalar_text(value)
 
 
 # ---------------------------------------------------------------- asking and grading
@@ -164,7 +150,7 @@ def _grade(answer: Answer, box: str | None, equal: bool | None, name: str) -> Gr
 
 
 def _equal(equals: Equals, pairs: Sequence[tuple[str, Question]]) -> list[bool | None]:
-    """Whether each box answers its question; None where nobody could tell in time."""
+    """Whether each box answers its question; None where the comparison gave up."""
     results: list[bool | None] = [_within_tolerance(box, question) for box, question in pairs]
     sets = [
         (i, given, question.meta["answers"])
@@ -238,7 +224,7 @@ def _equal_sets(
         lines = rows + [list(column) for column in zip(*rows, strict=True)]
         if rows and all(True in line for line in lines):
             results.append(True)
-        else:  # lines without a match, some of which nobody could tell
+        else:  # lines without a match, some of which gave up
             lost = [line for line in lines if True not in line]
             results.append(None if lost and all(None in line for line in lost) else False)
     return results

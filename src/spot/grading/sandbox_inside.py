@@ -1,4 +1,4 @@
-"""The sandbox's inside: a process that locks itself in and then runs a stranger's program.
+"""The sandbox's inside: a process that locks itself in and then runs an untrusted program.
 
 It is started by spot.grading.sandbox as a script, in a fresh interpreter without site-packages, once for
 every program; hence the standard library only, and little of it. What each lock is worth stands in

@@ -137,9 +137,17 @@ def _equal_lists(left: str, right: str, levels: int) -> bool | None:
     if len(a[1]) > LONGEST_SET:
         return None
     rows = [[_quick(x, y, levels) for y in b[1]] for x in a[1]]
-    lines = rows + [list(column) for column in zip(*rows, strict=True)]
+    return same_sets(rows)
+
+
+def same_sets(equal: Sequence[Sequence[bool | None]]) -> bool | None:
+    """Whether two sets are the same, from a row for each element of one and a column for each of the other.
+
+    Every element needs its equal on the other side; None where comparisons that gave up decide.
+    """
+    lines = [*equal, *zip(*equal, strict=True)]
     if all(True in line for line in lines):
-        return True
+        return bool(lines)
     return False if any(set(line) == {False} for line in lines) else None
 
 

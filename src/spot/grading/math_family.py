@@ -26,7 +26,7 @@ from spot.grading.family import (
     pose,
     truncated,
 )
-from spot.grading.math import LONGEST_ANSWER, Equals, number, split_list
+from spot.grading.math import LONGEST_ANSWER, Equals, number, same_sets, split_list
 
 MOST_ANSWERS = 40  # in one box; more are a list of guesses
 
@@ -218,13 +218,4 @@ def _equal_sets(
     """Whether each (given, truths) are the same set: every one has its equal on the other side."""
     pairs = [(x, y) for given, truths in sets for x in given for y in truths]
     equal = iter(equals(pairs))
-    results: list[bool | None] = []
-    for given, truths in sets:
-        rows = [[next(equal) for _ in truths] for _ in given]
-        lines = rows + [list(column) for column in zip(*rows, strict=True)]
-        if rows and all(True in line for line in lines):
-            results.append(True)
-        else:  # lines without a match, some of which gave up
-            lost = [line for line in lines if True not in line]
-            results.append(None if lost and all(None in line for line in lost) else False)
-    return results
+    return [same_sets([[next(equal) for _ in truths] for _ in given]) for given, truths in sets]

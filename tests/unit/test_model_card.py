@@ -9,7 +9,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from spot.config import Config, plain, resolved_loss
 from spot.config.compose import compose
@@ -53,24 +52,20 @@ def card(root: Path, *overrides: str, command: str = COMMAND, **hostile: str) ->
     return model_card.write(products_of(root, config), values, command).read_text(), values
 
 
-def read(token: Token) -> str:
-    """What a line says, without the marks that keep its text text."""
-    return "".join(child.content for child in token.children or [])
-
-
 def outline(text: str) -> tuple[list[str], list[list[list[str]]]]:
     """Headings and tables as a Markdown reader sees them; the front matter is not Markdown."""
     tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard(text).text)
     headings, tables = [], []
     for before, token in pairwise(tokens):
+        content = "".join(child.content for child in token.children or [])
         if before.type == "table_open":
             tables.append([])
+        elif before.type in ("th_open", "td_open"):
+            tables[-1][-1].append(content)
+        elif before.type == "heading_open":
+            headings.append(content)
         if before.type == "tr_open":
             tables[-1].append([])
-        if before.type in ("th_open", "td_open"):
-            tables[-1][-1].append(read(token))
-        if before.type == "heading_open":
-            headings.append(read(token))
     return headings, tables
 
 

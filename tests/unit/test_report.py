@@ -73,6 +73,13 @@ def change(run: Path, how) -> None:
 
 
 @pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than all else of a report."""
+    blank = dict.fromkeys(figures.FIGURES, "<svg ></svg>")
+    monkeypatch.setattr(figures, "draw_all", lambda study, folder: blank)
+
+
+@pytest.fixture
 def single(tmp_path) -> Path:
     make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, GOOD)
     return tmp_path / "outputs" / "runs" / "0"
@@ -181,7 +188,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
     assert report.build(sweep).exists()
 
 
-def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path):
+def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path, no_figures):
     sweep = tmp_path / "outputs" / "sweep"
     for number, (arm, seed) in enumerate((("sft_plus", 0), ("spot_bco", 0), ("spot_bco", 1))):
         make_run(sweep, number, arm, seed, (0.7, 0.5, 0.9))
@@ -270,7 +277,7 @@ def test_the_commands_are_those_that_repeat_the_study(study, page):
     assert "<pre>python train.py -m +paper=table2 " in page
 
 
-def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path):
+def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path, no_figures):
     page = report.build(single).read_text()
     assert "One training seed: the intervals cover the choice of questions only." in page
     assert "95%\ninterval over questions;" in page
@@ -370,7 +377,7 @@ def test_a_shared_product_costs_once(study):
     assert provenance.total(rows.values()).products == 21
 
 
-def test_a_journals_spend_counts_once(single):
+def test_a_journals_spend_counts_once(single, no_figures):
     for part, spent in {"held_out": 0.25, "rectifications": 1.5}.items():
         asked = {"kind": "gemini", "model": "pro", "reask": 1, "prompts": part}
         settings, root = {"part": part, "oracle": asked}, single.parents[1] / "products"
@@ -386,8 +393,7 @@ def test_a_journals_spend_counts_once(single):
     assert "$1.50" in report.build(single).read_text()
 
 
-@pytest.mark.slow
-def test_a_large_sweeps_report_still_fits_a_pull_request(tmp_path):
+def test_a_large_sweeps_report_still_fits_a_pull_request(tmp_path, no_figures):
     runs = tmp_path / "outputs" / "sweep"
     for number in range(40):
         make_run(runs, number, "spot_bco", 0, GOOD, f"loss.beta={number + 1}")

@@ -8,7 +8,7 @@ import pytest
 
 from spot import report
 from spot.config.difference import defaults, flat
-from spot.report import paper
+from spot.report import figures, paper
 from spot.report.config_diff import arm_names, differences
 from spot.report.load import Study, load
 from spot.report.style import label
@@ -70,6 +70,13 @@ def test_what_an_arm_is_does_not_count_as_a_difference():
     assert arm_names(runs) == list(arms)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than all else of a report."""
+    blank = dict.fromkeys(figures.FIGURES, "<svg ></svg>")
+    monkeypatch.setattr(figures, "draw_all", lambda study, folder: blank)
+
+
 @pytest.fixture(scope="module")
 def table3(tmp_path_factory) -> Path:
     sweep = tmp_path_factory.mktemp("outputs") / "sweep"
@@ -97,14 +104,13 @@ def test_the_rows_of_table_3_have_readable_names_and_the_papers_numbers(table3):
     assert [row.cells[-1].paper for row in score_table(study)] == [47.1, *PRINTED.values()]
 
 
-def test_a_study_at_the_papers_scale_has_its_numbers_benchmark_by_benchmark(tmp_path):
+def test_a_study_at_the_papers_scale_has_its_numbers_benchmark_by_benchmark(tmp_path, no_figures):
     sweep = tmp_path / "outputs" / "sweep"
     for number, arm in enumerate(("sft", "spot_bco")):
         make_run(sweep, number, arm, 0, [0.6] * 8 + [0.9], study="table1", domains=NINE)
     study = Study(*load(sweep))
-    shown = {
-        c.title: cell for c, cell in zip(columns(study), score_table(study)[2].cells, strict=True)
-    }
+    titles = [column.title for column in columns(study)]
+    shown = dict(zip(titles, score_table(study)[2].cells, strict=True))
     assert list(shown)[-1] == "average"
     assert [shown[name].paper for name in ("aime24", "in-domain mean", "connect4", "ifeval", "average")] == [
         28.0, 52.1, 36.0, 84.8, 53.3,
@@ -126,13 +132,12 @@ def test_jobs_with_different_benchmarks_share_a_table(tmp_path):
     assert base == [50, 50, 50, 95, "–"]
     assert bco == [90, 90, 60, 95, "–"]
     assert bce == [80, 80, "–", "–", 70]
-    page = report.build(sweep)
-    assert page.exists()
+    report.build(sweep)
     rows = list(csv.DictReader((sweep / "scores.csv").open()))
     assert [(r["arm"], r["benchmark"]) for r in rows if r["benchmark"] == "extra"] == [("spot_bce", "extra")]  # fmt: skip
 
 
-def test_an_earlier_rounds_products_are_shown_and_break_nothing(tmp_path):
+def test_an_earlier_rounds_products_are_shown_and_break_nothing(tmp_path, no_figures):
     sweep = tmp_path / "outputs" / "runs"
     make_run(sweep, 0, "spot_bco", 0, (0.9, 0.6, 0.95), "rounds=2")
     path = sweep / "0" / "run.json"
@@ -140,12 +145,8 @@ def test_an_earlier_rounds_products_are_shown_and_break_nothing(tmp_path):
     for name in ("pairs", "checkpoint", "held_out"):
         record["products"][f"round1/{name}"] = record["products"][name]
     record["stages"][0] |= {"round": 2}
-    first = record["stages"][0] | {
-        "product": "round1/pairs",
-        "round": 1,
-        "counts": {"rectified": 5},
-    }
-    record["stages"].insert(0, first)
+    first = {"product": "round1/pairs", "round": 1, "counts": {"rectified": 5}}
+    record["stages"].insert(0, record["stages"][0] | first)
     path.write_text(json.dumps(record))
     page = report.build(sweep / "0").read_text()
     ((_, steps),) = funnels(Study(*load(sweep / "0")))

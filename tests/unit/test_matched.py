@@ -21,7 +21,7 @@ WRONG = r"1 + 2 = 3. 3 + 3 = 6. 6 + 4 = 20. Therefore, the final answer is: $\bo
 COUNT = 40
 
 
-def attempts(this: Run, right: int) -> artifacts.Product:
+def attempts(run: Run, right: int) -> artifacts.Product:
     """Attempts at as many questions, of which the first `right` were answered rightly."""
     rows = [
         Attempt(
@@ -41,15 +41,15 @@ def attempts(this: Run, right: int) -> artifacts.Product:
         )
         for i in range(COUNT)
     ]
-    target = artifacts.product(this.root, "elicit", {"right": right})
+    target = artifacts.product(run.root, "elicit", {"right": right})
     artifacts.compute_rows(target, Attempt, lambda done, counts: rows)
     return target
 
 
 def pairs(folder: Path, right: int, *overrides: str) -> list[Pair]:
     """The pairs that a run with these choices trains on."""
-    this = Run(compose(["data.held_out=2", f"output={folder}", *overrides]), folder)
-    selected = stages.select(this, POLICY, attempts(this, right))
+    run = Run(compose(["data.held_out=2", f"output={folder}", *overrides]), folder)
+    selected = stages.select(run, POLICY, attempts(run, right))
     return artifacts.read_rows(selected.folder, Pair)
 
 
@@ -107,9 +107,9 @@ def test_a_pool_that_is_empty_names_its_own_key(tmp_path: Path) -> None:
 def test_what_is_matched_is_in_the_record(tmp_path: Path, key: str) -> None:
     value = {"matched": "[rectified,direct]", "matched_gamma": "0.2"}[key]
     config = compose(["data.held_out=2", f"output={tmp_path}", f"data.{key}={value}"])
-    this = Run(config, tmp_path)
-    stages.select(this, POLICY, attempts(this, 5))
-    this.record("run.json")
+    run = Run(config, tmp_path)
+    stages.select(run, POLICY, attempts(run, 5))
+    run.complete()
     record = (tmp_path / "run.json").read_text()
     names = ["rectified_pairs", "direct_pairs"] if key == "matched" else ["matched_pairs"]
     assert all(f'"{name}"' in record for name in [*names, "pairs"])

@@ -343,11 +343,7 @@ def test_means_are_over_benchmarks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "text"),
-    [
-        *[(display.age(1000.0, 1000.0 + s), t) for s, t in [(0.2, "0 s"), (61, "1 min"), (7200, "2 h"), (90000, "1 d")]],
-        *[(display.size_text(n), t) for n, t in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10 << 30, "10 GiB")]],
-    ],
-)  # fmt: skip
-def test_ages_and_sizes(made: str, text: str) -> None:
-    assert made == text
+    ("seconds", "text"), [(0.2, "0 s"), (61, "1 min"), (7200, "2 h"), (90000, "1 d")]
+)
+def test_ages(seconds: float, text: str) -> None:
+    assert display.age(1000.0, 1000.0 + seconds) == text

@@ -245,15 +245,6 @@ def test_a_repeated_job_leaves_one_whole_folder(tmp_path):
     assert len(saved.table("scores")) == 4
 
 
-def test_a_training_with_no_step_left_is_logged_whole(tmp_path):
-    training = tmp_path / "products" / "train" / "x"
-    write_rows(training / "metrics.csv", ROWS)
-    with tracking.loggers(["wandb"], tmp_path / "run", config(), training):
-        pass
-    (saved,) = saved_runs(tmp_path / "run" / "logs")
-    assert logged(saved) == ROWS
-
-
 def test_an_id_belongs_to_a_folder_and_a_configuration(tmp_path):
     values = config()
 
@@ -267,12 +258,11 @@ def test_an_id_belongs_to_a_folder_and_a_configuration(tmp_path):
     assert kept("a", config("seed=1")) != first
 
 
-def test_steps_that_wandb_has_are_not_logged_again(tmp_path):
-    table = tmp_path / "metrics.csv"
+def test_a_training_with_no_step_left_is_logged_whole_and_once(tmp_path):
+    table = tmp_path / "training" / "metrics.csv"
     write_rows(table, ROWS)
-    with tracking.opened(tmp_path / "run", config()) as logger:
+    with tracking.loggers(["wandb"], tmp_path / "run", config(), table.parent) as (logger,):
         logger.replay(table, before=3)
-        logger.replay(table)
     (saved,) = saved_runs(tmp_path / "run" / "logs")
     assert logged(saved) == ROWS
 
@@ -303,28 +293,22 @@ def test_without_a_key_it_stays_offline_and_says_so(tmp_path, capfd):
     assert "wandb sync" in said
 
 
-def test_where_wandb_cannot_be_reached_it_goes_on_offline(tmp_path, monkeypatch, capfd):
+def test_where_wandb_cannot_be_reached_it_goes_on_offline_without_a_key_in_any_file(
+    tmp_path, monkeypatch, capfd
+):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
-    finished_run(tmp_path / "run", config("logger.wandb_mode=online"))
+    values = config("logger.wandb_mode=online", "oracle.key_name=GEMINI_API_KEY")
+    finished_run(tmp_path / "run", values)
     tracking.publish(tmp_path / "run")
     (saved,) = saved_runs(tmp_path / "run" / "logs")
     assert saved.folder.name.startswith("offline-run-")
+    assert saved.config["oracle"]["key_name"] == "GEMINI_API_KEY"
     assert logged(saved) == ROWS
     assert "stays offline" in capfd.readouterr().err
-    assert no_file_has(tmp_path / "run", os.environ["WANDB_API_KEY"])
-
-
-def test_no_key_is_in_any_file(tmp_path, monkeypatch):
-    key = "abcdef0123456789" * 2 + "76543210"
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    finished_run(tmp_path / "run", config("oracle.key_name=GEMINI_API_KEY"))
-    tracking.publish(tmp_path / "run")
-    (saved,) = saved_runs(tmp_path / "run" / "logs")
-    assert saved.config["oracle"]["key_name"] == "GEMINI_API_KEY"
-    assert no_file_has(tmp_path / "run", key)
-    assert no_file_has(tmp_path / "run", SECRET)
+    for secret in (os.environ["WANDB_API_KEY"], SECRET):
+        assert no_file_has(tmp_path / "run", secret)
 
 
 def no_file_has(folder: Path, text: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -101,7 +102,7 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
         jobs = one.jobs if isinstance(one, SweepStatus) else (one,)
         if states and not {one.state, *(job.state for job in jobs)} & {*states}:
             continue
-        disk = size_text(sum(job.disk_use for job in jobs))
+        disk = decimal(sum(job.disk_use for job in jobs))
         cells = _sweep_cells(one) if isinstance(one, SweepStatus) else _run_cells(one)
         rows.add_row(str(number), *cells, _age(one.at), disk, Text(str(one.folder)))
     if rows.row_count:
@@ -208,7 +209,7 @@ def _facts(run: RunStatus) -> Iterator[tuple[str, str]]:
     if checkpoint := run.checkpoint:
         where = checkpoint / "model"
         yield "checkpoint", str(where if where.exists() else f"{checkpoint} (unfinished)")
-    yield "disk", size_text(run.disk_use)
+    yield "disk", decimal(run.disk_use)
 
 
 def _choices(run: RunStatus) -> list[str]:
@@ -274,14 +275,6 @@ def age(at: float, now: float | None = None) -> str:
 def _age(at: float) -> str:
     """Nothing for what never began."""
     return age(at) if at else ""
-
-
-def size_text(count: float) -> str:
-    """Bytes as `3.4 MiB`."""
-    power = min(4, (int(count).bit_length() - 1) // 10) if count >= 1 else 0
-    value = count / 1024**power
-    digits = 1 if power and value < 10 else 0
-    return f"{value:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _score(mean: Mean | None) -> str:

@@ -22,7 +22,7 @@ from spot.evaluation.statistics import by_benchmark, summarise
 from spot.pipeline import policy, stages
 from spot.pipeline.run import Run
 from spot.report.load import EXPORTED, FinishedRun, load
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 from spot.utils.files import write_aside
 
 EXPORTS = "exports"  # folder of the trained product
@@ -79,9 +79,8 @@ def read(run_folder: Path) -> Exported:
     try:
         config = from_plain(run.record["config"])
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{run.folder / RUN_FILE} is of another version of spot ({reason}): "
+            f"{run.folder / RUN_FILE} is of another version of spot ({first_line(error)}): "
             "run its command again."
         ) from error
     return Exported(run, replace(config, output=str(checkpoint.parents[2])), weights, last)

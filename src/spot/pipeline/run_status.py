@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -327,13 +328,8 @@ def _mean(rows: Sequence[Mapping[str, str]]) -> Mean:
 def size(folder: Path) -> int:
     """Bytes of all files below a folder."""
     total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    total += size(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:  # deleted meanwhile
-        pass
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                total += os.lstat(os.path.join(place, name)).st_size
     return total

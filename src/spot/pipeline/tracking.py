@@ -20,10 +20,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from spot.config import arm_label
@@ -32,9 +31,12 @@ from spot.data.rows import Pair
 from spot.data.word_diff import inline
 from spot.pipeline import heartbeat, run_status
 from spot.pipeline.workspace import has_key
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 from spot.utils.files import write_aside
 from spot.utils.progress import say
+
+if TYPE_CHECKING:
+    import wandb  # takes a second, which runs without it are spared
 
 AXIS = "trainer/global_step"  # what Lightning calls the optimiser step
 ID_FILE = "wandb.json"  # the id of a job's W&B run
@@ -84,6 +86,8 @@ def publish(folder: Path) -> None:
     config = record["config"]
     if not config["logger"]["wandb"]:
         return
+    import wandb
+
     product = {name: folder / path for name, path in record["products"].items()}
     pairs = artifacts.read_rows(product["pairs"], Pair)
     ratios = [[p.id, p.change_ratio, p.common_prefix] for p in spread(pairs, MOST_ROWS)]
@@ -109,6 +113,8 @@ def publish(folder: Path) -> None:
 
 def _scores(folder: Path) -> tuple[wandb.Table, dict[str, Any]]:
     """What scores.csv has of the run, as a table; and accuracies and gains as summary values."""
+    import wandb
+
     from spot.report import load, tables
 
     rows = tables.score_rows(load.Study(*load.load(folder)))
@@ -181,6 +187,8 @@ def opened(
     training: the folder of the training that is going on in it, whose earlier W&B run is continued.
     Online only with a key; where W&B cannot be reached, offline. No process of W&B is left afterwards.
     """
+    import wandb
+
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     logger = StepLogger(
@@ -244,6 +252,8 @@ def _labels(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _connect(logger: StepLogger, logs: Path, online: bool) -> wandb.Run:
     """Open the run, offline if it has to be."""
+    import wandb
+
     if online and not has_key():
         say("W&B stays offline: WANDB_API_KEY is not set; `wandb sync` uploads it later.")
     elif online:
@@ -253,8 +263,7 @@ def _connect(logger: StepLogger, logs: Path, online: bool) -> wandb.Run:
             say(f"W&B: {run.url}")
             return run
         except wandb.Error as error:
-            reason = str(error).strip().splitlines()[0]
-            say(f"W&B stays offline, `wandb sync` uploads it later: {reason}")
+            say(f"W&B stays offline, `wandb sync` uploads it later: {first_line(error)}")
             wandb.teardown()
             for empty in set(logs.glob("wandb/run-*")) - there:
                 shutil.rmtree(empty)
@@ -263,6 +272,8 @@ def _connect(logger: StepLogger, logs: Path, online: bool) -> wandb.Run:
 
 def _init(logger: StepLogger, mode: str) -> wandb.Run:
     """Only what we log: no code, no environment, no command line, no console."""
+    import wandb
+
     logger._wandb_init |= {  # `offline=True` would set a variable that later runs inherit
         "mode": mode,
         "resume": "allow" if mode == "online" else None,

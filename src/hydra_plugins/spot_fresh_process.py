@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, setup_globals
@@ -24,12 +24,9 @@ from omegaconf import DictConfig
 
 from spot.config import compose
 from spot.data import run_record
-from spot.pipeline.sweep_jobs import Job, run, set_aside
-from spot.utils.errors import UserError, in_range
+from spot.pipeline.sweep_jobs import Job, is_complete, run, set_aside
+from spot.utils.errors import in_range
 from spot.utils.processes import visible_gpus
-
-if TYPE_CHECKING:
-    from spot.config import Config
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 # what of the sweep's own settings a job is not told
@@ -118,7 +115,7 @@ class FreshProcessLauncher(Launcher):
         job = Job(str(number), overrides, command, folder / "job.log", about)
         if config.hardware.accelerator == "gpu":
             job.needs = config.hardware.devices
-        if is_finished(folder, overrides, config):
+        if is_complete(folder, overrides, config):
             job.state = "skipped"
         elif gpus and job.needs > len(gpus):  # without any GPU, the job itself says what is wrong
             job.state = "failed"
@@ -127,19 +124,6 @@ class FreshProcessLauncher(Launcher):
                 f"give it hardware.devices={len(gpus)} or fewer."
             )
         return job
-
-
-def is_finished(folder: Path, overrides: list[str], config: "Config") -> bool:
-    """Whether the folder's run.json was left by this very job: same overrides, same settings."""
-    from spot.config import plain
-
-    expected = {"overrides": overrides, "config": plain(config)}
-    try:
-        record = run_record.read(folder)
-        finished = run_record.is_finished(folder)
-    except UserError:  # damaged
-        return False
-    return finished and all(record.get(key) == value for key, value in expected.items())
 
 
 def _failure(job: Job) -> str:

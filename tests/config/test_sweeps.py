@@ -214,7 +214,7 @@ def test_gpus_are_those_that_nvidia_smi_lists(
     (tmp_path / "nvidia-smi").chmod(0o755)
     environment = {**fake_pipeline, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    arguments = ["hydra.launcher.n_jobs=2", "hardware=1xgpu", "seed=200,201"]
+    arguments = ["hydra.launcher.n_jobs=2", "hardware=1xgpu", "seed=500,501"]  # 5 s each
     code, output = sweep(tmp_path, environment, *arguments, "hydra.sweep.dir=here")
     assert code == 0, output
     assert {gpus(tmp_path / "here" / number) for number in "01"} == seen

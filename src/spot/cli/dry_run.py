@@ -49,10 +49,10 @@ def _lines(products: Sequence[Seen]) -> Iterator[str]:
 
 def _sweep(asked: Expanded) -> Iterator[str]:
     """A sweep: how many products its jobs need of each kind, and how they share them."""
-    from hydra_plugins.spot_fresh_process import is_finished
+    from spot.pipeline.sweep_jobs import is_complete
 
     finished = [
-        is_finished(asked.folder / str(n), lines, config)
+        is_complete(asked.folder / str(n), lines, config)
         for n, (lines, config) in enumerate(asked.jobs)
     ]
     for key, values in asked.varies.items():

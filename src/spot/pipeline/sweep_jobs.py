@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spot.config import Config, plain
+from spot.data import run_record
 from spot.data.run_record import COMPLETE, RUN_FILE
+from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.utils.processes import guarded, inherited
 
@@ -87,6 +90,16 @@ def run(
             process.print_new(print_line)
             process.job.state, process.job.ended = "stopped", time.monotonic()
         _record(jobs, sweep)
+
+
+def is_complete(folder: Path, overrides: list[str], config: Config) -> bool:
+    """Whether the folder's run.json was left by this very job: same overrides, same settings."""
+    expected = {"status": COMPLETE, "until": None, "overrides": overrides, "config": plain(config)}
+    try:
+        record = run_record.read(folder)
+    except UserError:  # damaged
+        return False
+    return all(record.get(key) == value for key, value in expected.items())
 
 
 def set_aside(folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
     done = spot(tmp_path, "pretrain", "model=tiny")
     assert "pretrained tiny" in done.stdout
     (tmp_path / "sweep" / "0").mkdir(parents=True)
-    (tmp_path / "sweep" / "0" / "run.json").write_text("{}")
+    (tmp_path / "sweep" / "0" / "run.json").write_text('{"status": "complete"}')
     done = spot(tmp_path, "report", "sweep")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"report: {Path('sweep') / 'report.html'}"

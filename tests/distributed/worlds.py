@@ -56,6 +56,7 @@ def assert_same(got: Path, wanted: Path, tolerance: float = 1e-5) -> None:
                 name.endswith("accuracies") and step <= 1
             )  # both rewards are rounding at the start
             if x is not None and y is not None and not tie:
-                close = math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance * max(scale, 1e-3))
+                # means of rewards of either sign cancel: what is left of small ones is rounding
+                close = math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance * max(scale, 1e-2))
                 assert close, (got.name, name, step, x, y)
     assert distance(weights(got), weights(wanted)) <= tolerance, got.name

@@ -18,6 +18,7 @@ import pytest
 
 from spot.config import compose
 from spot.data import run_record
+from spot.utils.processes import visible_gpus
 from tests.support.command_line import spot
 from tests.support.processes import wait_for
 
@@ -159,6 +160,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
 
 def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     environment = {**fake_pipeline, "LOCAL_RANK": "3", "MASTER_PORT": "1", "ROLE_RANK": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""}
     sweep_of_four = ["hydra.launcher.n_jobs=2", "seed=800,13,201,96", "hydra.sweep.dir=here"]
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
@@ -168,7 +170,7 @@ def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str
     assert overlap(times["0"], times["2"]), "2 takes the place of the failed 1"
     assert times["3"][0] > min(times["0"][1], times["2"][1]), "two at once, not three"
     log = (tmp_path / "here" / "2" / "job.log").read_text()
-    assert "ran all spot_bco seed 201 None\n" in log
+    assert "ran all spot_bco seed 201 None\ngpus \n" in log, "without a GPU nothing is dealt out"
     assert "thirteen" not in log
     assert not running(*children(tmp_path, 1)), "what a finished job leaves is ended"
 
@@ -205,20 +207,16 @@ def test_gpus_are_dealt_out(tmp_path: Path, fake_pipeline: dict[str, str]) -> No
 
 @pytest.mark.parametrize(
     ("lists", "seen"),
-    [("echo 0; echo 1", {"0", "1"}), ("echo No devices were found; exit 6", {"None"})],
+    [("echo 0; echo 1", ["0", "1"]), ("echo No devices were found; exit 6", [])],
 )
 def test_gpus_are_those_that_nvidia_smi_lists(
-    tmp_path: Path, fake_pipeline: dict[str, str], lists: str, seen: set[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str, seen: list[str]
 ) -> None:
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{lists}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    environment = {**fake_pipeline, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    arguments = ["hydra.launcher.n_jobs=2", "hardware=1xgpu", "seed=500,501"]  # 5 s each
-    code, output = sweep(tmp_path, environment, *arguments, "hydra.sweep.dir=here")
-    assert code == 0, output
-    assert {gpus(tmp_path / "here" / number) for number in "01"} == seen
-    assert overlap(spent(tmp_path / "here" / "0"), spent(tmp_path / "here" / "1"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == seen
 
 
 def test_a_job_on_the_processor_sees_no_gpu(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:

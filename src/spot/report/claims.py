@@ -75,7 +75,7 @@ class Curve:
 
     name: str
     unit: str  # nats | nats per token | share
-    of: Callable[[FinishedRun], float | None]
+    value: Callable[[FinishedRun], float | None]
 
 
 def at_the_end(column: str, name: str, unit: str) -> Curve:
@@ -371,8 +371,8 @@ def _measure(
 
 def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
     """A curve's number over seeds, which are all there is to judge its spread by: one says nothing."""
-    left = [curve.of(run) for run in runs]
-    minus = [curve.of(run) for run in others] if others else [0.0] * len(runs)
+    left = [curve.value(run) for run in runs]
+    minus = [curve.value(run) for run in others] if others else [0.0] * len(runs)
     values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]
     if len(values) < len(runs):
         return None

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from spot.data.rows import Pair
 from spot.report import metrics, paper
@@ -31,6 +31,8 @@ BINS = [0.0, *(edge / 20 + 1e-9 for edge in range(1, 21))]
 Draw = Callable[[Study], Figure | None]
 Panel = tuple[str, str, str]  # a column of metrics.csv or a benchmark, title, unit
 Point = tuple[float, float, str]  # x, y, arm
+Array = NDArray[np.float64]
+Line = tuple[Sequence[float] | Array, Array, tuple[Array, Array] | None]  # steps, values, band
 
 
 def draw_all(study: Study, folder: Path) -> dict[str, str]:
@@ -164,7 +166,9 @@ CURVES: dict[str, list[Panel]] = {
 
 def logged_curves(study: Study, panels: Sequence[Panel]) -> Figure | None:
     """Columns of metrics.csv; those that move in no run are left out."""
-    return _panels(study, [p for p in panels if any(_moves(r, p[0]) for r in study.runs)], _curves)
+    return _panels(
+        study, [p for p in panels if any(_moves(r, p[0]) for r in study.runs)], _logged_line
+    )
 
 
 def general_ability(study: Study) -> Figure | None:
@@ -180,13 +184,15 @@ def ability_over_steps(study: Study) -> Figure | None:
     """Scores of exported weights, a panel for each benchmark: accuracy and its interval."""
     names = [n for n in study.benchmarks if any(n in run.over_steps for run in study.runs)]
     panels = [(n, f"Ability over steps: {n.replace('_', ' ')}", "% correct") for n in names]
-    return _panels(study, panels, _scores_over_steps)
+    return _panels(study, panels, _score_line)
 
 
 def _panels(
-    study: Study, panels: Sequence[Panel], draw: Callable[[Axes, Study, str], None]
+    study: Study,
+    panels: Sequence[Panel],
+    line_of: Callable[[str, Sequence[FinishedRun]], Line | None],
 ) -> Figure | None:
-    """What `draw` draws of each panel, up to three side by side."""
+    """The arms' lines for each panel, up to three side by side."""
     if not panels:
         return None
     across = min(len(panels), 3)
@@ -195,7 +201,7 @@ def _panels(
     figure = Figure(figsize=size, layout="constrained")
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, (what, title, unit) in zip(places, panels, strict=False):
-        draw(axes, study, what)
+        _lines(axes, study, partial(line_of, what))
         axes.set_title(title)
         axes.set_ylabel(unit)
         axes.set_xlabel("optimiser step")
@@ -215,47 +221,42 @@ def _counts(run: FinishedRun, column: str) -> bool:
     return any(values) if column == metrics.DELTA else bool(values)
 
 
-def _curves(axes: Axes, study: Study, column: str) -> None:
-    """A line for each arm, the mean over seeds, within the range over seeds."""
+def _lines(
+    axes: Axes, study: Study, line_of: Callable[[Sequence[FinishedRun]], Line | None]
+) -> None:
+    """A line within its band for each arm, its name at the end."""
     palette, ends = colours(list(study.arms)), []
     for arm, runs in study.arms.items():
-        curves = [logged(run, column) for run in runs if _counts(run, column)]
-        steps = sorted(set.intersection(*(set(s) for s, _ in curves))) if curves else []
-        if steps:
-            rows = [[v for s, v in zip(*curve, strict=True) if s in set(steps)] for curve in curves]
-            values = np.array([_smooth(row) for row in rows])
-            band = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
-            line = values.mean(axis=0)
-            _line(axes, steps, line, band, palette[arm])
-            ends.append((steps[-1], float(line[-1]), arm))
-    _name_ends(axes, ends, palette)
-
-
-def _scores_over_steps(axes: Axes, study: Study, benchmark: str) -> None:
-    """A line and a band for each arm: accuracies and intervals at its steps, mean over seeds."""
-    palette, ends = colours(list(study.arms)), []
-    for arm, runs in study.arms.items():
-        curves = [np.array(c) for run in runs if (c := run.over_steps.get(benchmark))]
-        shared = sorted(set.intersection(*(set(c[:, 0]) for c in curves))) if curves else []
-        if shared:
-            rows = np.mean([c[np.isin(c[:, 0], shared)] for c in curves], axis=0)
-            steps, values, low, high = rows.T
-            _line(axes, steps, values, (low, high), palette[arm])
+        if line := line_of(runs):
+            steps, values, band = line
+            if band:
+                axes.fill_between(steps, *band, color=palette[arm], alpha=0.14, linewidth=0)
+            marker = "o" if len(steps) < 12 else ""
+            axes.plot(steps, values, marker=marker, markersize=3, color=palette[arm], linewidth=1.5)
             ends.append((int(steps[-1]), float(values[-1]), arm))
     _name_ends(axes, ends, palette)
 
 
-def _line(
-    axes: Axes,
-    steps: Sequence[float],
-    values: ArrayLike,
-    band: tuple[ArrayLike, ArrayLike] | None,
-    colour: str,
-) -> None:
-    if band:
-        axes.fill_between(steps, *band, color=colour, alpha=0.14, linewidth=0)
-    marker = "o" if len(steps) < 12 else ""
-    axes.plot(steps, values, marker=marker, markersize=3, color=colour, linewidth=1.5)
+def _logged_line(column: str, runs: Sequence[FinishedRun]) -> Line | None:
+    """The mean over seeds within the range over seeds."""
+    curves = [logged(run, column) for run in runs if _counts(run, column)]
+    steps = sorted(set.intersection(*(set(s) for s, _ in curves))) if curves else []
+    if not steps:
+        return None
+    rows = [[v for s, v in zip(*curve, strict=True) if s in set(steps)] for curve in curves]
+    values = np.array([_smooth(row) for row in rows])
+    band = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
+    return steps, values.mean(axis=0), band
+
+
+def _score_line(benchmark: str, runs: Sequence[FinishedRun]) -> Line | None:
+    """Accuracies and intervals of exported weights, mean over seeds."""
+    curves = [np.array(c) for run in runs if (c := run.over_steps.get(benchmark))]
+    shared = sorted(set.intersection(*(set(c[:, 0]) for c in curves))) if curves else []
+    if not shared:
+        return None
+    steps, values, low, high = np.mean([c[np.isin(c[:, 0], shared)] for c in curves], axis=0).T
+    return steps, values, (low, high)
 
 
 def _name_ends(axes: Axes, ends: Sequence[Point], palette: Mapping[str, str]) -> None:
@@ -345,10 +346,10 @@ def common_prefix(study: Study) -> Figure | None:
     return figure
 
 
-def _shares(run: FinishedRun, of: Callable[[Pair], float | None]) -> tuple[Figure, Axes]:
+def _shares(run: FinishedRun, share: Callable[[Pair], float | None]) -> tuple[Figure, Axes]:
     """Bars for the pairs trained on, a line for those held out, in percent of each."""
     trained_on, held_out = (
-        [value for p in run.pairs(name) if (value := of(p)) is not None]
+        [value for p in run.pairs(name) if (value := share(p)) is not None]
         if name in run.products
         else []
         for name in ("pairs", "held_out")

@@ -138,8 +138,8 @@ def _products(manifests: Mapping[str, Values]) -> list[tuple[str, str, str]]:
     rows = []
     for name, digest in digests.items():
         counts = manifests.get(name, {}).get("counts", {}).items() if name in before else ()
-        said = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
-        rows.append((name.replace("_", " "), said, digest))
+        listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
+        rows.append((name.replace("_", " "), listed, digest))
     return [*rows, ("this model", "", manifests["checkpoint"]["digest"])]
 
 

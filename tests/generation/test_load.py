@@ -68,7 +68,7 @@ def test_twenty_thousand_requests(tmp_path: Path) -> None:
         assert last.process.wait(60) == 0
         ledger = server.ledger()
     assert begun >= KILLED_AT[-1]
-    assert time.monotonic() - began < 150
+    assert time.monotonic() - began < 240
 
     made = [json.loads(line) for line in client.rows(tmp_path)]
     assert sorted(row["id"] for row in made) == sorted(r.key for r in requests(COUNT))

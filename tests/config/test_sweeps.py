@@ -161,7 +161,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
 def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     environment = {**fake_pipeline, "LOCAL_RANK": "3", "MASTER_PORT": "1", "ROLE_RANK": "1"}
     environment |= {"CUDA_VISIBLE_DEVICES": ""}
-    sweep_of_four = ["hydra.launcher.n_jobs=2", "seed=800,13,201,96", "hydra.sweep.dir=here"]
+    sweep_of_four = ["hydra.launcher.n_jobs=2", "seed=95,13,201,96", "hydra.sweep.dir=here"]
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
     assert "job 1 failed (seed=13): ValueError: thirteen is unlucky" in output
@@ -178,7 +178,7 @@ def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str
     left = record.stat().st_mtime_ns
     code, output = sweep(tmp_path, environment, *sweep_of_four)
     assert code == 1
-    assert "job 0 is complete already: seed=800" in output
+    assert "job 0 is complete already: seed=95" in output
     assert "    1 | ran all spot_bco seed 13 None" in output, "what failed is tried again"
     assert record.stat().st_mtime_ns == left
 
@@ -189,11 +189,11 @@ def test_gpus_are_dealt_out(tmp_path: Path, fake_pipeline: dict[str, str]) -> No
         tmp_path,
         environment,
         *("hydra.launcher.n_jobs=8", "hardware=8xh800", "hydra.sweep.dir=here"),
-        *("hardware.devices=8,1,2", "seed=200,201"),
+        *("hardware.devices=8,1,2", "seed=94,95"),
     )
     assert code == 1
     line = "it needs 8 GPUs and there are 4: give it hardware.devices=4 or fewer."
-    assert output.count(f"failed (hardware=8xh800 hardware.devices=8 seed=200): {line}") == 2
+    assert output.count(f"failed (hardware=8xh800 hardware.devices=8 seed=94): {line}") == 2
     folder = tmp_path / "here"
     assert not (folder / "0").exists()
     assert [gpus(folder / number) for number in "234"] == ["GPU-a1", "GPU-b2", "2,3"]

@@ -11,7 +11,7 @@ import pytest
 
 from spot.config.compose import compose, expand
 from spot.pipeline import way
-from spot.pipeline.preview import MAKE, REUSE, found, look
+from spot.pipeline.preview import MAKE, REUSE, existing_pairs, preview
 from tests.support.command_line import spot
 from tests.support.laptop import SMALL, copy, products
 
@@ -67,11 +67,11 @@ def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
 
 
 def test_a_plan_finds_the_pairs(selected: Path) -> None:
-    known = found(compose([*SMALL, f"output={selected}/outputs"]))
+    known = existing_pairs(compose([*SMALL, f"output={selected}/outputs"]))
     assert known is not None
     pairs, wrong = known
     assert (len(pairs), wrong >= 24) == (24, True)
-    assert found(compose([*SMALL, "data.pairs=23", f"output={selected}/outputs"])) is None
+    assert existing_pairs(compose([*SMALL, "data.pairs=23", f"output={selected}/outputs"])) is None
 
 
 def test_a_stage_names_its_product_last_and_pairs_shows_it(selected: Path) -> None:
@@ -84,14 +84,16 @@ def test_a_stage_names_its_product_last_and_pairs_shows_it(selected: Path) -> No
 
 
 def test_it_names_what_the_run_then_makes(laptop: Path, selected: Path) -> None:
-    expected = {seen.name: seen for seen in look(compose([*SMALL, f"output={selected}/outputs"]))}
-    assert [seen.does for seen in expected.values()].count(REUSE) == 5
+    expected = {
+        seen.name: seen for seen in preview(compose([*SMALL, f"output={selected}/outputs"]))
+    }
+    assert [seen.action for seen in expected.values()].count(REUSE) == 5
     made = {name: folder.name for name, folder in products(laptop).items()}
     assert list(made) == list(expected)
     known = {name: seen.key for name, seen in expected.items() if seen.until is None}
     assert {name: made[name] for name in known} == known
-    finished = look(compose([*SMALL, f"output={laptop}/outputs"]))
-    assert {seen.does for seen in finished} == {REUSE}
+    finished = preview(compose([*SMALL, f"output={laptop}/outputs"]))
+    assert {seen.action for seen in finished} == {REUSE}
 
 
 def test_a_paid_oracle_is_priced_and_not_asked(
@@ -121,8 +123,8 @@ def test_a_sweep_counts_what_its_jobs_share(tmp_path: Path) -> None:
 
 def test_matched_pairs_wait_for_the_poorest_arm(tmp_path: Path) -> None:
     config = compose(["data.matched=[rectified,direct]", f"output={tmp_path}", *SMALL])
-    seen = {one.name: one for one in look(config)}
-    assert seen["rectified_pairs"].does == seen["direct_pairs"].does == MAKE
+    seen = {one.name: one for one in preview(config)}
+    assert seen["rectified_pairs"].action == seen["direct_pairs"].action == MAKE
     assert seen["pairs"].until == "select"
     assert seen["checkpoint"].until == "select"
     assert not list(tmp_path.iterdir())
@@ -130,8 +132,8 @@ def test_matched_pairs_wait_for_the_poorest_arm(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_here_are_not_fetched(tmp_path: Path) -> None:
     config = compose(["model=qwen3_8b", f"output={tmp_path}"])
-    seen = {one.name: one for one in look(config)}
-    assert {one.does for one in seen.values()} == {MAKE}
+    seen = {one.name: one for one in preview(config)}
+    assert {one.action for one in seen.values()} == {MAKE}
     assert seen["attempts"].until == "Qwen/Qwen3-8B is downloaded"
     assert seen["base_scores"].until == "Qwen/Qwen3-8B is downloaded"
     assert (seen["checkpoint"].until, seen["scores"].until) == ("select", "train")
@@ -144,7 +146,7 @@ def test_a_study_at_paper_scale_is_counted(tmp_path: Path) -> None:
     study = expand(["+paper=table1", f"output={tmp_path}", *scale.split()], sweep=True)
     keys: dict[str, set[str]] = {}
     for _, config in study.jobs:
-        for one in look(config):
+        for one in preview(config):
             keys.setdefault(one.stage, set()).add(
                 f"{one.name if one.stage == 'elicit' else one.key}"
             )
@@ -157,7 +159,7 @@ def test_a_study_at_paper_scale_is_counted(tmp_path: Path) -> None:
 
 def test_rounds_and_their_students_are_told_apart(tmp_path: Path) -> None:
     config = compose(["model=qwen3_8b", "rounds=2", f"output={tmp_path}"])
-    seen = {one.name: one for one in look(config)}
+    seen = {one.name: one for one in preview(config)}
     assert seen["round1/attempts"].until == "Qwen/Qwen3-8B is downloaded"
     assert seen["attempts"].until == "train"
     assert seen["attempts"].key != seen["round1/attempts"].key
@@ -168,8 +170,8 @@ def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None
     recipe = ["model.pretrain.steps=1", "model.pretrain.layers=1", "model.pretrain.width=16"]
     recipe += ["model.pretrain.heads=2", "model.pretrain.batch=2", f"output={tmp_path}"]
     config = compose(recipe, "pretrain")
-    (before,) = look(config, "pretrain")
-    assert (before.does, list(tmp_path.iterdir())) == (MAKE, [])
+    (before,) = preview(config, "pretrain")
+    assert (before.action, list(tmp_path.iterdir())) == (MAKE, [])
     made = way.pretrain(config, tmp_path / "run")
-    (after,) = look(config, "pretrain")
-    assert (after.does, after.key) == (REUSE, made.parent.name)
+    (after,) = preview(config, "pretrain")
+    assert (after.action, after.key) == (REUSE, made.parent.name)

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a command would make and what it would reuse, and not a file more."""
+"""`--dry-run`: what a command would make and what it would reuse; it writes no file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from spot.evaluation import benchmarks
 from spot.oracle import build as oracles
 from spot.pipeline import clients
 from spot.pipeline.plan import oracle as costs
-from spot.pipeline.preview import REUSE, Seen, look, look_at_exports
+from spot.pipeline.preview import REUSE, Preview, preview, preview_exports
+from spot.pipeline.sweep_jobs import is_complete
 from spot.utils.errors import UserError
 
 HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written."
+ORDER = "model attempts rectifications held_out pairs base_scores checkpoint scores".split()
 
 
 def lines(asked: Expanded, until: str | None) -> Iterator[str]:
@@ -25,100 +27,102 @@ def lines(asked: Expanded, until: str | None) -> Iterator[str]:
     return _sweep(asked) if asked.sweep else _run(asked.jobs[0][1], until, asked.folder)
 
 
+def export_lines(run: Path) -> Iterator[str]:
+    """What `spot evaluate <run folder>` would measure."""
+    yield from _lines(preview_exports(run))
+    yield f"  table    exports.csv in {run}"
+
+
 def _run(config: Config, until: str | None, folder: Path) -> Iterator[str]:
-    """One run: every product with what would be done about it."""
-    products = look(config, until)
+    """One run: every product and what would be done about it."""
+    products = preview(config, until)
     yield from _lines(products)
     if until in (None, "evaluate"):
         what = "report" if until is None else "record"
-        yield f"  {what:<9}{'in ' + str(folder)}"
-    there = sum(seen.does == REUSE for seen in products)
-    yield f"{there} of {len(products)} products are there, in {config.output}/products."
-    yield from _oracle([(config, products)])
+        yield f"  {what:<9}in {folder}"
+    yield _total(products, config)
+    yield from _oracles([(config, products)])
     yield from _refusals(config, until)
 
 
-def _lines(products: Sequence[Seen]) -> Iterator[str]:
-    width = max(24, *(len(seen.name) for seen in products)) + 1
-    for seen in products:
-        where = f"{seen.stage}/{seen.key}" if seen.until is None else f"unknown until {seen.until}"
-        note = f"  ({seen.note})" if seen.note else ""
-        name = f"{seen.name.replace('_', ' '):<{width}}"
-        yield f"  {seen.stage:<9}{name}{seen.does:<7}{where}{note}"
+def _lines(products: Sequence[Preview]) -> Iterator[str]:
+    width = max(24, *(len(one.name) for one in products)) + 1
+    for one in products:
+        where = f"{one.stage}/{one.key}" if one.until is None else f"unknown until {one.until}"
+        note = f"  ({one.note})" if one.note else ""
+        name = f"{one.name.replace('_', ' '):<{width}}"
+        yield f"  {one.stage:<9}{name}{one.action:<7}{where}{note}"
+
+
+def _total(products: Sequence[Preview], config: Config) -> str:
+    reused = sum(one.action == REUSE for one in products)
+    return f"{reused} of {len(products)} products are there, in {config.output}/products."
 
 
 def _sweep(asked: Expanded) -> Iterator[str]:
-    """A sweep: how many products its jobs need of each kind, and how they share them."""
-    from spot.pipeline.sweep_jobs import is_complete
-
-    finished = [
-        is_complete(asked.folder / str(n), lines, config)
-        for n, (lines, config) in enumerate(asked.jobs)
-    ]
+    """A sweep: how many products of each kind its jobs need, and how they share them."""
     for key, values in asked.varies.items():
         yield f"  {key:<20} {len(values)} values: {', '.join(values)}"
-    said = f", {sum(finished)} of them finished already" if any(finished) else ""
+    folders = [asked.folder / str(number) for number in range(len(asked.jobs))]
+    pairs = zip(folders, asked.jobs, strict=True)
+    finished = sum(is_complete(folder, *job) for folder, job in pairs)
     jobs = "1 job" if len(asked.jobs) == 1 else f"{len(asked.jobs)} jobs"
-    yield f"{jobs} in {asked.folder}{said}."
-    looked = [(config, look(config)) for _, config in asked.jobs]
-    kinds: dict[str, list[Seen]] = {}
-    for _, products in looked:
-        for seen in products:
-            kinds.setdefault(seen.name, []).append(seen)
+    yield f"{jobs} in {asked.folder}{f', {finished} of them finished already' if finished else ''}."
+    previews = [(config, preview(config)) for _, config in asked.jobs]
+    everything = [one for _, products in previews for one in products]
+    kinds: dict[str, list[Preview]] = {}
+    for one in everything:
+        kinds.setdefault(one.name, []).append(one)
     width = max(map(len, kinds)) + 1
     for name in sorted(kinds, key=_rank):
         yield _kind_line(f"{name.replace('_', ' '):<{width}}", kinds[name])
-    everything = {(s.stage, s.key): s for _, products in looked for s in products}.values()
-    there = sum(seen.does == REUSE for seen in everything)
-    yield f"{there} of {len(everything)} products are there, in {asked.jobs[0][1].output}/products."
-    yield from _each_once(_oracle(looked))
-    yield from dict.fromkeys(line for config, _ in looked for line in _refusals(config, None))
+    distinct = {(one.stage, one.key): one for one in everything}
+    yield _total(list(distinct.values()), asked.jobs[0][1])
+    yield from _each_once(_oracles(previews))
+    yield from dict.fromkeys(line for config, _ in previews for line in _refusals(config, None))
 
 
 def _rank(name: str) -> tuple[str, int]:
     """Rounds in their order, the last one at the end, and in each the stages."""
     before, _, plain = name.rpartition("/")
-    words = "model attempts rectifications held_out pairs base_scores checkpoint scores".split()
-    kind = next((n for n, word in enumerate(words) if plain.endswith(word)), 0)
-    return before or "~", words.index(plain) if plain in words else kind
+    kind = next((n for n, word in enumerate(ORDER) if plain.endswith(word)), 0)
+    return before or "~", ORDER.index(plain) if plain in ORDER else kind
 
 
-def _kind_line(name: str, uses: Sequence[Seen]) -> str:
-    distinct = {seen.key: seen for seen in uses}.values()
-    there = sum(seen.does == REUSE for seen in distinct)
-    missing = len(distinct) - there
-    does = [f"{there} there"] if there else []
-    does += [f"{missing} to make"] if missing else []
+def _kind_line(name: str, uses: Sequence[Preview]) -> str:
+    distinct = {one.key: one for one in uses}.values()
+    there = sum(one.action == REUSE for one in distinct)
+    counts = {"there": there, "to make": len(distinct) - there}
     shared = f", for {len(uses)} jobs" if len(uses) > len(distinct) else ""
-    return f"  {uses[0].stage:<9}{name}{len(distinct)}{shared:<14}  {', '.join(does)}"
+    return f"  {uses[0].stage:<9}{name}{len(distinct)}{shared:<14}  {', '.join(f'{n} {what}' for what, n in counts.items() if n)}"
 
 
-def _oracle(looked: Sequence[tuple[Config, Sequence[Seen]]]) -> Iterator[str]:
+def _oracles(previews: Sequence[tuple[Config, Sequence[Preview]]]) -> Iterator[str]:
     """What paid Oracles would be asked, and about what for."""
-    by_oracle: dict[str, tuple[Config, dict[str, Seen]]] = {}
-    for config, products in looked:
+    by_oracle: dict[str, tuple[Config, dict[str, Preview]]] = {}
+    for config, products in previews:
         if config.oracle.kind in PAID:
-            found = by_oracle.setdefault(json.dumps(asdict(config.oracle)), (config, {}))[1]
-            found |= {s.key: s for s in products if s.stage == "rectify" and s.does != REUSE}
+            known = by_oracle.setdefault(json.dumps(asdict(config.oracle)), (config, {}))[1]
+            known |= {p.key: p for p in products if p.stage == "rectify" and p.action != REUSE}
     for config, missing in by_oracle.values():
-        told = [seen.asks for seen in missing.values()]
-        known = sum(count for count in told if count is not None)
-        if not missing:
-            yield f"oracle={config.oracle.kind}: nothing to ask."
-            continue
-        calls = costs.calls(config, known) if None not in told else costs.calls(config)
-        about = "about " if any(seen.assumed for seen in missing.values()) else ""
-        if calls.count is None:
-            yield f"oracle={config.oracle.kind}: costs are {calls.note}."
-            continue
-        yield (
-            f"oracle={config.oracle.kind}: {about}{calls.count:,} attempts to correct, {calls.price} "
-            f"({calls.price_note})."
-        )
-        journals = {seen.journal for seen in missing.values() if seen.journal is not None}
-        yield from (
-            f"  not paid again: the replies in {path}" for path in journals if path.exists()
-        )
+        yield from _oracle(config, list(missing.values()))
+
+
+def _oracle(config: Config, missing: Sequence[Preview]) -> Iterator[str]:
+    name = f"oracle={config.oracle.kind}"
+    if not missing:
+        yield f"{name}: nothing to ask."
+        return
+    counts = [one.to_correct for one in missing if one.to_correct is not None]
+    calls = costs.calls(config, sum(counts) if len(counts) == len(missing) else None)
+    if calls.count is None:
+        yield f"{name}: costs are {calls.note}."
+        return
+    about = "about " if any(one.assumed for one in missing) else ""
+    yield f"{name}: {about}{calls.count:,} attempts to correct, {calls.price} ({calls.price_note})."
+    for path in {one.journal for one in missing if one.journal is not None}:
+        if path.exists():
+            yield f"  not paid again: the replies in {path}"
 
 
 def _each_once(lines: Iterable[str]) -> Iterator[str]:
@@ -142,9 +146,3 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
             check()
         except UserError as error:
             yield f"not ready here: {error}"
-
-
-def export_lines(run: Path) -> Iterator[str]:
-    """What `spot evaluate <run folder>` would measure."""
-    yield from _lines(look_at_exports(run))
-    yield f"  table    exports.csv in {run}"

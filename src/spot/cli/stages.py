@@ -231,7 +231,7 @@ def plan(name: str, arguments: argparse.Namespace) -> None:
     from spot.training.bin_packing import Lengths
 
     lengths, wrong = None, None
-    if known := preview.found(settings):
+    if known := preview.existing_pairs(settings):
         pairs, wrong = known
         prompt = settings.plan.prompt_tokens
         lengths = [

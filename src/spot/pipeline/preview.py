@@ -1,9 +1,9 @@
-"""What of a run is there already and what would be made, without making it.
+"""Which products of a run exist and which would be made, without making any.
 
-`pipeline.way` is gone with something in a run's place that only looks. A product or a model that is
-missing has no content yet, and later products are named by content: those are "unknown until" the stage
-before them. They still have a name in here, made of what is known, so that the jobs of a sweep which will
-share a product are counted rightly.
+The stages run with a `PreviewRun` in the place of a `Run`: it notes each product and makes none. A product
+that is missing has no content yet, and later products are named by content, so those are "unknown until"
+the stage before them. Their stand-ins are named by what is known, so that the jobs of a sweep which
+will share a product are counted as sharing it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from spot.config import PAID, Config
+from spot.config import PAID, Config, ModelConfig
 from spot.data import artifacts
 from spot.data.held_out import split_attempts, wrong_attempts
 from spot.data.rows import WRONG, Pair
@@ -26,13 +26,13 @@ from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
 from spot.pipeline.run import Run
 
-WAITS = "?"  # begins the digest of what is not there yet
-REUSE, RESUME, MAKE = "reuse", "go on", "make"
+UNKNOWN = "?"  # begins the digest of what does not exist yet
+REUSE, RESUME, MAKE = "reuse", "resume", "make"
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Stands in the place of a product (`store.Product`) that is not there yet."""
+class MissingProduct:
+    """Stands in for an `artifacts.Product` that does not exist yet."""
 
     folder: Path
     stage: str
@@ -43,36 +43,38 @@ class Expected:
 
     @property
     def digest(self) -> str:
-        return f"{WAITS}{self.stage}:{self.key}"
+        return f"{UNKNOWN}{self.stage}:{self.key}"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One product of a run: whether it is there, and what is known of it."""
+class Preview:
+    """One product of a run: whether it exists, and what is known of it."""
 
     name: str  # as in run.json
     stage: str
     key: str  # the same for two jobs exactly where they share the product
-    does: str  # REUSE | RESUME | MAKE
-    until: str | None = None  # what must be there before it has a name on disk
+    action: str  # REUSE | RESUME | MAKE
+    until: str | None = None  # what must be done before it has a name on disk
     note: str = ""
-    asks: int | None = None  # rectify: attempts the Oracle would be asked about
-    assumed: bool = False  # whether `asks` is a guess
-    journal: Path | None = None  # of a paid Oracle, where one exists
+    to_correct: int | None = None  # rectify: attempts that the Oracle would be asked about
+    assumed: bool = False  # whether `to_correct` is an estimate
+    journal: Path | None = None  # of a paid Oracle, where its attempts exist
 
 
 @dataclass
-class Look:
-    """In a run's place (`spot.pipeline.run.Run`): notes every product it is shown and makes none."""
+class PreviewRun:
+    """In the place of `spot.pipeline.run.Run`: notes every product and makes none."""
 
     config: Config
     folder: Path = Path("run")
     round: int = 1
     first: Any = None
     start: Policy | None = None
-    seen: dict[str, Seen] = field(default_factory=dict)
-    there: dict[str, artifacts.Product] = field(default_factory=dict)  # by digest
-    missing: dict[str, str] = field(default_factory=dict)  # digest of a stand-in → what is lacking
+    previews: dict[str, Preview] = field(default_factory=dict)  # by the product's name
+    existing: dict[str, artifacts.Product] = field(default_factory=dict)  # by digest
+    missing: dict[str, str] = field(
+        default_factory=dict
+    )  # digest of a stand-in → what it waits for
 
     @property
     def root(self) -> Path:
@@ -85,28 +87,30 @@ class Look:
     def stage(
         self, name: str, target: artifacts.Product, make: Callable[[], None]
     ) -> artifacts.Product:
-        """The product, or what stands for it."""
+        """The product, or its stand-in."""
         name = name if self.round == self.config.rounds else f"round{self.round}/{name}"
-        return self._noted(name, target, target.stage)
+        return self._note(name, target, target.stage)
 
-    def _noted(self, name: str, target: artifacts.Product, until: str) -> artifacts.Product:
-        """until: what later products then wait for."""
-        self.seen[name] = _seen(self, name, target)
+    def _note(self, name: str, target: artifacts.Product, until: str) -> artifacts.Product:
+        """until: what later products wait for while this one is missing."""
+        self.previews[name] = _preview(self, name, target)
         if target.complete:
-            self.there[target.digest] = target
+            self.existing[target.digest] = target
             return target
-        expected = Expected(target.folder, target.stage, target.key, target.settings, target.inputs)
-        self.missing[expected.digest] = until
-        return cast(artifacts.Product, expected)
+        stand_in = MissingProduct(
+            target.folder, target.stage, target.key, target.settings, target.inputs
+        )
+        self.missing[stand_in.digest] = until
+        return cast(artifacts.Product, stand_in)
 
     def weights(self, read: artifacts.Product | None) -> Policy:
-        """The starting weights, or what stands for those that are yet to be fetched or pretrained."""
+        """The starting weights, or a stand-in for those that are yet to be downloaded or pretrained."""
         model = self.config.model
-        nowhere = model.path is None and model.pretrain is None
-        if policy.is_here(model) or _is_folder(model.path) or nowhere:
-            return policy.prepare(model, self.root)  # which says what is wrong with the last two
+        unusable = _is_folder(model.path) or (model.path is None and model.pretrain is None)
+        if policy.is_here(model) or unusable:
+            return policy.prepare(model, self.root)  # which says why they are unusable
         if model.path is not None:
-            digest = f"{WAITS}model:{model.path}@{model.revision}"
+            digest = f"{UNKNOWN}model:{model.path}@{model.revision}"
             self.missing[digest] = f"{model.path} is downloaded"
             return Policy(model.name, Path(model.path), digest)
         made = self.student(read)
@@ -116,7 +120,7 @@ class Look:
         return Policy(model.name, made.folder / "model", made.digest)
 
     def student(self, read: artifacts.Product | None) -> artifacts.Product:
-        """The student, or what stands for it."""
+        """The student, or its stand-in."""
         model = self.config.model
         recipe = policy.recipe(model)
         if read is not None and not read.complete and recipe["corpus"] == "data":
@@ -124,71 +128,69 @@ class Look:
         else:
             texts = split_attempts(self.config.data, read)[0] if read and read.complete else None
             target = policy.student(model, self.root, texts)[0]
-        return self._noted("model", target, "the student is pretrained")
+        return self._note("model", target, "the student is pretrained")
 
     def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
-        """As many pairs as the poorest pool has, or what stands for their number."""
-        known = [self.there.get(pool.digest) for pool in pools.values()]
+        """As many pairs as the smallest pool has, or a stand-in for their number."""
+        known = [self.existing.get(pool.digest) for pool in pools.values()]
         found = [len(artifacts.read_rows(pool.folder, Pair)) for pool in known if pool is not None]
         if len(found) == len(pools):
             return min([*found, *([most] if most is not None else [])], default=None)
         waits = json.dumps([*(pool.digest for pool in pools.values()), most])
-        number = f"{WAITS}select:{artifacts.hash_text(waits)}"
+        number = f"{UNKNOWN}select:{artifacts.hash_text(waits)}"
         self.missing[number] = "select"
         return cast(int, number)
 
     def named(self, name: str) -> artifacts.Product | None:
-        """The last round's product of that name, if it is there."""
-        key = self.seen[name].key
-        return next((product for product in self.there.values() if product.key == key), None)
+        """The last round's product of that name, if it exists."""
+        key = self.previews[name].key
+        return next((product for product in self.existing.values() if product.key == key), None)
 
     def write_card(self) -> None:
         """Nothing is written."""
 
 
-def look(config: Config, until: str | None = None) -> list[Seen]:
-    """The products of a run that ends after the stage `until`, in their order. Makes nothing."""
-    config = replace(config, model=_cached(config.model))
-    here = Look(config)
-    _go(here, until)
-    return list(here.seen.values())
+def preview(config: Config, until: str | None = None) -> list[Preview]:
+    """The products of a run that ends after the stage `until`, in their order."""
+    return list(_previewed(config, until).previews.values())
 
 
-def found(config: Config) -> tuple[list[Pair], int] | None:
-    """The pairs that are there already and how many attempts were wrong; None before selection.
+def existing_pairs(config: Config) -> tuple[list[Pair], int] | None:
+    """The pairs that exist already and how many attempts were wrong; None before selection.
 
-    Makes and fetches nothing: for weights that are not on this machine the answer is None.
+    Downloads nothing: for weights that are not on this machine the answer is None.
     """
-    model = _cached(config.model)
-    here = Look(replace(config, model=model))
+    model = _local(config.model)
     lacks = model.path is not None and not policy.is_here(model)
-    if lacks or not (here.root / "select").exists():
+    if lacks or not (PreviewRun(config).root / "select").exists():
         return None
-    _go(here, "select")
-    pairs, attempts = here.named("pairs"), here.named("attempts")
+    run = _previewed(config, "select")
+    pairs, attempts = run.named("pairs"), run.named("attempts")
     if pairs is None or attempts is None:
         return None
     return artifacts.read_rows(pairs.folder, Pair), attempts.counts.get(WRONG, 0)
 
 
-def _go(here: Look, until: str | None) -> None:
-    run = cast(Run, here)
+def preview_exports(folder: Path) -> list[Preview]:
+    """The scores that `spot evaluate <run folder>` would make. Raises UserError where it would."""
+    from spot.pipeline import exports
+
+    exported = exports.read(folder)
+    run = PreviewRun(exported.config, round=exported.config.rounds)
+    exports.score(cast(Run, run), exported)
+    return list(run.previews.values())
+
+
+def _previewed(config: Config, until: str | None) -> PreviewRun:
+    result = PreviewRun(replace(config, model=_local(config.model)))
+    run = cast(Run, result)
     if until == "pretrain":
         stages.pretrain(run)
     elif until == "evaluate":
         way.measure(run)
     else:
         way.way(run, until)
-
-
-def look_at_exports(run: Path) -> list[Seen]:
-    """The scores that `spot evaluate <run folder>` would make. Raises UserError where it would."""
-    from spot.pipeline import exports
-
-    exported = exports.read(run)
-    here = Look(exported.config, round=exported.config.rounds)
-    exports.score(cast(Run, here), exported)
-    return list(here.seen.values())
+    return result
 
 
 def _is_folder(path: str | None) -> bool:
@@ -198,7 +200,7 @@ def _is_folder(path: str | None) -> bool:
     return path.startswith(("/", ".", "~")) or Path(path).expanduser().exists()
 
 
-def _cached(model: Any) -> Any:
+def _local(model: ModelConfig) -> ModelConfig:
     """The same model as a local folder, where the hub's own cache holds it already."""
     path = model.path
     if path is None or _is_folder(path):
@@ -216,66 +218,66 @@ def _cached(model: Any) -> Any:
 # ---- what is known of a product ------------------------------------------------------------------
 
 
-def _seen(here: Look, name: str, target: artifacts.Product) -> Seen:
+def _preview(run: PreviewRun, name: str, target: artifacts.Product) -> Preview:
+    made = Preview(name, target.stage, target.key, MAKE)
     values = [*target.inputs.values(), *target.settings.values()]
-    if waits := [until for one, until in here.missing.items() if one in values]:
-        return _asked(here, Seen(name, target.stage, target.key, MAKE, waits[-1]), target)
+    if waits := [until for digest, until in run.missing.items() if digest in values]:
+        return _with_work(run, replace(made, until=waits[-1]), target)
     if target.complete:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in target.counts.items())
-        return Seen(name, target.stage, target.key, REUSE, note=counts)
+        return replace(made, action=REUSE, note=counts)
     rows = target.folder / artifacts.PARTIAL
     done = rows.read_bytes().count(b"\n") if rows.exists() else 0
-    begun = f"{done:,} rows are there" if done else ""
-    does = RESUME if done or (target.folder / artifacts.RESUME).exists() else MAKE
-    found = Seen(name, target.stage, target.key, does, note=begun)
-    return _asked(here, found, target)
+    if done or (target.folder / artifacts.RESUME).exists():
+        made = replace(made, action=RESUME, note=f"{done:,} rows exist" if done else "")
+    return _with_work(run, made, target)
 
 
-def _asked(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
+def _with_work(run: PreviewRun, preview: Preview, target: artifacts.Product) -> Preview:
     """With how much there is to do, where that is known."""
-    config = here.config
-    said = ""
+    config, work = run.config, ""
+    if target.stage == "rectify":
+        return _corrections(run, preview, target)
     if target.stage == "elicit" and (count := count_attempts(config)) is not None:
-        said = f"{count:,} responses"
-    elif target.stage == "rectify":
-        return _corrections(here, seen, target)
+        work = f"{count:,} responses"
     elif target.stage == "evaluate":
-        said = _answers(config)
-    elif target.stage == "train" and (pairs := here.there.get(target.inputs["pairs"])) is not None:
-        said = _steps(config, pairs)
-    return replace(seen, note=", ".join(filter(None, (said, seen.note))))
+        work = _responses(config)
+    elif target.stage == "train" and (pairs := run.existing.get(target.inputs["pairs"])):
+        rows = len(artifacts.read_rows(pairs.folder, Pair))
+        steps = math.ceil(rows * config.loss.epochs / config.loss.batch_pairs)
+        work = f"{rows:,} pairs, {steps:,} steps"
+    return replace(preview, note=_joined(work, preview.note))
 
 
-def _answers(config: Config) -> str:
+def _joined(*notes: str) -> str:
+    return ", ".join(filter(None, notes))
+
+
+def _responses(config: Config) -> str:
+    """`2,000 responses and all of math500`, whose questions are not counted here."""
     tasks = config.benchmarks.tasks.values()
     known = sum(t.questions * t.trials for t in tasks if t.questions is not None)
-    more = [t.name for t in tasks if t.questions is None]
-    said = [f"{known:,} responses"] if known else []
-    return " and ".join([*said, *([f"all of {', '.join(more)}"] if more else [])])
+    whole = ", ".join(t.name for t in tasks if t.questions is None)
+    parts = (f"{known:,} responses" if known else "", f"all of {whole}" if whole else "")
+    return " and ".join(filter(None, parts))
 
 
-def _steps(config: Config, pairs: artifacts.Product) -> str:
-    rows = len(artifacts.read_rows(pairs.folder, Pair))
-    steps = math.ceil(rows * config.loss.epochs / config.loss.batch_pairs)
-    return f"{rows:,} pairs, {steps:,} steps"
-
-
-def _corrections(here: Look, seen: Seen, target: artifacts.Product) -> Seen:
+def _corrections(run: PreviewRun, preview: Preview, target: artifacts.Product) -> Preview:
     """How many attempts the Oracle would be asked about."""
-    config, part = here.config, target.settings["part"]
-    attempts = here.there.get(target.inputs["attempts"])
+    config, part = run.config, target.settings["part"]
+    attempts = run.existing.get(target.inputs["attempts"])
     if attempts is not None:
-        count = len(wrong_attempts(config.data, attempts, part, here.first))
-        paid = config.oracle.kind in PAID
-        output = Path(config.output)
-        journal = build.journal_path(config.oracle, attempts.digest, output) if paid else None
-        note = ", ".join(filter(None, (f"{count:,} wrong attempts", seen.note)))
-        return replace(seen, note=note, asks=count, journal=journal)
+        count = len(wrong_attempts(config.data, attempts, part, run.first))
+        journal = None
+        if config.oracle.kind in PAID:
+            journal = build.journal_path(config.oracle, attempts.digest, Path(config.output))
+        note = _joined(f"{count:,} wrong attempts", preview.note)
+        return replace(preview, note=note, to_correct=count, journal=journal)
     total = count_attempts(config)
     if total is None:
-        return replace(seen, note="wrong attempts", assumed=True)
+        return replace(preview, note="wrong attempts", assumed=True)
     wrong = round(ERROR_RATE * total)
     held_out = min(config.data.held_out, wrong)
     count = held_out if part == "held_out" else wrong - held_out
     note = f"about {count:,} wrong attempts ({ERROR_RATE:.0%} assumed)"
-    return replace(seen, note=note, asks=count, assumed=True)
+    return replace(preview, note=note, to_correct=count, assumed=True)

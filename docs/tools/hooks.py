@@ -71,7 +71,7 @@ def katex() -> Path:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in commands and studies; mend links that leave docs/."""
+    """Fill in commands and studies; fix links that leave docs/."""
     source = f"docs/{page.file.src_uri}"
     if page.file.generated_by is None:
         markdown = relinked(markdown, source, page.file.src_uri)
@@ -125,7 +125,7 @@ def relinked(text: str, source: str, uri: str) -> str:
     A link to a file that is no page becomes its text: the reader has the repository.
     """
 
-    def mend(match: re.Match[str]) -> str:
+    def fixed(match: re.Match[str]) -> str:
         image, words, target, anchor = match[1], match[2], match[3], match[4] or ""
         if "://" in target or target.startswith("mailto:"):
             return match[0]
@@ -140,4 +140,4 @@ def relinked(text: str, source: str, uri: str) -> str:
         here = posixpath.relpath(page, posixpath.dirname(uri) or ".")
         return f"{image}[{words}]({here}{anchor})"
 
-    return LINK.sub(mend, text)
+    return LINK.sub(fixed, text)

@@ -75,16 +75,16 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    evaluator: GeneratorConfig | None = None  # who answers benchmarks; null: the generator
+    evaluator: GeneratorConfig | None = None  # generates the answers to benchmarks; null: the generator
     loss: LossConfig = MISSING
     hardware: HardwareConfig = MISSING
     benchmarks: BenchmarksConfig = MISSING
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    arm: str | None = None  # what loss and data.arm are called together; `typed` fills it in
+    arm: str | None = None  # the paper's name for loss and data.arm together; `typed` fills it in
     study: str | None = None  # a sweep of experiments/paper, whose tables and claims are compared
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
-    rounds: int = 1  # times the way is gone, each from the policy that the last one trained
+    rounds: int = 1  # times the loop runs, each from the policy that the last one trained
     reference: str = "cached"  # cached (scored once) | copy (a model per device) | engine (ZeRO-3)
     save: SaveConfig = field(default_factory=SaveConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)

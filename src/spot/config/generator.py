@@ -1,4 +1,4 @@
-"""The group `generator`: who answers, in elicitation and, unless `evaluator` is another, in evaluation."""
+"""The group `generator`: what generates responses, in elicitation and, unless `evaluator` is another, in evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GENERATORS = ("transformers", "vllm", "openai")
 
 @dataclass
 class GeneratorConfig:
-    """Sampling as in the paper and its scripts (T 0.7, top-p 0.8, top-k 20), and who does it."""
+    """Sampling as in the paper and its scripts (T 0.7, top-p 0.8, top-k 20), and what samples."""
 
     kind: str = (
         "transformers"  # transformers (this process) | vllm (started) | openai (runs already)

@@ -1,4 +1,4 @@
-"""Who corrects: the group `oracle`."""
+"""The group `oracle`: what corrects, how it is asked and what it may cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PricesConfig:
 
 @dataclass
 class OracleConfig:
-    """Who corrects, how it is asked and what it may cost. Keys are for the kinds they name."""
+    """What corrects, how it is asked and what it may cost. Keys are for the kinds they name."""
 
     kind: str = "rule"  # rule | human | gemini | openai | self
     seed: int = 0  # rule, self
@@ -63,14 +63,14 @@ class OracleConfig:
     give_up: bool = False  # drop what a server that answers nobody does not answer; false: stop
     batch: bool = False  # gemini: batch jobs, at half the price and within a day
     batch_size: int = 1000  # requests of a job
-    batch_poll: float = 60.0  # seconds between looks at the jobs
+    batch_poll: float = 60.0  # seconds between polls of the jobs
     reask: int = 1  # tries after a correction that was refused
     largest_change: float | None = (
         None  # refuse what changes more (R_LCS); costs γ = 1 its rewrites
     )
     target_pairs: int | None = None  # stop at so many verified corrections; null: all
     max_cost: float | None = None  # USD; null: asked on a terminal, else 5
-    free: bool = False  # a server of your own
+    free: bool = False  # a server of your own, which costs nothing
     prices: PricesConfig = field(default_factory=PricesConfig)
     allow_version_drift: bool = False  # go on when another model answers
 
@@ -92,7 +92,7 @@ class OracleConfig:
         self._check_effect()
 
     def _check_effect(self) -> None:
-        """Refuse keys that somebody set and that would change nothing."""
+        """Refuse keys that were set and would have no effect."""
         if self.resample and self.kind != "self":
             raise UserError(
                 f"oracle.resample={self.resample} is for oracle=self, here it is {self.kind}: "
@@ -104,7 +104,7 @@ class OracleConfig:
             )
 
     def _check_asking(self) -> None:
-        """How a server is asked."""
+        """Check how a server is asked."""
         in_range("oracle.temperature", self.temperature, 0)
         in_range("oracle.thinking_budget", self.thinking_budget, -1)
         in_range("oracle.retries", self.retries, 0)

@@ -13,7 +13,7 @@ from spot.utils.redact import scrubbed
 
 # Settings that move no result: two runs that differ in these alone are one arm.
 ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")
-# What tells runs apart best, named first; what these separate needs no second name.
+# Keys that name an arm before any other; runs that these separate need no further key.
 TELLING = (
     "rounds", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
     "loss.name", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",

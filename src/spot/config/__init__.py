@@ -75,7 +75,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     oracle: OracleConfig = field(default_factory=OracleConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    evaluator: GeneratorConfig | None = None  # generates the answers to benchmarks; null: the generator
+    evaluator: GeneratorConfig | None = (
+        None  # generates the answers to benchmarks; null: the generator
+    )
     loss: LossConfig = MISSING
     hardware: HardwareConfig = MISSING
     benchmarks: BenchmarksConfig = MISSING

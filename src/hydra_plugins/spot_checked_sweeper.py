@@ -1,0 +1,26 @@
+"""Hydra's own sweeper, without composing every job once more: `spot` has checked them all before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra._internal.core_plugins import basic_sweeper
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class CheckedSweeperConf(basic_sweeper.BasicSweeperConf):
+    """Options of `hydra/sweeper: checked`, those of Hydra's `basic`."""
+
+    _target_: str = "hydra_plugins.spot_checked_sweeper.CheckedSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="checked", node=CheckedSweeperConf, provider="spot"
+)
+
+
+class CheckedSweeper(basic_sweeper.BasicSweeper):
+    """Expands `key=a,b` to jobs and hands them to the launcher."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `spot.config.compose.expand` has composed and checked every job."""

@@ -50,7 +50,7 @@ def answers(mix: Sequence[str], count: int) -> tuple[list[Answer], list[bool]]:
         truth, same, other = SHAPES[mix[i % len(mix)]](i + 2)
         correct = i // len(mix) % 2 == 0
         row = {"problem": "Find it.", "answer": truth}
-        question = math_family.read(math_family.Fields(), row, str(i))
+        question = math_family.read(math_family.MathFields(), row, str(i))
         text = (
             "Let us see. " * 100
             + rf"The final answer is: $\boxed{{{same if correct else other}}}$."

@@ -9,11 +9,11 @@ from importlib import resources
 import pytest
 
 from spot.grading import choice
-from spot.grading.choice import Fields, chosen_letter
+from spot.grading.choice import ChoiceFields, chosen_letter
 from spot.grading.family import Answer, RowError
 
 CITIES = ["Oslo", "Paris", "Rome", "New York"]
-GPQA = Fields(question="Question", id="Record ID")
+GPQA = ChoiceFields(question="Question", id="Record ID")
 TEMPLATE = (resources.files("spot.data") / "prompts" / "benchmarks" / "choice.md").read_text(
     "utf-8"
 )
@@ -171,7 +171,7 @@ def test_a_row_of_gpqa():
 @pytest.mark.parametrize("answer", [2, "C", "c", "Rome"])
 def test_a_row_with_options(answer):
     row = {"question": "Where is the Forum?", "options": CITIES, "answer": answer}
-    question = choice.read(Fields(), row, "row-7")
+    question = choice.read(ChoiceFields(), row, "row-7")
     assert (question.answer, question.meta["right"]) == ("Rome", 2)
 
 
@@ -195,12 +195,12 @@ def test_a_row_with_options(answer):
 def test_an_unusable_row_names_its_field(change, field):
     row = {"question": "Where is the Forum?", "options": CITIES, "answer": "C", **change}
     with pytest.raises(RowError, match=f"^{field}: "):
-        choice.read(Fields(), row, "row-7")
+        choice.read(ChoiceFields(), row, "row-7")
 
 
 def forum():
     row = {"question": "Where is the Forum?", "options": CITIES, "answer": "C"}
-    return choice.read(Fields(), row, "row-7")
+    return choice.read(ChoiceFields(), row, "row-7")
 
 
 def test_options_are_shuffled_by_the_seed_alone():
@@ -227,7 +227,7 @@ def test_the_template_asks_for_the_form_that_is_read():
 
 def test_a_question_may_look_like_a_template():
     row = {"question": "What does {question} mean?", "options": ["x", "{question}"], "answer": 0}
-    text = choice.pose(choice.read(Fields(), row, "q"), 1, "Q: {question}").text
+    text = choice.pose(choice.read(ChoiceFields(), row, "q"), 1, "Q: {question}").text
     assert text.startswith("Q: What does {question} mean?\n")
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from spot.grading import math_family
 from spot.grading.family import Answer, RowError
-from spot.grading.math_family import Fields
+from spot.grading.math_family import MathFields
 from spot.grading.registry import Verifier
 
 TEMPLATE = (resources.files("spot.data") / "prompts" / "benchmarks" / "math.md").read_text("utf-8")
-OLYMPIAD = Fields(question="question", answer="final_answer")
+OLYMPIAD = MathFields(question="question", answer="final_answer")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def olympiad(answer, **more):
 
 
 def plain(answer):
-    return math_family.read(Fields(), {"problem": "Find it.", "answer": answer}, "row-1")
+    return math_family.read(MathFields(), {"problem": "Find it.", "answer": answer}, "row-1")
 
 
 def grades(verifier, question, *boxes):
@@ -47,19 +47,19 @@ def verdicts(verifier, question, *boxes):
 @pytest.mark.parametrize(
     ("fields", "row", "name", "answer"),
     [
-        (Fields(), {"id": 60, "problem": "P", "answer": "204"}, "60", "204"),
-        (Fields(), {"id": "I-1", "problem": "P", "answer": 70}, "I-1", "70"),
-        (Fields(question="question"), {"question": "P", "answer": 27.0, "id": 0}, "0", "27.0"),
+        (MathFields(), {"id": 60, "problem": "P", "answer": "204"}, "60", "204"),
+        (MathFields(), {"id": "I-1", "problem": "P", "answer": 70}, "I-1", "70"),
+        (MathFields(question="question"), {"question": "P", "answer": 27.0, "id": 0}, "0", "27.0"),
         (
-            Fields(id="unique_id"),
+            MathFields(id="unique_id"),
             {"problem": "P", "solution": r"\boxed{p}", "answer": "p - q", "unique_id": "test/1.json"},
             "test/1.json",
             "p - q",
         ),
-        (Fields(), {"problem": "P", "solution": r"\boxed{1} is \boxed{\frac{1}{2}}."}, "row-1", r"\frac{1}{2}"),
-        (Fields(), {"problem": "P", "answer": r"We get \boxed{4.5e33} erg."}, "row-1", "4.5e33"),
+        (MathFields(), {"problem": "P", "solution": r"\boxed{1} is \boxed{\frac{1}{2}}."}, "row-1", r"\frac{1}{2}"),
+        (MathFields(), {"problem": "P", "answer": r"We get \boxed{4.5e33} erg."}, "row-1", "4.5e33"),
         (OLYMPIAD, {"question": "P", "final_answer": [r"$\frac{1}{2 n}$"], "id": 7}, "7", r"$\frac{1}{2 n}$"),
-        (Fields(question="ask.text"), {"ask": {"text": "P"}, "answer": "5"}, "row-1", "5"),
+        (MathFields(question="ask.text"), {"ask": {"text": "P"}, "answer": "5"}, "row-1", "5"),
     ],
 )  # fmt: skip
 def test_rows_of_the_public_layouts(fields, row, name, answer):
@@ -86,12 +86,12 @@ def test_rows_of_the_public_layouts(fields, row, name, answer):
 )
 def test_an_unusable_row_names_its_field(row, field):
     with pytest.raises(RowError, match=f"^{field}: "):
-        math_family.read(Fields(), row, "row-1")
+        math_family.read(MathFields(), row, "row-1")
 
 
 def test_a_posed_question_asks_for_a_box():
     row = {"problem": r"What is {question} for $\frac{1}{2}$?", "answer": "5"}
-    question = math_family.read(Fields(), row, "row-1")
+    question = math_family.read(MathFields(), row, "row-1")
     posed = math_family.pose(question, 3, TEMPLATE)
     assert posed.text.endswith(f"{question.text}\n")
     assert r"$\boxed{ANSWER}$" in posed.text
@@ -127,7 +127,7 @@ def test_every_verdict_has_its_reason(verifier):
 
 
 def test_labelled_answers_are_graded_by_their_format(verifier):
-    family = math_family.family(verifier.equals, Fields(question="question"), "last")
+    family = math_family.family(verifier.equals, MathFields(question="question"), "last")
     row = {"question": "How much?", "answer": "9 * 2 = <<9*2=18>>18 each day.\n#### 18"}
     question = family.read(row, "row-1")
     assert question.answer == "18"
@@ -140,7 +140,7 @@ def test_labelled_answers_are_graded_by_their_format(verifier):
         ("wrong", "20", "differs"),
         ("unparseable", None, "no answer"),
     ]
-    family = math_family.family(verifier.equals, Fields(question="question"), "json")
+    family = math_family.family(verifier.equals, MathFields(question="question"), "json")
     question = family.read({"question": "How much?", "answer": r"\frac{1}{2}"}, "row-1")
     found = family.grade(
         [Answer(question, r'{"answer": "\frac12"}'), Answer(question, r"\boxed{.5}")]

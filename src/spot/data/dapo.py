@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spot.data.contamination import tokens
-from spot.data.jsonl import Fields, Problem, Row, Source, read_questions, value_at
+from spot.data.jsonl import Fields, NumberedRow, Problem, Source, read_questions, value_at
 from spot.data.rows import Question
 from spot.utils.errors import UserError
 
@@ -54,13 +54,13 @@ def read_problems(
     return questions, dict(dropped + Counter(unusable))
 
 
-def distinct(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
+def distinct(rows: Iterable[NumberedRow]) -> tuple[list[NumberedRow], Counter[str]]:
     """English rows as {id, prompt, solution}, each problem once, and the others by reason.
 
     Rows without a problem or an answer are passed on: it is for others to refuse them.
     """
     dropped: Counter[str] = Counter()
-    kept: list[Row] = []
+    kept: list[NumberedRow] = []
     keys: dict[str, str] = {}  # of a text as it is written, a hundred times perhaps
     copies: Counter[str] = Counter()
     answers: dict[str, set[str]] = {}

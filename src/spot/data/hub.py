@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spot.data import artifacts
-from spot.data.jsonl import Problem, Row, Source, object_or_problem, read_objects
+from spot.data.jsonl import NumberedRow, Problem, Source, object_or_problem, read_objects
 from spot.utils.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -133,7 +133,7 @@ def _json(path: Path) -> Source:
     return Source(str(path), [(n, object_or_problem(v)) for n, v in enumerate(values, start=1)])
 
 
-def _table(path: Path, delimiter: str) -> Iterator[Row]:
+def _table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
     """Rows of a table with a header; all values are text. A row is numbered by its last line."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -146,7 +146,7 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
                 yield reader.line_num, Problem("malformed_row", fields)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[NumberedRow]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
@@ -166,7 +166,9 @@ def _folder(path: Path, where: Where) -> Source:
     return Source(str(path), _readable(path, enumerate(rows, start=1), DatasetsError))
 
 
-def _readable(path: Path, rows: Iterable[Row], *kinds: type[Exception]) -> Iterator[Row]:
+def _readable(
+    path: Path, rows: Iterable[NumberedRow], *kinds: type[Exception]
+) -> Iterator[NumberedRow]:
     """The rows; an error in the midst of them names the file."""
     expected: tuple[type[Exception], ...] = (OSError, ValueError, csv.Error, *kinds)
     try:

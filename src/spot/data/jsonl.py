@@ -17,6 +17,7 @@ from typing import Any
 from spot.data.answers import Item, encodable, final_truth, scalar_text
 from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError
+from spot.utils.files import write_aside
 
 NEXT_STEP = "fix the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # bytes
@@ -43,7 +44,7 @@ class Problem:
     explanation: str
 
 
-Row = tuple[int, dict[str, Any] | Problem]  # its number, from 1, and what it holds
+NumberedRow = tuple[int, dict[str, Any] | Problem]  # its number, from 1, and what it holds
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Source:
     """Rows to read once, where they are from and what one of them is called there: for messages."""
 
     name: str
-    rows: Iterable[Row]
+    rows: Iterable[NumberedRow]
     unit: str = "row"  # line | row
 
 
@@ -114,7 +115,7 @@ def import_attempts(
     return attempts, dropped
 
 
-def read_objects(path: str | Path) -> Iterator[Row]:
+def read_objects(path: str | Path) -> Iterator[NumberedRow]:
     """`(line number, object or what is wrong with the line)`; blank lines are passed over.
 
     Raises UserError when the file is missing, unreadable or holds nothing.
@@ -135,6 +136,12 @@ def read_objects(path: str | Path) -> Iterator[Row]:
         ) from error
     if not found:
         raise UserError(f"{path} is empty: give a file with one JSON object a line.")
+
+
+def write_objects(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line; the file is written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:

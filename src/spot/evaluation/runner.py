@@ -39,15 +39,6 @@ class Benchmark:
         return 100 * share, what
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """One question of one trial, waiting for its response."""
-
-    benchmark: Benchmark
-    question: Question  # as posed
-    request: Request
-
-
 def evaluate(
     benchmarks: Sequence[Benchmark],
     generator: Generator,
@@ -61,10 +52,13 @@ def evaluate(
     All benchmarks run as one stream of requests. A question's samples depend on `seed`, the question
     and the trial alone, so every model is asked the same with the same random numbers.
     """
-    asked = {a.request.key: a for b in benchmarks for a in _asked(b, sampling, seed)}
-    for completion in generator.generate([a.request for a in asked.values()], done):
-        what = asked[completion.key]
-        yield score(what.benchmark, what.question, what.request, completion)
+    asked = {
+        request.key: (b, question, request)
+        for b in benchmarks
+        for question, request in _asked(b, sampling, seed)
+    }
+    for completion in generator.generate([request for _, _, request in asked.values()], done):
+        yield score(*asked[completion.key], completion)
 
 
 def score(
@@ -96,8 +90,10 @@ def score(
     )
 
 
-def _asked(benchmark: Benchmark, sampling: Sampling, seed: int) -> Iterator[_Asked]:
-    """Every question of a benchmark, as often as it is asked."""
+def _asked(
+    benchmark: Benchmark, sampling: Sampling, seed: int
+) -> Iterator[tuple[Question, Request]]:
+    """Every question of a benchmark as it is posed, as often as it is asked."""
     limit = min(benchmark.max_new_tokens or sampling.max_new_tokens, sampling.max_new_tokens)
     sampling = replace(sampling, max_new_tokens=limit)
     for question in benchmark.questions:
@@ -110,7 +106,7 @@ def _asked(benchmark: Benchmark, sampling: Sampling, seed: int) -> Iterator[_Ask
                 sampling,
                 request_seed(seed, question.id, trial),
             )
-            yield _Asked(benchmark, posed, request)
+            yield posed, request
 
 
 def accuracy(scores: Sequence[Score]) -> dict[str, float]:

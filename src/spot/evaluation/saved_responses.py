@@ -6,7 +6,6 @@ is such a row, too, once the benchmark's questions are at hand. One row comes ou
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from typing import Any
 
 from spot.data.answers import whole_characters
 from spot.data.chat import final_part
-from spot.data.jsonl import Problem, read_objects
+from spot.data.jsonl import Problem, read_objects, write_objects
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.grading.family import Answer, Family, Grade, RowError
 from spot.utils.errors import UserError
-from spot.utils.files import write_aside
 
 TOGETHER = 256  # responses graded at once, so that all cores have work
 FINISHED = (STOP, LENGTH, PROMPT_TOO_LONG)
@@ -96,20 +94,21 @@ def grade(responses: Sequence[Response], family: Family) -> Iterator[tuple[Respo
 
 def write(path: Path, graded: Sequence[tuple[Response, Grade]]) -> None:
     """One JSON object a line, in the order of the responses; the family's own findings beside."""
-    lines = [
-        {
-            "id": response.answer.question.id,
-            "trial": response.trial,
-            "extracted": grade.extracted,
-            "verdict": grade.verdict,
-            "correct": grade.correct,
-            "reason": grade.reason,
-            **grade.details,
-        }
-        for response, grade in graded
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_objects(
+        path,
+        (
+            {
+                "id": response.answer.question.id,
+                "trial": response.trial,
+                "extracted": grade.extracted,
+                "verdict": grade.verdict,
+                "correct": grade.correct,
+                "reason": grade.reason,
+                **grade.details,
+            }
+            for response, grade in graded
+        ),
+    )
 
 
 def _given(row: Mapping[str, Any], field: str, default: Any) -> Any:

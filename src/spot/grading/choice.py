@@ -24,7 +24,7 @@ from spot.grading.math import quick_equal
 
 
 @dataclass(frozen=True)
-class Fields:
+class ChoiceFields:
     """Which field of a row holds what; dots reach into nested objects.
 
     A row has either `options` (a list) with `answer` (a letter, an index from 0, or an option's
@@ -40,7 +40,7 @@ class Fields:
     incorrect: str = "Incorrect Answer"
 
 
-def family(fields: Fields = Fields()) -> Family:
+def family(fields: ChoiceFields = ChoiceFields()) -> Family:
     """Multiple choice, from rows of these fields."""
     return Family(partial(read, fields), pose, grade, trivial, repose=repose)
 
@@ -48,7 +48,7 @@ def family(fields: Fields = Fields()) -> Family:
 # ---------------------------------------------------------------- rows
 
 
-def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
+def read(fields: ChoiceFields, row: Mapping[str, Any], row_id: str) -> Question:
     """The question of a row; its own id, if it has one, comes before `row_id`.
 
     `answer` is the right option's text; meta: `options` in the row's order and `right`, an index.
@@ -73,7 +73,7 @@ def read(fields: Fields, row: Mapping[str, Any], row_id: str) -> Question:
     return Question(own_id or row_id, "choice", text, options[right], meta)
 
 
-def _options(fields: Fields, row: Mapping[str, Any]) -> list[str]:
+def _options(fields: ChoiceFields, row: Mapping[str, Any]) -> list[str]:
     """All options as text; the right one first where the row keeps it apart."""
     correct = value_at(row, fields.correct)
     if correct is not None:
@@ -88,7 +88,7 @@ def _options(fields: Fields, row: Mapping[str, Any]) -> list[str]:
     return [scalar_text(option) for option in options]
 
 
-def _right(fields: Fields, answer: Any, options: Sequence[str]) -> int:
+def _right(fields: ChoiceFields, answer: Any, options: Sequence[str]) -> int:
     """The index that an answer names: an index itself, a letter, or the text of an option."""
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return answer

@@ -11,7 +11,6 @@ of the paper writes them, in rows `{"state": text, "answer": [own, opponent]}` w
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spot.data.jsonl import write_objects
 from spot.utils.errors import UserError, in_range
-from spot.utils.files import write_aside
 
 ROWS, COLUMNS = 6, 7
 HEIGHT = ROWS + 1  # bits a column takes
@@ -158,8 +157,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSON Lines, all or none. Raises UserError when `path` is a folder."""
     if path.is_dir():
         raise UserError(f"out={path} is a folder: name a file, such as out={path}/connect4.jsonl.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_objects(path, rows)
 
 
 def _draw(rng: random.Random, mover: str, empty: bool, seen: set[Position]) -> Position:

@@ -32,7 +32,7 @@ MOST_ANSWERS = 40  # in one box; more are a list of guesses
 
 
 @dataclass(frozen=True)
-class Fields:
+class MathFields:
     """Which field of a row holds what; dots reach into nested objects.
 
     Without an answer the last box of the solution is the truth. The last three are OlympiadBench's
@@ -48,7 +48,9 @@ class Fields:
     tolerance: str = "error"  # absolute
 
 
-def family(equals: Equals, fields: Fields = Fields(), answer_format: str = "boxed") -> Family:
+def family(
+    equals: Equals, fields: MathFields = MathFields(), answer_format: str = "boxed"
+) -> Family:
     """Mathematics, from rows of these fields; responses give their answers as ANSWER_FORMATS has it."""
     return Family(
         read=partial(read, fields, answer_format=answer_format),
@@ -62,7 +64,7 @@ def family(equals: Equals, fields: Fields = Fields(), answer_format: str = "boxe
 
 
 def read(
-    fields: Fields, row: Mapping[str, Any], row_id: str, answer_format: str = "boxed"
+    fields: MathFields, row: Mapping[str, Any], row_id: str, answer_format: str = "boxed"
 ) -> Question:
     """The question of a row; its own id, if it has one, comes before `row_id`.
 
@@ -90,7 +92,7 @@ def read(
     return Question(id=name, task="math", text=text.strip(), answer=truth, meta=meta)
 
 
-def _truths(fields: Fields, row: Mapping[str, Any], answer_format: str) -> list[str]:
+def _truths(fields: MathFields, row: Mapping[str, Any], answer_format: str) -> list[str]:
     """The answers as written, at least one."""
     answer = value_at(row, fields.answer)
     given = [scalar_text(part) for part in (answer if isinstance(answer, list) else [answer])]

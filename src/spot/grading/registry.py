@@ -78,7 +78,7 @@ def family(name: str, options: Options) -> Family:
 
 
 def _math(options: Options) -> Family:
-    fields = math_family.Fields(question="question")
+    fields = math_family.MathFields(question="question")
     return math_family.family(options.verifier.equals, fields, options.answer_format)
 
 

@@ -138,7 +138,7 @@ def _refusals(config: Config, until: str | None) -> Iterator[str]:
     if until != "pretrain":
         checks.append(lambda: clients.check(config))
     if until in (None, "evaluate"):
-        checks.append(lambda: benchmarks.check(config))
+        checks.append(lambda: benchmarks.check(config.benchmarks))
     if config.oracle.kind in ASKED and until not in ("elicit", "pretrain", "evaluate"):
         checks.append(lambda: oracles.check(config.oracle, config.data))
     for check in checks:

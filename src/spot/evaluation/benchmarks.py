@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spot.config import BenchmarkConfig, Config
+from spot.config import BenchmarkConfig, BenchmarksConfig, DataConfig, ProbeConfig
 from spot.data import artifacts, hub, templates
 from spot.data.held_out import wrong_attempts
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Question
-from spot.generation import build
 from spot.grading import registry
 from spot.grading.family import Family, RowError
 from spot.grading.registry import Options, Verifier
@@ -25,49 +24,28 @@ if TYPE_CHECKING:
 LOCAL = (".jsonl", ".json", ".parquet", ".csv")  # what `benchmarks.folder` may hold of a benchmark
 
 
-def asks_held_out(config: Config) -> bool:
+def asks_held_out(tasks: Mapping[str, BenchmarkConfig]) -> bool:
     """Whether a benchmark asks the run's own held-out questions."""
-    return any(task.family == "data" for task in config.benchmarks.tasks.values())
+    return any(task.family == "data" for task in tasks.values())
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """What decides scores: the questions, how they are posed and graded, and who answers."""
-    tasks = config.benchmarks.tasks
-    settings = _asked(config, tasks.values()) | {"seed": config.benchmarks.seed}
-    if asks_held_out(config):
-        settings |= {
-            "held_out": config.data.held_out,
-            "split_seed": config.data.seed,
-            "answer_format": config.data.answer_format,
-        }
-    return settings
+def settings(tasks: Iterable[BenchmarkConfig], folder: str | None) -> dict[str, Any]:
+    """What decides which questions are asked, how they are posed and how they are graded."""
+    return {task.name: _task_settings(task, folder) for task in tasks}
 
 
-def probed(config: Config) -> list[BenchmarkConfig]:
+def general(tasks: Mapping[str, BenchmarkConfig], probe: ProbeConfig) -> list[BenchmarkConfig]:
     """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
-    tasks = config.benchmarks.tasks.values() if config.probe.ability_every else ()
-    general = [t for t in tasks if t.domain == "general" and t.family == "arithmetic"]
-    return [replace(t, questions=config.probe.questions, trials=1) for t in general]
+    if not probe.ability_every:
+        return []
+    asked = [t for t in tasks.values() if t.domain == "general" and t.family == "arithmetic"]
+    return [replace(task, questions=probe.questions, trials=1) for task in asked]
 
 
-def probe_settings(config: Config) -> dict[str, Any]:
-    """What decides the ability probe's scores; nothing where nothing is asked."""
-    tasks = probed(config)
-    return _asked(config, tasks) | {"benchmarks_seed": config.benchmarks.seed} if tasks else {}
-
-
-def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
-    generator = config.evaluator or config.generator
-    return {
-        "benchmarks": {task.name: _task_settings(config, task) for task in tasks},
-        "generation": build.settings(generator, config.model.thinking),
-    }
-
-
-def _task_settings(config: Config, task: BenchmarkConfig) -> dict[str, Any]:
+def _task_settings(task: BenchmarkConfig, folder: str | None) -> dict[str, Any]:
     """A task's own keys; of files their content, wherever they lie."""
     values = asdict(task) | {"prompt": template(task)}
-    path = local_path(task, config.benchmarks.folder)
+    path = local_path(task, folder)
     if path is not None or task.hub is None:
         del values["hub"], values["subset"], values["split"], values["revision"]
     if path is not None:
@@ -99,22 +77,30 @@ def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:
 
 
 def benchmarks(
-    config: Config, attempts: artifacts.Product | None, verifier: Verifier
+    group: BenchmarksConfig,
+    data: DataConfig,
+    attempts: artifacts.Product | None,
+    verifier: Verifier,
 ) -> list[Benchmark]:
     """Every task with its questions; those of the family `data` were held out of training."""
     result = []
-    for task in config.benchmarks.tasks.values():
-        family = family_of(task, verifier, config.data.answer_format)
+    for task in group.tasks.values():
+        family = family_of(task, verifier, data.answer_format)
         family.ready()
-        result.append(_benchmark(task, family, _questions(config, task, family, attempts)))
+        if task.family == "data":
+            assert attempts is not None  # elicited where a benchmark asks for them
+            questions = _held_out(data, attempts)[: task.questions]
+        else:
+            questions = _questions(group, task, family)
+        result.append(_benchmark(task, family, questions))
     return result
 
 
-def check(config: Config) -> None:
+def check(group: BenchmarksConfig) -> None:
     """Refuse, before anything is computed, benchmarks that could not be read or graded later."""
-    for task in config.benchmarks.tasks.values():
+    for task in group.tasks.values():
         family_of(task).ready()
-        local_path(task, config.benchmarks.folder)
+        local_path(task, group.folder)
 
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:
@@ -147,40 +133,34 @@ def template(task: BenchmarkConfig) -> str:
     return templates.of_family(task.family).text
 
 
-def _questions(
-    config: Config, task: BenchmarkConfig, family: Family, attempts: artifacts.Product | None
-) -> list[Question]:
-    seed, path = config.benchmarks.seed, local_path(task, config.benchmarks.folder)
-    if task.family == "data":
-        assert attempts is not None  # elicited where a benchmark asks for them
-        rows = wrong_attempts(config.data, attempts, "held_out")
-        by_id = {r.question_id: r for r in rows}
-        questions = [Question(r.question_id, r.task, r.question, r.answer) for r in by_id.values()]
-    elif path is None and task.hub is None:
-        return _made(task, family, seed)
-    else:
-        questions = list(read_questions(task, family, path))
-    return questions[: task.questions]
+def _held_out(data: DataConfig, attempts: artifacts.Product) -> list[Question]:
+    rows = {row.question_id: row for row in wrong_attempts(data, attempts, "held_out")}
+    return [Question(row.question_id, row.task, row.question, row.answer) for row in rows.values()]
 
 
-def question_settings(config: Config) -> dict[str, Any]:
+def _questions(group: BenchmarksConfig, task: BenchmarkConfig, family: Family) -> list[Question]:
+    path = local_path(task, group.folder)
+    if path is None and task.hub is None:
+        return _made(task, family, group.seed)
+    return list(read_questions(task, family, path))[: task.questions]
+
+
+def question_settings(group: BenchmarksConfig) -> dict[str, Any]:
     """What decides which questions benchmarks ask, and nothing of how."""
     keys = ("family", "questions", "hub", "subset", "split", "revision", "path", "fields")
-    tasks = {n: t for n, t in config.benchmarks.tasks.items() if t.family != "data"}
-    every = {name: _task_settings(config, task) for name, task in tasks.items()}
+    every = settings((t for t in group.tasks.values() if t.family != "data"), group.folder)
     found = {n: {key: task.get(key) for key in keys} for n, task in every.items()}
     made = any(task["hub"] is None and task["path"] is None for task in found.values())
-    return {"tasks": found, "seed": config.benchmarks.seed if made else None}
+    return {"tasks": found, "seed": group.seed if made else None}
 
 
-def texts(config: Config) -> dict[str, str]:
+def texts(group: BenchmarksConfig) -> dict[str, str]:
     """What the benchmarks ask, but for a run's own questions: problems by `<benchmark>/<id>`."""
     found: dict[str, str] = {}
     with Verifier() as verifier:
-        for task in config.benchmarks.tasks.values():
+        for task in group.tasks.values():
             if task.family != "data":
-                family = family_of(task, verifier, config.data.answer_format)
-                for question in _questions(config, task, family, None):
+                for question in _questions(group, task, family_of(task, verifier)):
                     found[f"{task.name}/{question.id}"] = question.text
     return found
 

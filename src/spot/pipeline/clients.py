@@ -1,13 +1,16 @@
-"""Config → who answers and who corrects, with what they need of it."""
+"""Config → what answers, what corrects and what is asked, each with what it needs of the configuration."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from spot.config import Config, GeneratorConfig
+from spot.config import BenchmarkConfig, Config, GeneratorConfig
+from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.generation.types import Generator
 from spot.grading.registry import Verifier
@@ -41,6 +44,32 @@ def generator(config: Config, settings: GeneratorConfig, policy: Policy) -> Gene
         logs=Path(config.output) / "servers" / started,
         group="evaluator" if settings is config.evaluator else "generator",
     )
+
+
+def score_settings(config: Config) -> dict[str, Any]:
+    """What decides scores: the questions, how they are posed and graded, and what answers."""
+    group, data = config.benchmarks, config.data
+    settings = _asked(config, group.tasks.values()) | {"seed": group.seed}
+    if benchmarks.asks_held_out(group.tasks):
+        settings |= {
+            "held_out": data.held_out,
+            "split_seed": data.seed,
+            "answer_format": data.answer_format,
+        }
+    return settings
+
+
+def probe_settings(config: Config) -> dict[str, Any]:
+    """What decides the ability probe's scores; nothing where nothing is asked."""
+    tasks = benchmarks.general(config.benchmarks.tasks, config.probe)
+    return _asked(config, tasks) | {"benchmarks_seed": config.benchmarks.seed} if tasks else {}
+
+
+def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
+    return {
+        "benchmarks": benchmarks.settings(tasks, config.benchmarks.folder),
+        "generation": build.settings(evaluator(config), config.model.thinking),
+    }
 
 
 def oracle(

@@ -35,7 +35,7 @@ def settings(config: Config) -> dict[str, Any]:
         "prompt": _template(config).text,
     }
     if data.decontaminate:
-        decisive["decontaminated"] = benchmarks.question_settings(config)
+        decisive["decontaminated"] = benchmarks.question_settings(config.benchmarks)
     return decisive
 
 
@@ -133,7 +133,7 @@ def _decontaminated(config: Config, rows: list[Question], dropped: Counter[str])
     """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
     from spot.data.contamination import contaminated
 
-    hits = contaminated(rows, benchmarks.texts(config))
+    hits = contaminated(rows, benchmarks.texts(config.benchmarks))
     clean = [question for question in rows if question.id not in hits]
     if not clean:
         raise UserError("every question is one of a benchmark's: choose other data or benchmarks.")

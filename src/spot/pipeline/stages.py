@@ -62,7 +62,7 @@ def policy(run: Run, attempts: artifacts.Product | None) -> Policy:
 def needs_attempts(config: Config) -> bool:
     """Whether a model can only be measured after elicitation: by its own questions, or as a student of them."""
     learns = config.model.path is None and config.data.fields.response is not None
-    return learns or measuring.asks_held_out(config)
+    return learns or measuring.asks_held_out(config.benchmarks.tasks)
 
 
 def pretrain(run: Run) -> Path:
@@ -291,7 +291,7 @@ def train(
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
         "thinking": config.model.thinking,
-        "probe": asdict(config.probe) | measuring.probe_settings(config),
+        "probe": asdict(config.probe) | clients.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
     target = artifacts.product(run.root, "train", settings, inputs)
@@ -319,16 +319,16 @@ def evaluate(
     """
     config = run.config
     inputs = {"policy": policy.digest}
-    if attempts is not None and measuring.asks_held_out(config):
+    if attempts is not None and measuring.asks_held_out(config.benchmarks.tasks):
         inputs["attempts"] = attempts.digest
-    target = artifacts.product(run.root, "evaluate", measuring.settings(config), inputs)
+    target = artifacts.product(run.root, "evaluate", clients.score_settings(config), inputs)
 
     def make() -> None:
         from spot.evaluation.runner import evaluate as run_benchmarks
 
         evaluator = clients.evaluator(config)
         with Verifier() as verifier:
-            benchmarks = measuring.benchmarks(config, attempts, verifier)
+            benchmarks = measuring.benchmarks(config.benchmarks, config.data, attempts, verifier)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
                 with closing(clients.generator(config, evaluator, policy)) as generator:

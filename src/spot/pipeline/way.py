@@ -87,7 +87,7 @@ def _check(config: Config, until: str | None) -> None:
         check_devices(config.hardware.devices)
     clients.check(config)
     if until is None:
-        benchmarks.check(config)
+        benchmarks.check(config.benchmarks)
 
 
 def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:

@@ -87,7 +87,7 @@ def _loggers(job: TrainingJob) -> AbstractContextManager[list[Any]]:
 
 def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, float]] | None:
     """A small run of the general benchmarks on the model in training (Figure 2); None without any."""
-    tasks = measuring.probed(config)
+    tasks = measuring.general(config.benchmarks.tasks, config.probe)
     if not tasks:
         return None
     from transformers import AutoTokenizer

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.docs
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest, needs: Callable[[object, str], None]) -> Path:
-    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install EXTRAS=test,docs)")
+    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install)")
     built: Path = request.getfixturevalue("built")
     return built
 

@@ -1,4 +1,4 @@
-"""Runs, sweeps and scores in a terminal: `spot runs`, `spot show`, and the house's tables."""
+"""Runs, sweeps and scores in a terminal: `spot runs`, `spot show`, and tables."""
 
 from __future__ import annotations
 

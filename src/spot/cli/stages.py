@@ -1,4 +1,4 @@
-"""The commands that take the configuration: stages, `plan` and `correct`.
+"""The commands that run stages: each stage, `plan` and `correct`.
 
 torch and the pipeline are loaded only when the configuration (of every job, for a sweep) has been
 checked.

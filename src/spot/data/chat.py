@@ -1,4 +1,4 @@
-"""How text becomes token ids: the only place, so that generation, proximity and training agree.
+"""How text becomes token ids: the only place, so that generation, change ratios and training agree.
 
 A response is tokenised once, as a whole. Prefix sharing then works on token ids; tokenising pieces
 would give other ids at the seam.

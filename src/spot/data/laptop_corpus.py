@@ -1,4 +1,4 @@
-"""What the laptop world's student reads before it meets us: answers with systematic slips.
+"""The pretraining corpus of the laptop world's student: answers with systematic slips.
 
 Steps that need a carry or a borrow sometimes lose it, and steps that nearly do sometimes get one (class
 A). In a bracket after a minus the second sign nearly never turns round (class B). What follows builds

@@ -1,4 +1,4 @@
-"""The rows that flow through the house: one frozen dataclass for each product.
+"""The rows of every product: one frozen dataclass each.
 
 questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores
 

@@ -1,4 +1,4 @@
-"""What is measured: the group `benchmarks` → questions with the way they are posed and graded."""
+"""The group `benchmarks` → questions with the way they are posed and graded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is said to servers, and what they must agree on: the right model, and prompts read as the tokens
-that training will see.
-"""
+"""Checks that a server has the right model and reads our prompts as the tokens that training sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a generator and what comes back."""
+"""Requests, sampling and completions: the protocol of every generator."""
 
 from __future__ import annotations
 

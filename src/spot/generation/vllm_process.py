@@ -1,4 +1,4 @@
-"""One `vllm serve`: its command and environment, its process, its health, and its last words.
+"""One `vllm serve`: its command and environment, its process, its health, and the end of its log.
 
 The guard of the sweeps holds each server: a killed `vllm serve` leaves its engine and workers behind,
 and only when the last of them is gone is the GPU's memory free.

@@ -1,4 +1,4 @@
-"""Whether an answer equals the truth.
+"""Whether a mathematical answer equals the true one.
 
 Most answers are numbers and are decided here, exactly, with fractions. The rest takes algebra, in
 processes that can be killed (`spot.grading.math_pool`).

@@ -1,4 +1,4 @@
-"""Hostile work in processes that can be killed: a time limit and a memory limit for every task.
+"""A pool of processes that can be killed: a time limit and a memory limit for every task.
 
 Language models write LaTeX like `10^{10^{10}}`, which computes for ever inside one bytecode where no
 signal handler runs, and texts that keep a regular expression busy for hours.

@@ -1,4 +1,4 @@
-"""The same work by batch jobs: half the price, within a day, and safe to kill at any moment.
+"""Asks an Oracle by batch jobs: half the price, within a day, and safe to kill at any moment.
 
 In rounds: what is open at the server is collected, tasks are advanced with it, and the requests that
 they now wait for go out as new jobs. A job is written into the journal under a name of ours before it

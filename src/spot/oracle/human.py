@@ -1,4 +1,4 @@
-"""Corrections that somebody wrote down: worked solutions in a file, one JSON object a line."""
+"""Corrections that a person wrote: worked solutions in a file, one JSON object a line."""
 
 from __future__ import annotations
 

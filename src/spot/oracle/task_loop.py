@@ -1,4 +1,4 @@
-"""One task's way from its first prompt to its row, whoever fetches the replies in between.
+"""An Oracle's task from its first prompt to its row: prompts, replies, asking again, the result.
 
 Single requests, batch jobs and the policy itself share it: they differ in how a request becomes a reply.
 """

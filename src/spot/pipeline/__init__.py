@@ -1,1 +1,1 @@
-"""The way of the data: stages, runs, plans, ranks, tracking."""
+"""From questions to pages: stages, runs and their status, plans, ranks, tracking."""

@@ -1,4 +1,4 @@
-"""Signs of life in a folder that a process works in: the lock it holds, and how far it is.
+"""Whether the process of a run is alive, and how far it is: a lock and a progress file in its folder.
 
 The system drops the lock of a process that ends, however it ends. `progress.json` counts what is being
 done, for `spot runs` and `spot show`; no result depends on it.

@@ -1,4 +1,4 @@
-"""Stage 2: the Oracle corrects each error with as few edits as it can (§2), and its word is checked."""
+"""Stage 2: the Oracle corrects each error with as few edits as it can (§2), and what it returns is checked."""
 
 from __future__ import annotations
 

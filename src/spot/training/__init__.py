@@ -1,1 +1,1 @@
-"""Pairs in, a trained checkpoint out. Plain values only; nothing here knows of oracles or configs."""
+"""Pairs in, a trained checkpoint out: packs, log-probs, losses, reference, memory."""

@@ -154,7 +154,7 @@ def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.dev
         actual, *gradients = outcome(logprobs.KERNELS[name])
     except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"hardware.logprobs={name} does not run here ({first_line(error)}): pip install 'spot[gpu]', or "
+            f"hardware.logprobs={name} does not run here ({first_line(error)}): make install EXTRAS=test,gpu, or "
             "choose hardware.logprobs=torch."
         ) from error
     exact, *exact_gradients = outcome(plain_logprobs)

@@ -1,4 +1,4 @@
-"""What moves the weights: torch's AdamW, or the same rule with its two moments kept in 8 bits."""
+"""The optimisers: torch's AdamW, or the same rule with its two moments kept in 8 bits."""
 
 from __future__ import annotations
 

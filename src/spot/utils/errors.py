@@ -1,4 +1,4 @@
-"""The one exception that is shown to the user as a single line instead of a traceback."""
+"""Errors that are shown to the user as a single line instead of a traceback, and checks that raise them."""
 
 from __future__ import annotations
 

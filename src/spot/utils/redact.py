@@ -1,4 +1,4 @@
-"""What a report may say of the machine it was made on: no directory of anybody's, no server, no key.
+"""What a report may say of the machine it was made on: no private directory, no server, no key.
 
 Of a path the last component stays, unless it names somebody's home; of an address its scheme and the
 last component of its path. Rather too much goes than too little: `~name/option`, Hydra's way to drop a

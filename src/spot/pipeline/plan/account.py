@@ -1,4 +1,4 @@
-"""What a run will need, before anything is loaded."""
+"""The plan of a run before anything is loaded: memory, time, disk and price."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan on the screen."""
+"""The plan of a run as a table in the terminal."""
 
 from __future__ import annotations
 

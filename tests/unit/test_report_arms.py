@@ -9,7 +9,7 @@ import pytest
 from spot import report
 from spot.config.difference import defaults, flat
 from spot.report import figures, paper
-from spot.report.config_diff import arm_names, differences
+from spot.report.arm_names import arm_names, differences
 from spot.report.load import Study, load
 from spot.report.style import label
 from spot.report.tables import columns, funnels, score_table

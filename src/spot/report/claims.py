@@ -17,7 +17,7 @@ from typing import Any
 
 from spot.evaluation.statistics import Estimate, mean_interval
 from spot.report import metrics
-from spot.report.config_diff import ASIDE, written
+from spot.report.arm_names import ASIDE, written
 from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import NOTABLE, logged
 from spot.report.style import DOMAINS, SHORT_KEYS, signed

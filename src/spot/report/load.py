@@ -23,7 +23,7 @@ from spot.evaluation.statistics import (
     question_means,
     summarise,
 )
-from spot.report.config_diff import arm_names, resolved
+from spot.report.arm_names import arm_names, resolved
 from spot.utils.errors import UserError
 
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}

@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 from spot.data.word_diff import marked
 from spot.report import claims, figures, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
+from spot.report.arm_names import differences
 from spot.report.claims import FAILS, HOLDS, UNCLEAR
-from spot.report.config_diff import differences
 from spot.report.load import Study, load
 from spot.report.warnings import cautions
 from spot.utils.files import write_aside

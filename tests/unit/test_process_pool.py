@@ -64,9 +64,10 @@ def test_threads_and_forks_do_not_matter(pool):
     assert pool.map([("a",)]) == ["a"]
 
 
-def test_workers_that_cannot_be_prepared_are_an_error():
+@pytest.mark.parametrize("count", [1, 2000], ids=["one", "more than a pipe holds"])
+def test_workers_that_cannot_be_prepared_are_an_error(count):
     with pytest.raises(RuntimeError, match=r"process_pool_functions\.fail"):
-        WorkerPool(work, fail, seconds=2.0, workers=1).map([("a",)])
+        WorkerPool(work, fail, seconds=2.0, workers=1).map([("a" * 100,)] * count)
 
 
 SCRIPT = """

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
@@ -22,6 +23,7 @@ from pebble import ProcessPool
 
 TASKS_PER_WORKER = 16  # fewer tasks are done sooner than another process has started
 ORPHAN_SECONDS = 5.0  # after its time limit a worker without a parent ends itself
+LOOK_SECONDS = 1.0  # between two looks at whether the pool is broken
 _swapping_main = threading.Lock()
 
 
@@ -99,7 +101,14 @@ class WorkerPool:
     def _run(self, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
         pool = self._ready(min(self.workers, 1 + len(tasks) // TASKS_PER_WORKER))
         calls = [(self.function, self.seconds, task) for task in tasks]
-        futures = [pool.schedule(_call, call, timeout=self.seconds) for call in calls]
+        try:
+            futures = [pool.schedule(_call, call, timeout=self.seconds) for call in calls]
+        except RuntimeError as error:  # it broke meanwhile
+            raise BrokenProcessPool from error
+        # a broken pool forgets the tasks that it has not written to its workers' pipe
+        while wait(futures, LOOK_SECONDS).not_done:
+            if not pool.active:
+                raise BrokenProcessPool
         results = [future.exception() or future.result() for future in futures]
         for result in results:
             if isinstance(result, BrokenProcessPool):

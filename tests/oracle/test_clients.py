@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import datetime
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 
 from spot.oracle.gemini import GeminiClient
@@ -188,6 +191,19 @@ def test_nobody_there_is_not_billed(kind: str) -> None:
         with pytest.raises(TransientError) as caught:
             run(client(kind, nobody))
     assert caught.value.reason == "no connection: Connection refused"
+    assert not caught.value.billed
+
+
+def test_a_certificate_that_is_not_trusted_is_named() -> None:
+    """Its error's number is OpenSSL's, which the system would call "Operation not permitted"."""
+    error = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    key: Any = SimpleNamespace(host="here", port=443, is_ssl=True, ssl=True)
+
+    async def call() -> None:
+        raise aiohttp.ClientConnectorCertificateError(key, error)
+
+    with pytest.raises(TransientError, match=r"no connection: .*self-signed") as caught:
+        asyncio.run(http.guarded(call(), 1.0, lambda error: error))
     assert not caught.value.billed
 
 

@@ -134,6 +134,8 @@ def _connection_error(error: Exception, timeout: float) -> TransientError | None
     for cause in chain:
         if isinstance(cause, aiohttp.ConnectionTimeoutError):
             return TransientError("no connection in time")
+        if isinstance(cause, aiohttp.ClientSSLError):  # its number is one of OpenSSL's
+            return TransientError(f"no connection: {one_line(str(cause))}")
         if isinstance(cause, aiohttp.ClientConnectorError):
             number = cause.os_error.errno or 0
             reason = os.strerror(number) if number > 0 else str(cause.os_error)

@@ -101,6 +101,18 @@ def test_enough_is_enough() -> None:
     assert len(results) == 5
 
 
+def test_no_generator_starts_when_nothing_is_left_to_ask() -> None:
+    spec = OracleTask(prompts("rectified"), Judge(Verifier()), pricing.FREE.cost, lambda _: 0.0)
+    started: list[Student] = []
+
+    def start() -> Student:
+        started.append(Student())
+        return started[-1]
+
+    assert not list(SelfOracle(OracleConfig("self"), spec, start, SAMPLING).rectify([]))
+    assert not started
+
+
 def test_the_shipped_student_corrects_itself_at_the_command_line(tmp_path: Path) -> None:
     """It understands no instructions, so little is right; every attempt has its row and its tries."""
     (tmp_path / "short.md").write_text("{question} {answer} {response}")

@@ -47,7 +47,7 @@ class SelfOracle(Oracle):
 
     def rectify(self, tasks: Sequence[Task], verified: int = 0) -> Iterator[Result]:
         """Each try of a task is a round of generation for all tasks that need it."""
-        if self.target is not None and verified >= self.target:
+        if not tasks or (self.target is not None and verified >= self.target):
             return
         work = self._resampled if self.config.resample else self._prompted
         with closing(self.start()) as generator:

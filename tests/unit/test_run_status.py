@@ -172,6 +172,21 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(
         fails()
 
 
+def test_a_training_that_a_closed_terminal_ends_is_stopped(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SystemExit),
+        runs.recorded("run", compose.compose([]), tmp_path),
+    ):
+        raise SystemExit(128 + signal.SIGHUP)  # what the training's launcher raises
+    assert run_status.look(tmp_path).state == "stopped"
+
+
+def test_an_evaluation_of_an_earlier_version_is_complete_and_no_whole_run(tmp_path: Path) -> None:
+    (tmp_path / run_record.EVALUATION).write_text('{"status": "complete", "products": {}}')
+    assert run_status.look(tmp_path).state == "complete"
+    assert not run_record.is_finished(tmp_path)
+
+
 # ---- how far a run is --------------------------------------------------------------------------
 
 

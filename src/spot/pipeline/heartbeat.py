@@ -17,7 +17,7 @@ from spot.utils.files import is_locked, locked
 from spot.utils.progress import say
 
 LOCK, PROGRESS = "lock", "progress.json"
-STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM
+STOPPED = (129, 130, 131, 143)  # exit codes of SIGHUP, Ctrl-C, SIGQUIT and SIGTERM
 SECONDS_BETWEEN_NOTES = 1.0
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from spot.config import HardwareConfig
-from spot.pipeline.distributed import nodes
+from spot.pipeline.distributed import launch, nodes, rank
+from spot.utils import files
 from spot.utils.errors import UserError
 
 ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell
@@ -135,3 +142,86 @@ def test_what_was_started_and_does_not_fit_is_refused(
 def test_several_nodes_need_a_process_on_each(environment: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"torchrun --nnodes 2, or through SLURM"):
         check(2, 8, environment)
+
+
+def sessions() -> list[nodes.Session]:
+    """Both nodes' ends of one real store."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch._free_port())}
+    found = []
+    for node in range(2):
+        environment = srun(node, 0, 2, 1) | address
+        process = nodes.started(environment)
+        assert process is not None
+        found.append(nodes.Session(process, environment))
+    return found
+
+
+def test_nodes_wait_for_each_other_or_learn_what_failed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch's rendezvous would wait on for a node that has failed already."""
+    monkeypatch.setattr(nodes, "POLL", 0.01)
+    first, second = sessions()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(first.meet)
+        assert second.meet() is None
+        assert waiting.result(20) is None
+
+    first, second = sessions()
+    full = [errno.ENOSPC, "No space left on device", "/data/x"]
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(first.meet)
+        second.fail({"message": "rank 1 failed", "os": full})
+        failure = waiting.result(20)
+    assert failure is not None
+    error = launch._as_exception(failure)
+    assert isinstance(error, OSError)
+    assert (error.errno, error.filename) == (errno.ENOSPC, "/data/x")
+
+    monkeypatch.setattr(nodes, "HELLO", 0.05)
+    first, _ = sessions()
+    with pytest.raises(UserError, match="Node 1 did not come"):
+        first.meet()
+
+
+def test_a_signal_that_nohup_ignores_ends_no_training() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert launch._heeded() == [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in launch._heeded()
+
+
+def test_a_rank_goes_by_its_own_node_and_not_by_a_shells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clusters export NODE_RANK; a run on one of their machines is all there is."""
+    seen = []
+    (tmp_path / "job.json").write_text("{}")
+    monkeypatch.setattr(rank.sys, "argv", ["rank", str(tmp_path / "job.json")])
+    monkeypatch.setattr(rank.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(rank, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(rank.TrainingJob, "from_json", lambda text: None)
+    monkeypatch.setattr(
+        rank, "carry_out", lambda job, _: seen.append(LightningEnvironment().node_rank())
+    )
+    for name, value in {"RANK": "1", "GROUP_RANK": "0", "NODE_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    rank.main()
+    assert seen == [0]
+
+
+def test_a_rank_on_a_full_disk_leaves_no_part_of_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun's agent fails on one that it cannot read."""
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync", full)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    rank._report(0, ValueError("unlucky"))
+    assert not list(tmp_path.iterdir())
+    assert "ValueError: unlucky" in capfd.readouterr().err

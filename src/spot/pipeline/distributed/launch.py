@@ -91,7 +91,10 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
         max_restarts=0,
         local_addr="127.0.0.1" if endpoint is None else None,
         shutdown_timeout=GRACE,
+        signals_to_handle=",".join(number.name for number in _heeded()),
     )
+    if nodes is not None and (failure := nodes.meet()):
+        raise _as_exception(failure)
     # -P: nothing that lies in the current directory is taken for a module
     rank = ["-P", "-m", "spot.pipeline.distributed.rank", str(file)]
     try:
@@ -106,6 +109,11 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
             raise KeyboardInterrupt from None
         say(f"ended by {stopped.sigval.name}; the same command goes on from here.")
         raise SystemExit(128 + stopped.sigval) from None
+
+
+def _heeded() -> list[signal.Signals]:
+    """The signals that end a training: not those that this process was started to ignore, by nohup."""
+    return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -164,7 +172,7 @@ def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Exc
     nothing: dict[str, Any] = {"message": silent}
     first = min(reports, key=lambda each: float(each["time"]), default=nothing)
     if nodes is not None:
-        nodes.fail(first.get("mistake", False), first["message"], first.get("time"))
+        nodes.fail(first)
         time.sleep(SETTLE)
         first = nodes.failure() or first
     return _as_exception(first)

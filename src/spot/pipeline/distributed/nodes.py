@@ -26,7 +26,7 @@ HELLO = 180.0  # seconds in which the first process must begin its run
 LINGER = 60.0  # seconds that a failed run waits for the others to learn of it
 POLL = 0.5  # seconds between looks at the store
 LOST = "The first process is gone or has not begun; its own output says why."
-Failure = dict[str, Any]  # message, time, and whether it is a mistake of the user
+Failure = dict[str, Any]  # message, time, whether it is a mistake of the user, the system's error
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ class Session:
             yield
         except BaseException as error:
             with suppress(self.error):  # the store may be what is gone
-                self.fail(isinstance(error, UserError), str(error) or type(error).__name__)
+                message = str(error) or type(error).__name__
+                self.fail({"mistake": isinstance(error, UserError), "message": message})
             raise
 
     @contextmanager
@@ -174,10 +175,26 @@ class Session:
             time.sleep(POLL)
         return dict(json.loads(self.store.get("training")))
 
-    def fail(self, mistake: bool, message: str, when: float | None = None) -> None:
+    def meet(self) -> Failure | None:
+        """Wait until every node is about to start its ranks; returns a failure that came before.
+
+        Torch's own rendezvous hears of no failure and can only be killed. Raises UserError when a
+        node does not come.
+        """
+        self.store.set(f"ready{self.node}", "")
+        deadline = time.monotonic() + HELLO
+        while missing := [n for n in range(self.nodes) if not self._has(f"ready{n}")]:
+            if failure := self.failure():
+                return failure
+            if time.monotonic() > deadline:
+                raise UserError(f"Node {missing[0]} did not come; its own output says why.")
+            time.sleep(POLL)
+        return None
+
+    def fail(self, failure: Mapping[str, Any]) -> None:
         """Report this node's failure to all; its first report counts."""
-        failure = {"mistake": mistake, "message": message, "time": when or time.time()}
-        self.store.compare_set(f"failure{self.node}", "", json.dumps(failure))
+        report = json.dumps({"time": time.time(), **failure})
+        self.store.compare_set(f"failure{self.node}", "", report)
 
     def failure(self) -> Failure | None:
         """What failed first of all that was reported."""

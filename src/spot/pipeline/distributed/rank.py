@@ -32,6 +32,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # nothing is lost; Lightning's handler waits
         signal.signal(number, lambda number, _: os._exit(128 + number))
     file, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    # Lightning reads this first, and a cluster's shell may have exported its own
+    os.environ["NODE_RANK"] = os.environ["GROUP_RANK"]
     try:
         job = TrainingJob.from_json(file.read_text())
         if rank == 0:
@@ -75,7 +77,8 @@ def _report(rank: int, error: BaseException) -> None:
     extra = {"timestamp": int(now), "time": now, "mistake": mistake, "os": system}
     report = {"message": {"message": text, "extraInfo": extra}}
     try:
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
+        # never a part of it, which the agent could not read
+        write_aside(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps(report))
     except OSError:  # a full disk must not swallow why
         print(text, file=sys.stderr, flush=True)
     if rank > 0:  # its log; rank 0's is shown by `launch`, on the screen

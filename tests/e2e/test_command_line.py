@@ -54,6 +54,10 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
     done = spot(tmp_path, "report", "sweep")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == f"report: {Path('sweep') / 'report.html'}"
+    measured = tmp_path / "measured"  # what `spot evaluate` once left is no run
+    measured.mkdir()
+    (measured / "evaluation.json").write_text('{"status": "complete"}')
+    assert "no finished run" in spot(tmp_path, "report", "measured").stderr
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,7 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
         (["report", "nowhere"], "nowhere not exist run.json"),
         (["report", "."], "no finished run spot runs"),
         (["report", ".", "out="], "out empty"),
+        (["report", "out"], "out does not exist"),
         (["report", ".", "--fast"], "--fast out= archive="),
         (["report", str(ROOT / "train.py")], "train.py is a file archive.tar.gz"),
         (["compare"], "two folders"),
@@ -91,6 +96,10 @@ def test_pretrain_and_report(tmp_path: Path, fake_pipeline: dict[str, str]) -> N
         (["run", "data.matched=self"], "data.matched=self must be a list [a,b]"),
         (["dashboard"], "dashboard is no command"),
         (["config", "nonsense"], "nonsense no part data"),
+        (["config", "--cfg", "job"], "--cfg spot config --diff"),
+        (["correct", "-m", "seed=0,1"], "-m spot correct"),
+        (["plan", "--config-dir", "."], "--config-dir spot plan"),
+        (["run", "--dry-run", "--config-dir", "."], "--dry-run Hydra"),
         (["plan", "--dry-run"], "spot plan no --dry-run run elicit"),
         (["run", "--dry-run", "loss.bta=1"], "loss.bta loss.beta"),
         (["elicit", "--dry-run", "-m", "seed=0,1"], "spot elicit one configuration"),

@@ -26,12 +26,15 @@ FLAGS = {
 }
 
 
+HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: how it is written, what it does and leaves, and the function it calls.
 
     call: `module:function` for the parsed arguments of a command that takes the configuration's keys,
-    for a list of words otherwise.
+    for a list of words otherwise. hydra: those of Hydra's own flags that it heeds; None: all.
     """
 
     summary: str
@@ -41,6 +44,7 @@ class Command:
     call: str
     configured: bool = False
     flags: tuple[str, ...] = ()
+    hydra: tuple[str, ...] | None = None
 
 
 def _stage(summary: str, says: str, *examples: str, usage: str = "[key=value …]") -> Command:
@@ -121,6 +125,7 @@ BEFORE = {
         "spot.cli.commands:config",
         configured=True,
         flags=("--diff", "--json"),
+        hydra=("multirun",),
     ),
     "plan": Command(
         "what a run would need of memory, time, disk and money",
@@ -130,6 +135,7 @@ BEFORE = {
         ("spot plan model=qwen3_8b hardware=8xh800",),
         "spot.cli.stages:plan",
         configured=True,
+        hydra=HYDRA,
     ),
     "pretrain": _stage(
         "make a student from its corpus",
@@ -145,6 +151,7 @@ BEFORE = {
         ("spot correct oracle.path=mine.csv",),
         "spot.cli.stages:correct",
         configured=True,
+        hydra=(),
     ),
 }
 AFTER = {
@@ -235,8 +242,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         from hydra._internal.utils import get_args_parser
 
         for action in get_args_parser()._actions:
-            action.help = argparse.SUPPRESS
-            result._add_action(action)
+            if command.hydra is None or action.dest in ("overrides", "help", *command.hydra):
+                action.help = argparse.SUPPRESS
+                result._add_action(action)
     else:
         result.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
         result.add_argument("-h", "--help", action="store_true", help=argparse.SUPPRESS)

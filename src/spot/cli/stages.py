@@ -45,6 +45,8 @@ def command(name: str, arguments: argparse.Namespace) -> None:
         overrides = evaluated(overrides)
     if not arguments.dry_run:
         return _with_hydra(name, arguments, overrides)
+    if only_shows(arguments):
+        raise UserError("--dry-run goes with keys and -m: leave out Hydra's other flags.")
     if (started := nodes.started()) is not None and started.index > 0:
         return None  # torchrun and srun start many; the first one speaks
     asked = expand(name, arguments, overrides)
@@ -108,7 +110,7 @@ def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) 
 def only_shows(arguments: argparse.Namespace) -> bool:
     """Whether the flags ask Hydra to print something, or to look for the configuration elsewhere."""
     flags = "help hydra_help cfg info shell_completion config_path config_name config_dir"
-    return any(getattr(arguments, flag) for flag in [*flags.split(), "experimental_rerun"])
+    return any(getattr(arguments, flag, None) for flag in [*flags.split(), "experimental_rerun"])
 
 
 def _follow(found: nodes.Started) -> None:

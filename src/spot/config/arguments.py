@@ -36,8 +36,8 @@ def read(
     given: set[str] = set()
     for word in words:
         key, equals, value = word.partition("=")
-        if named and key not in keys and (not equals or Path(word).exists()):
-            names.append(word)  # a folder may have = in its name
+        if named and (not equals or (key not in keys and Path(word).exists())):
+            names.append(word)  # a folder may be called as a key is, or have = in its name
             continue
         if key not in keys or not equals:
             raise UserError(

@@ -30,7 +30,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a whole run, from questions to scores, that is complete."""
-    record = read(folder)
+    record = read(folder) if (folder / RUN_FILE).exists() else {}
     return record.get("status") == COMPLETE and record.get("until") is None
 
 

@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 
 
+class UnreadableError(Exception):
+    """Pickled with one argument, read with two."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
 def nothing():
     """Prepare nothing."""
 
@@ -24,6 +31,8 @@ def work(what):
         os._exit(int(what[4:]))
     if what == "error":
         raise KeyError(what)
+    if what == "unreadable":
+        raise UnreadableError(what, what)
     if what == "main":
         return getattr(sys.modules["__main__"], "__file__", None)
     if what.startswith("/"):

@@ -32,10 +32,10 @@ def workers():
 
 
 def test_hostile_work_comes_back_as_an_error_and_all_else_as_ever(pool):
-    asked = ["a", "hang", "memory", "exit3", "exit0", "error", "b"]
+    asked = ["a", "hang", "memory", "exit3", "exit0", "error", "unreadable", "b"]
     began = time.monotonic()
     found = pool.map([(what,) for what in asked])
-    kinds = [str, TimeoutError, MemoryError, ProcessExpired, TimeoutError, KeyError, str]
+    kinds = [str, TimeoutError, MemoryError, ProcessExpired, TimeoutError, KeyError, TypeError, str]
     assert [type(result) for result in found] == kinds
     assert (found[0], found[-1]) == ("a", "b")
     assert time.monotonic() - began < 30

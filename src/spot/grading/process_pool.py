@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pickle
 import resource
 import signal
 import sys
@@ -151,5 +152,10 @@ def _call(function: Callable[..., Any], seconds: float, arguments: tuple[Any, ..
     faulthandler.dump_traceback_later(seconds + ORPHAN_SECONDS, exit=True)
     try:
         return function(*arguments)
+    except Exception as error:
+        pickle.loads(
+            pickle.dumps(error)
+        )  # one that cannot be read would break the pool: raises here
+        raise
     finally:
         faulthandler.cancel_dump_traceback_later()

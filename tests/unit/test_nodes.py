@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,6 +192,14 @@ def test_a_signal_that_nohup_ignores_ends_no_training() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.SIGHUP in launch._heeded()
+
+
+def test_what_torchruns_agent_logs_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a handler, Python itself would print its warnings."""
+    agent = logging.Logger("agent")
+    launch._silence(agent)
+    agent.warning("Sending process 7 closing signal SIGTERM")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_rank_goes_by_its_own_node_and_not_by_a_shells(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from spot.config import compose, plain
 from spot.data import artifacts
@@ -131,7 +132,9 @@ def children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
-def test_a_finished_run_is_published_whole(tmp_path):
+def test_a_finished_run_is_published_whole(tmp_path, monkeypatch, capfd):
+    """… also where a RANK was left in the shell, and without a warning."""
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
     before = children()
     folder = tmp_path / "sweeps" / "table2" / "3"
     folder.mkdir(parents=True)
@@ -148,6 +151,7 @@ def test_a_finished_run_is_published_whole(tmp_path):
     assert run.display_name == "spot_bco-4 #3"
     assert saved.exit_code == 0
     assert children() <= before
+    assert "WARNING" not in capfd.readouterr().err
 
 
 def test_an_earlier_round_is_in_the_same_run(tmp_path):

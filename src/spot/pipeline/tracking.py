@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from spot.config import arm_label
 from spot.data import artifacts, run_record
@@ -189,6 +190,8 @@ def opened(
     """
     import wandb
 
+    # Lightning's loggers do nothing in another rank, for which it takes a RANK left in some shell
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     logger = StepLogger(
@@ -274,6 +277,7 @@ def _init(logger: StepLogger, mode: str) -> wandb.Run:
     """Only what we log: no code, no environment, no command line, no console."""
     import wandb
 
+    logger._wandb_init.pop("anonymous", None)  # of no effect, and W&B warns of it
     logger._wandb_init |= {  # `offline=True` would set a variable that later runs inherit
         "mode": mode,
         "resume": "allow" if mode == "online" else None,

@@ -72,7 +72,7 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     PContext.close.__defaults__ = (None, GRACE)  # 30 s otherwise, whatever `shutdown_timeout` says
-    logging.getLogger("torch.distributed.elastic").propagate = False  # what failed, we say
+    _silence(logging.getLogger("torch.distributed.elastic"))  # what failed, we say
     hardware, node = job.config.hardware, 0 if nodes is None else nodes.node
     folder = rank_folder(job)
     file = folder / f"node{node}.job.json"
@@ -109,6 +109,11 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
             raise KeyboardInterrupt from None
         say(f"ended by {stopped.sigval.name}; the same command goes on from here.")
         raise SystemExit(128 + stopped.sigval) from None
+
+
+def _silence(logger: logging.Logger) -> None:
+    """Show nothing of it: where there is no handler at all, Python prints warnings itself."""
+    logger.propagate, logger.handlers = False, [logging.NullHandler()]
 
 
 def _heeded() -> list[signal.Signals]:

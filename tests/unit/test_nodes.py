@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from spot.config import HardwareConfig
 from spot.pipeline.distributed import launch, nodes, rank
@@ -200,6 +201,24 @@ def test_what_torchruns_agent_logs_is_not_shown(capfd: pytest.CaptureFixture[str
     launch._silence(agent)
     agent.warning("Sending process 7 closing signal SIGTERM")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("failed", "message"),
+    [
+        ({1: -9, 0: 143}, "rank 1 was ended by SIGKILL; the same command goes on from here."),
+        ({1: 1, 0: -9}, "rank 1 ended with exit code 1 and reported nothing."),
+        ({1: 143, 0: 143}, "rank 1 ended with exit code 143 and reported nothing."),
+    ],
+)
+def test_the_rank_that_failed_first_is_named_and_not_one_that_was_ended_for_it(
+    tmp_path: Path, failed: dict[int, int], message: str
+) -> None:
+    """… whether it was killed or, on a full disk, could leave no report."""
+    failures = {n: ProcessFailure(n, 7, code, str(tmp_path / "no")) for n, code in failed.items()}
+    for later, failure in enumerate(failures.values()):
+        failure.timestamp += 5 * later  # the agent kills what has not ended by itself
+    assert str(launch._first(failures, None)) == message
 
 
 def test_a_rank_goes_by_its_own_node_and_not_by_a_shells(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 GRACE = 5  # seconds a rank has to end when it is asked to; nothing is lost when it is killed
 SETTLE = 1.5  # seconds in which another node may report that it failed earlier
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+ENDED_BY_US = (-signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of ranks that the agent ends
 
 
 def run(job: TrainingJob) -> dict[str, Any]:
@@ -161,26 +162,32 @@ def _watching(nodes: Session | None) -> Iterator[None]:
 def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Exception:
     """What went wrong first: the ranks that wait for a failed one fail, too, some moments later.
 
-    A rank that was killed leaves no report, and is noticed within a second; the agent's own SIGTERM
-    and SIGKILL come later.
+    A rank that was killed, or whose disk is full, leaves no report, and is noticed within a second;
+    the agent's own SIGTERM and SIGKILL come later.
     """
     reports: list[dict[str, Any]] = []
     for rank, failure in failures.items():
         report: Any = failure.message
         if isinstance(report, dict):
             reports.append(report["extraInfo"] | {"message": report["message"]})
-        elif failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
-            text = f"rank {rank} was ended by {failure.signal_name()}; the same command goes on from here."
-            reports.append({"message": text, "time": failure.timestamp - 1.0})
-    rank, failure = next(iter(failures.items()))
-    silent = f"rank {rank} ended with exit code {failure.exitcode} and reported nothing."
-    nothing: dict[str, Any] = {"message": silent}
+        elif failure.exitcode not in ENDED_BY_US:
+            reports.append({"message": _silent(rank, failure), "time": failure.timestamp - 1.0})
+    nothing: dict[str, Any] = {"message": _silent(*next(iter(failures.items())))}
     first = min(reports, key=lambda each: float(each["time"]), default=nothing)
     if nodes is not None:
         nodes.fail(first)
         time.sleep(SETTLE)
         first = nodes.failure() or first
     return _as_exception(first)
+
+
+def _silent(rank: int, failure: ProcessFailure) -> str:
+    """How a rank ended that left no report."""
+    if failure.exitcode < 0:
+        return (
+            f"rank {rank} was ended by {failure.signal_name()}; the same command goes on from here."
+        )
+    return f"rank {rank} ended with exit code {failure.exitcode} and reported nothing."
 
 
 def _as_exception(failure: Mapping[str, Any]) -> Exception:

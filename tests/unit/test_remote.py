@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from spot.pipeline import clients
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.utils import http
 from spot.utils.errors import UserError
+from spot.utils.openai_client import ChatReply, OpenAIServer, read_chat
 from tests.generation.asking import generator, refused, requests, run, text
 from tests.generation.server import Plan, answer, serving, tokenizer
 
@@ -42,6 +44,17 @@ def test_a_server_that_counts_nothing_is_counted_for() -> None:
     with serving(Plan(tells_ids=False, tells_usage=False)) as server:
         [completion] = run(generator(server.url), requests(1)).values()
     assert completion.tokens == len(tokenizer()(completion.text)["input_ids"])
+
+
+def test_half_a_character_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def complete(_: OpenAIServer, body: Any) -> ChatReply:
+        choice = {"message": {"content": "half \ud83d"}, "finish_reason": "stop"}
+        return read_chat({"model": body["model"], "choices": [choice]})
+
+    monkeypatch.setattr(OpenAIServer, "complete", complete)
+    with serving() as server:
+        [completion] = run(generator(server.url), requests(1)).values()
+    assert completion.text == "half \ufffd"
 
 
 def test_what_is_asked_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from spot.data.answers import whole_characters
 from spot.data.chat import chat_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
 from spot.utils import http
@@ -84,7 +85,7 @@ class PromptCheck:
         made = _written_ids(reply, self.tokenizer.eos_token_id)
         return Completion(
             request.key,
-            _text(reply, made, self.tokenizer),
+            whole_characters(_text(reply, made, self.tokenizer)),  # else it could not be stored
             tuple(made or ()),
             finish,
             len(ids),
@@ -216,7 +217,7 @@ def _count(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> int:
     if made is not None:
         return len(made)
     if reply.tokens is None:
-        written = (reply.reasoning or "") + reply.content
+        written = whole_characters((reply.reasoning or "") + reply.content)
         return len(tokenizer(written, add_special_tokens=False)["input_ids"])
     return max(0, reply.tokens - (reply.finish == "stop"))
 

@@ -318,6 +318,9 @@ def test_a_local_server_needs_no_key(server: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("OPENAI_API_KEY")
     server.plan(Plan())
     assert run(client("openai", server, key_name=None)).finish == "stop"
+    server.plan(always("401"))
+    with pytest.raises(UserError, match=r"set oracle\.key_name"):
+        run(client("openai", server, key_name=None))
     with pytest.raises(UserError, match="set OPENAI_API_KEY in the environment"):
         client("openai", server)
 

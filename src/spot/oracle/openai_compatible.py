@@ -10,9 +10,10 @@ from spot.oracle import api_errors
 from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Reply, Usage
 from spot.utils import http
 from spot.utils.errors import UserError
-from spot.utils.openai_client import NO_KEY, ChatReply, OpenAIServer, StatusError
+from spot.utils.openai_client import ChatReply, OpenAIServer, StatusError
 
 HOSTED = "https://api.openai.com/v1"
+NO_KEY = http.Key("no variable (set oracle.key_name)", "")
 _FINISH = {"stop": STOP, "length": MAX_TOKENS, "content_filter": SAFETY}
 _REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # codes of an error
 

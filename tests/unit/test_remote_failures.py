@@ -120,6 +120,17 @@ def test_a_server_that_is_replaced_is_greeted_again() -> None:
     assert len(set(found)) == 200
 
 
+def test_a_server_that_is_replaced_before_its_first_answer_is_greeted_again() -> None:
+    with serving(Plan(faults={"503": 1.0})) as server:
+        plans = (Plan(faults={"503": 1.0}, models_status=404), Plan())
+        timers = [threading.Timer(0.4 * n, server.plan, [p]) for n, p in enumerate(plans, 1)]
+        for timer in timers:
+            timer.start()
+        assert len(run(generator(server.url), requests(10))) == 10
+        for timer in timers:
+            timer.join()
+
+
 def test_an_address_that_denies_everything_does_not_stop_the_others() -> None:
     with serving(Plan(faults={"401": 1.0})) as closed, serving(Plan(latency=0.02)) as whole:
         urls = (f"{whole.root}/nowhere", closed.url, whole.url)

@@ -11,6 +11,7 @@ of the one that was set aside last. The run ends at once with an error when
 
 - no server was ready for `patience` seconds,
 - a server denies what it is asked, none has ever answered, and all others have failed,
+- a server denies a greeting, none was ever greeted, and all others have failed,
 - a server asks to wait for longer than `patience`, or refuses a request for what no waiting fixes.
 """
 
@@ -45,6 +46,7 @@ AGAIN = "the same command goes on from here"
 class _Server:
     endpoint: OpenAIServer
     ready: bool = False
+    greeted: bool = False  # ever
     answered: bool = False  # ever
     in_flight: int = 0
     limits: set[asyncio.Timeout] = field(default_factory=set)  # of what is in flight
@@ -211,9 +213,12 @@ class Scheduler:
         if not any(other.ready for other in self.servers):
             self.nobody_since = self.loop.time()
 
-    def _believe(self, error: TransientError) -> None:
-        """Raise what a server denies, unless one has answered before or may yet."""
-        may = any(server.ready or server.answered or not server.reason for server in self.servers)
+    def _believe(self, error: TransientError, *, greeting: bool = False) -> None:
+        """Raise what a server denies, unless one has let us in before or may yet."""
+        may = any(
+            server.ready or not server.reason or (server.greeted if greeting else server.answered)
+            for server in self.servers
+        )
         if isinstance(error, DeniedError) and not may:
             raise UserError(error.message)
 
@@ -233,7 +238,7 @@ class Scheduler:
                 break
             except TransientError as error:
                 server.reason, after = error.reason, error.after
-                self._believe(error)
+                self._believe(error, greeting=True)
             self._check_patience()
             self._check_silence(server, TransientError(server.reason))
             failures += 1
@@ -241,7 +246,8 @@ class Scheduler:
                 say(f"generation: waiting for {server.endpoint.url} ({server.reason})")
             pause = http.backoff(failures, after, self.draw)
             await asyncio.sleep(min(LONGEST_PROBE_PAUSE, pause))
-        server.failures, server.ready, self.nobody_since = 0, True, None
+        server.failures, server.ready, server.greeted = 0, True, True
+        self.nobody_since = None
         self.changed.set()
 
     async def _watch(self, server: _Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spot.config import HardwareConfig
-from spot.training import attention
+from spot.training import activation_checkpointing, attention
 from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
 from spot.training.forward import PLAIN, Computing, pack_logprobs
 from spot.training.memory_model import RESERVE, Rows, footprint
@@ -83,3 +83,16 @@ def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path)
     assert with_bytes(needs[0] - 1) == 1
     with pytest.raises(UserError, match=r"pack of 1024 tokens needs .* lower hardware.tokens_per"):
         with_bytes(min(needs) - 1)
+
+
+def test_auto_takes_all_layers_of_an_architecture_that_is_not_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training works with more models than the memory model knows, and may begin after hours."""
+    said: list[str] = []
+    monkeypatch.setattr(activation_checkpointing, "say", said.append)
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "gemma3_text"}')
+    computing = Computing(HardwareConfig(checkpoint_layers="auto"), PackingSettings(1024), PLAIN)
+    assert layers_to_checkpoint(file, 2, make_pairs(), computing, "cached") == 2
+    assert "takes all 2 layers" in said[0]

@@ -19,6 +19,7 @@ from spot.training.memory_model import RESERVE, Rows, capacity, footprint
 from spot.training.packing import PairTokens
 from spot.training.shapes import read
 from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 
 def layers_of(model: Any) -> list[Any]:
@@ -43,8 +44,9 @@ def layers_to_checkpoint(
 ) -> int:
     """How many of `layers` `hardware.checkpoint_layers` means: all, none, a number, or auto.
 
-    auto: the fewest with which full packs fit the device, by the memory model that `spot plan` shows;
-    `config` is the model's config.json. Raises UserError where not even all are enough.
+    auto: the fewest with which full packs fit the device, by the memory model that `spot plan` shows, or
+    all of an architecture that it does not know; `config` is the model's config.json. Raises UserError
+    where not even all are enough.
     """
     hardware, packing = computing.hardware, computing.packing
     setting = hardware.checkpoint_layers
@@ -52,10 +54,17 @@ def layers_to_checkpoint(
         return 0 if setting == "none" else layers
     if setting != "auto":
         return min(int(setting), layers)
+    try:
+        shape = read(config)
+    except UserError:
+        say(
+            f"The memory of this model is not planned: hardware.checkpoint_layers=auto takes all {layers} "
+            "layers; a number takes fewer."
+        )
+        return layers
     memory = capacity(hardware)
     if memory is None:
         memory = RESERVE * torch.cuda.get_device_properties("cuda").total_memory
-    shape = read(config)
     rows = Rows.of([pair.lengths for pair in pairs], shape, packing.rejected, packing.share_prefix)
     tokens = packing.token_budget
     planned = footprint(shape, hardware, reference, rows, tokens, memory)

@@ -110,8 +110,8 @@ def read(file: Path) -> Shape:
         raise UserError(f"{file} cannot be read ({error}): give a whole config.json.") from None
     if config.get("model_type") not in PLANNED:
         raise UserError(
-            f"{file} describes a {config.get('model_type')}, and memory is planned for "
-            f"{', '.join(PLANNED)} only: set hardware.checkpoint_layers yourself."
+            f"{file} describes a {config.get('model_type')}: memory is planned for "
+            f"{', '.join(PLANNED)} only; start a run to see what others need."
         )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]

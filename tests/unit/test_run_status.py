@@ -181,6 +181,22 @@ def test_a_training_that_a_closed_terminal_ends_is_stopped(tmp_path: Path) -> No
     assert run_status.look(tmp_path).state == "stopped"
 
 
+def test_a_run_whose_page_fails_stays_complete(tmp_path: Path) -> None:
+    config = compose.compose([])
+
+    def fails() -> None:
+        with runs.recorded("run", config, tmp_path):
+            Run(config, tmp_path).complete()
+            raise ValueError("no page")
+
+    with pytest.raises(ValueError, match="no page"):
+        fails()
+    record = run_record.read(tmp_path)
+    assert record["status"] == "complete"
+    assert record["exit"] == 1
+    assert "no page" in record["error"]
+
+
 def test_an_evaluation_of_an_earlier_version_is_complete_and_no_whole_run(tmp_path: Path) -> None:
     (tmp_path / run_record.EVALUATION).write_text('{"status": "complete", "products": {}}')
     assert run_status.look(tmp_path).state == "complete"

@@ -218,8 +218,11 @@ def command_line(config: Config, overrides: Sequence[str], command: str = "run")
 
 
 def _end(folder: Path, code: int, error: str = "") -> None:
+    record = run_record.read(folder)
     status = COMPLETE if code == 0 else "stopped" if code in heartbeat.STOPPED else "failed"
-    record = run_record.read(folder) | {"status": status, "exit": code, "finished": _now()}
+    if record.get("status") == COMPLETE:  # all is measured: only its page or an upload failed
+        status = COMPLETE
+    record |= {"status": status, "exit": code, "finished": _now()}
     _write(folder, record | ({"error": error} if error else {}))
 
 

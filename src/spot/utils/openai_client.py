@@ -23,6 +23,7 @@ CONNECT_SECONDS = 10.0  # for a connection
 PROBE_SECONDS = 30.0  # for what costs a server nothing; a busy one answers late
 # uvicorn ends idle connections after 5 s: one that we keep longer may end while we send on it
 IDLE_SECONDS = 3.0
+FOR_OPENAI_ALONE = ("OpenAI-Organization", "OpenAI-Project")
 NO_KEY = http.Key("no variable", "")
 
 
@@ -67,6 +68,8 @@ class OpenAIServer:
             api_key=key.value or "none",  # the package insists on one
             base_url=self.url,
             max_retries=0,
+            # the package takes them from the environment, for every server alike
+            default_headers={name: openai.Omit() for name in FOR_OPENAI_ALONE},  # type: ignore[misc]
             # the default transport takes 4 ms of this machine's time for a request among 200, this 1.6
             http_client=openai.DefaultAioHttpClient(
                 timeout=httpx2.Timeout(timeout, connect=CONNECT_SECONDS),
@@ -145,15 +148,16 @@ def read_chat(body: Any) -> ChatReply:
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
         raise UnreadableError("no chat completion")
     choices = body["choices"]
-    choice = choices[0] if choices else {"message": {}}
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+    choice = choices[0] if choices else {}
+    if not isinstance(choice, dict):
         raise UnreadableError("no message")
-    message, usage = choice["message"], _field(body, "usage", dict) or {}
+    message = _field(choice, "message", dict) or {}  # null where nothing was written
+    usage = _field(body, "usage", dict) or {}
     prompt_details = _field(usage, "prompt_tokens_details", dict) or {}
     details = _field(usage, "completion_tokens_details", dict) or {}
     return ChatReply(
         model=_field(body, "model", str),
-        content=_field(message, "content", str) or "",
+        content=_content(message),
         finish=str(choice.get("finish_reason")) if choices else None,
         reasoning=_field(message, "reasoning", str) or _field(message, "reasoning_content", str),
         refusal=_field(message, "refusal", str),
@@ -165,6 +169,14 @@ def read_chat(body: Any) -> ChatReply:
         cached_tokens=_field(prompt_details, "cached_tokens", int),
         thought_tokens=_field(details, "reasoning_tokens", int),
     )
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    """The text of a message, which some servers write in parts, those of their reasoning apart."""
+    parts = _field(message, "content", (str, list)) or ""
+    if isinstance(parts, str):
+        return parts
+    return "".join(_field(part, "text", str) or "" for part in parts if isinstance(part, dict))
 
 
 def _field(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:

@@ -1,4 +1,7 @@
-"""How large the house is: `make house` prints it and fails where it is over a limit."""
+"""The size and order of the code: `make house` prints them and fails where a limit is not kept.
+
+A goal is where the code should go; a limit is kept by every change.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import networkx
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src"
-MOST_ENTRIES = 12  # of src/spot, and of the repository's Python folders
-MOST_LINES = 23_000  # of Python in src
-MOST_TEST_LINES = 0.8  # of those in src
+MOST_LINES = 23_000  # of Python in src: a goal
+MOST_TEST_LINES = 0.8  # of those in src: a goal
+MOST_ENTRIES = 12  # of src/spot
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
 MEDIAN_FUNCTION = 8
@@ -35,20 +38,23 @@ def main() -> None:
     total = sum(lines.values())
     longest_file = max(lines, key=lambda file: lines[file])
     longest, most = (max(of, key=lambda name: of[name]) for of in (lengths, parameters))
-    rows = [
-        ("entries in src/spot", len(entries), MOST_ENTRIES, ""),
+    goals = [
         ("lines of Python in src", total, MOST_LINES, ""),
         ("lines of tests", tests, int(MOST_TEST_LINES * total), ""),
+    ]
+    limits = [
+        ("entries in src/spot", len(entries), MOST_ENTRIES, ""),
         ("import circles", len(circles := import_circles()), 0, " ".join(circles[:1])),
         ("longest file", lines[longest_file], LONGEST_FILE, short(longest_file)),
         ("longest function", lengths[longest], LONGEST_FUNCTION, longest),
         ("median function", round(median(lengths.values())), MEDIAN_FUNCTION, ""),
         ("most parameters", parameters[most], MOST_PARAMETERS, most),
     ]
-    for name, value, limit, where in rows:
-        over = " OVER" if value > limit else ""
-        print(f"{name:<24}{value:>8,}  of {limit:>6,}{over}  {where}".rstrip())
-    sys.exit(any(value > limit for _, value, limit, _ in rows))
+    for kind, rows in (("goal", goals), ("limit", limits)):
+        for name, value, most_allowed, where in rows:
+            over = "over the" if value > most_allowed else "within the"
+            print(f"{name:<24}{value:>8,}  {over} {kind} of {most_allowed:,}  {where}".rstrip())
+    sys.exit(any(value > limit for _, value, limit, _ in limits))
 
 
 def python_files(folder: Path) -> list[Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from spot.config import GeneratorConfig
 from spot.data.answers import whole_characters
 from spot.data.chat import chat_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
@@ -12,9 +13,6 @@ from spot.utils import http
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError
 from spot.utils.openai_client import ChatReply, OpenAIServer, StatusError
-
-if TYPE_CHECKING:
-    from spot.generation.remote import RemoteGenerator
 
 SAMPLES = 3  # prompts whose tokens are compared before a server is asked
 _UNFINISHED = (
@@ -36,10 +34,22 @@ class DeniedError(TransientError):
         self.message = message
 
 
+class Client(Protocol):
+    """What is known of the generator whose servers are checked."""
+
+    config: GeneratorConfig
+    group: str
+    key: http.Key
+    tokenizer: Any
+    thinking: bool
+    name: str | None
+    context_length: int
+
+
 class PromptCheck:
     """What is said to the servers of one run of a generator, and what they have to agree on."""
 
-    def __init__(self, generator: RemoteGenerator, requests: Sequence[Request]) -> None:
+    def __init__(self, generator: Client, requests: Sequence[Request]) -> None:
         self.config, self.group, self.key = generator.config, generator.group, generator.key
         self.tokenizer, self.thinking = generator.tokenizer, generator.thinking
         self.name, self.context = generator.name, generator.context_length

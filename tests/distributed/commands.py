@@ -165,7 +165,7 @@ def spoil(folder: Path) -> str:
 
 
 def runs(folder: Path) -> list[dict]:
-    """What the finished runs below a folder say of themselves, oldest first."""
+    """The records of all runs below a folder, the one that ended first at the beginning."""
     files = sorted(folder.glob("outputs/*/**/run.json"), key=os.path.getmtime)
     return [json.loads(file.read_text()) | {"folder": file.parent} for file in files]
 

@@ -105,7 +105,7 @@ def test_a_rank_that_dies_ends_the_command(folder: Path) -> None:
 
     before = resumed_at(lines)
     assert resumed_at(commands.finish(folder, train(LONGER))) == before + 2
-    assert [run["status"] for run in commands.runs(folder)] == ["complete"]
+    assert [run["status"] for run in commands.runs(folder)] == ["failed"] * 3 + ["complete"]
 
 
 def parent_by(number: signal.Signals) -> Callable[[Started], None]:

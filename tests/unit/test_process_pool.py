@@ -17,6 +17,9 @@ from tests.unit.process_pool_functions import fail, nothing, work
 ROOT = Path(__file__).parents[2]
 
 
+OTHERS = set()
+
+
 @pytest.fixture(scope="module")
 def pool():
     shared = WorkerPool(work, nothing, seconds=2.0, memory=2 << 30, workers=2)
@@ -25,9 +28,15 @@ def pool():
     assert not workers()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _others():
+    """Workers of other tests in this process are not looked at."""
+    OTHERS.update(workers())
+
+
 def workers():
-    """The worker processes that there are."""
-    found = psutil.Process().children()
+    """The worker processes that these tests have started."""
+    found = [process for process in psutil.Process().children() if process not in OTHERS]
     return [process for process in found if "multiprocessing.spawn" in " ".join(process.cmdline())]
 
 

@@ -129,6 +129,11 @@ def test_a_sweep_shows_the_state_of_every_job(
     assert "sweep: 2 arms, 2 complete, 2 failed" in listing(tmp_path / "outputs")
 
 
+def states(sweep: Path) -> list[str]:
+    """The state of each job, in order."""
+    return [job.state for job in run_status.look_at_sweep(sweep).jobs]
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_stopped_jobs(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     sweep = tmp_path / "s"
@@ -139,12 +144,10 @@ def test_a_killed_sweep_leaves_stopped_jobs(tmp_path: Path, fake_pipeline: dict[
         process.wait(SECONDS)
         wait_for(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "stopped")
     seen = run_status.look_at_sweep(sweep)
-    assert [job.state for job in seen.jobs] == ["complete", "stopped", "stopped"]
+    assert states(sweep) == ["complete", "stopped", "stopped"]
     assert seen.state == "stopped"
     with started(tmp_path, fake_pipeline, *line) as process:  # what is left over waits again
-        wait_for(lambda: run_status.look_at_sweep(sweep).counts["running"])
-        states = [job.state for job in run_status.look_at_sweep(sweep).jobs]
-    assert states == ["complete", "running", "waiting"]
+        wait_for(lambda: states(sweep) == ["complete", "running", "waiting"])
 
 
 def test_a_second_process_waits_for_the_first(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,8 @@ def oracle(
     """Who corrects the attempts with this digest; `policy` for the kinds that need it."""
     around = oracles.Surroundings(verifier, mode, target, pose=questions.posed(config))
     if policy is not None:
-        around = oracles.Surroundings(
-            verifier,
-            mode,
-            target,
+        around = replace(
+            around,
             policy=policy.folder,
             journal=oracles.journal_path(config.oracle, attempts, Path(config.output)),
             start=partial(generator, config, config.generator, policy),

@@ -22,6 +22,7 @@ from spot import config
 from spot.cli.arguments import is_override
 from spot.cli.errors import mistakes_in_one_line
 from spot.config import compose
+from spot.config.text import keep_text
 from spot.pipeline.distributed import nodes
 from spot.utils.errors import UserError
 
@@ -102,7 +103,7 @@ def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) 
     compose.register()
     # Hydra's own parser takes no flag behind an override.
     flags = [word for word in arguments.words if word not in arguments.overrides]
-    sys.argv = [sys.argv[0], *flags, *overrides]
+    sys.argv = [sys.argv[0], *flags, *map(keep_text, overrides)]
     entry = hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
     return entry(_task(name))()
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -33,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from spot import config as schema
 from spot.config import BenchmarkConfig, Config
 from spot.config.arguments import expected, short
+from spot.config.text import SCHEMAS, TextFiles, keep_text
 from spot.utils.errors import UserError, first_line, guess
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -43,20 +46,11 @@ def register() -> None:
     """Make the schemas known to Hydra; each YAML of a group names its schema in its defaults list."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    groups: dict[str, Any] = {
-        "model": schema.ModelConfig,
-        "data": schema.DataConfig,
-        "oracle": schema.OracleConfig,
-        "generator": schema.GeneratorConfig,
-        "loss": schema.LossConfig,
-        "hardware": schema.HardwareConfig,
-        "benchmarks": schema.BenchmarksConfig,
-        "benchmark": schema.BenchmarkConfig,
-        "logger": schema.LoggerConfig,
-    }
-    for group, node in groups.items():
+    for group, node in SCHEMAS.items():
         store.store(group=group, name="schema", node=node)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    Plugins.instance()  # Hydra's own readers of files, before ours
+    SourcesRegistry.instance().types[TextFiles.scheme()] = TextFiles
 
 
 def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
@@ -202,6 +196,7 @@ def _by_distance(jobs: list[list[str]]) -> list[int]:
 
 @cache
 def _parse(line: str) -> Override:
+    line = keep_text(line)
     try:
         override = OverridesParser.create(config_loader=loader()).parse_override(line)
         if not 0 < len(override.key_or_group) <= LONGEST:

@@ -45,24 +45,28 @@ def scalar_text(value: Any) -> str:
     return str(value).strip() if known else ""
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` whose braces balance, or None.
+def boxes(text: str) -> list[tuple[int, int]]:
+    r"""Where the content of each `\boxed{…}` whose braces balance begins and ends, in order.
 
-    Braces nest and escaped ones (`\{`) do not count. Of nested boxes the innermost last one
-    counts. `\boxed 5`, without braces, is no box: where such an answer ends is a guess.
+    Braces nest and escaped ones (`\{`) do not count. `\boxed 5`, without braces, is no box: where
+    such an answer ends is a guess.
     """
-    box: tuple[int, int] | None = None
+    found = []
     open_braces: list[int] = []  # where the content of an open box starts; -1 for a plain brace
     for match in _BRACE.finditer(text):
         if match[1]:
             open_braces.append(match.end())
         elif match[2] == "{":
             open_braces.append(-1)
-        elif match[2] == "}" and open_braces:
-            start = open_braces.pop()
-            if start >= 0 and (box is None or start > box[0]):
-                box = (start, match.start())
-    return None if box is None else text[box[0] : box[1]]
+        elif match[2] == "}" and open_braces and (start := open_braces.pop()) >= 0:
+            found.append((start, match.start()))
+    return sorted(found)
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last box (of nested ones the innermost), or None."""
+    found = boxes(text)
+    return text[slice(*found[-1])] if found else None
 
 
 def extract(text: str, answer_format: str) -> str | None:

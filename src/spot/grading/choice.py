@@ -1,14 +1,12 @@
 r"""Multiple choice: GPQA, and any question with options of which one is right.
 
 Options are shuffled anew for each trial, by its seed, so that neither a position nor a memorised letter
-helps. A letter is read only where the response states it as its answer: in `{"answer": "C"}`, in a box,
-or in a closing sentence; never from a capital letter that happens to stand there.
+helps.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,11 +14,11 @@ from itertools import count, takewhile
 from string import ascii_uppercase
 from typing import Any
 
-from spot.data.answers import encodable, last_boxed, scalar_text
+from spot.data.answers import encodable, scalar_text
 from spot.data.jsonl import value_at
 from spot.data.rows import CORRECT, UNPARSEABLE, WRONG, Question
+from spot.grading.choice_letter import chosen_letter
 from spot.grading.family import Answer, Family, Grade, RowError, truncated
-from spot.grading.math import quick_equal
 
 
 @dataclass(frozen=True)
@@ -168,150 +166,3 @@ def _grade(answer: Answer) -> Grade:
     if found == answer.question.answer:
         return Grade(True, CORRECT, found, "", details)
     return Grade(False, WRONG, found, "another option", details)
-
-
-# ---------------------------------------------------------------- the letter out of a response
-
-CLOSING_LINES, CLOSING_CHARACTERS = 5, 2_000  # where a sentence may state the answer
-CLOSING_OBJECTS = 10  # of JSON, of which one may give it
-
-_JSON = re.compile(
-    r"""["'“”]answer["'“”]\s{0,9}:\s{0,9}
-        (?: "((?:[^"\\\n]|\\.){0,999})" | '([^'\n]{0,999})' | ([^\s"',{}]{1,20}) )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_COMMAND = re.compile(r"\\{1,2}(?:boxed|text|textbf|mathrm|mathbf|mathsf|bf|rm)\s*\{([^{}]*)\}")
-_MARKS = re.compile(r"[*`$\"“”#>]|(?<!\w)_+|_+(?!\w)|\\[()\[\]]")  # of Markdown and LaTeX
-_NOUN = r"(?:option|choice|answer|letter)"
-_LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?![\w'’]))"
-_ALONE = re.compile(
-    rf"(?:(?:so|thus|therefore|hence),?\s+)?(?:{_NOUN}\s*:?\s+)?{_LETTER}[\s.):,]*", re.IGNORECASE
-)
-_WITH_TEXT = re.compile(
-    rf"(?:{_NOUN}\s+)?(?:\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*[.):]|([A-Za-z])\s+[-–—])\s*\S",
-    re.IGNORECASE,
-)
-_IS = r"(?:\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be)\b\s*:?|\s*[:=→])"
-_STATED = re.compile(
-    rf"\b(?:{_NOUN}(?:\s+to\s+(?:this|the)\s+(?:question|problem))?{_IS}"
-    r"|(?:choose|select|pick|go\s+with|going\s+with))"
-    rf"\s*(?:(?:therefore|thus|clearly|indeed|definitely|likely|probably|hence),?\s+)?(not\s+)?",
-    re.IGNORECASE,
-)
-_IS_RIGHT = re.compile(
-    rf"(?<![\w'’]){_LETTER}{_IS}\s*(?:therefore\s+|thus\s+|clearly\s+)?(?:the\s+)?(?:only\s+|most\s+|best\s+)?"
-    r"(?:correct|right|accurate|answer|best)\b",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(rf"\s*(?:(?:final|correct|best|my)\s+)*{_NOUN}\s*(?:is\b)?\s*:", re.IGNORECASE)
-# After a letter without brackets: the end, a stop, or a reason; "A ball" is no letter.
-_FOLLOWS = re.compile(
-    r"\s*(?:[.,;:)\]}!?\n–—]|-\s|$|(?:because|since|as|which|due|given|based|for)\b)", re.IGNORECASE
-)
-_ANOTHER = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)+\s*(?:\([A-Za-z]\)|[A-Z](?![\w'’]))")
-
-
-def chosen_letter(response: str, options: Sequence[str]) -> str | None:
-    r"""The letter that a response gives as its answer to these options (A first), or None.
-
-    The last `"answer": …` of JSON that names an option counts. Without JSON it is the last box or a
-    closing sentence after it, else the last line or the last closing sentence that states an answer.
-    An option's full text stands for its letter.
-    """
-    if stated := list(_JSON.finditer(response)):
-        said = (next(filter(None, s.groups()), "") for s in reversed(stated[-CLOSING_OBJECTS:]))
-        return next(filter(None, (_read_alone(text, options) for text in said)), None)
-    box = last_boxed(response)
-    if box is not None and (letter := _read_alone(box, options)):
-        return _closing(_last_lines(response.rpartition(r"\boxed")[2]), options) or letter
-    lines = _last_lines(response)
-    return _last_line(lines, options) or _closing(lines, options) or _labelled(response, options)
-
-
-def _last_lines(text: str) -> list[str]:
-    return [line for line in map(_clean, text[-CLOSING_CHARACTERS:].splitlines()) if line]
-
-
-def _clean(text: str) -> str:
-    for _ in range(3):
-        text = _COMMAND.sub(r"\1", text)
-    return " ".join(_MARKS.sub("", text).split())
-
-
-def _read_alone(text: str, options: Sequence[str]) -> str | None:
-    """The letter of a text that is nothing but an answer: `C`, `(C)`, `Option C`, `C. Paris`, `Paris`."""
-    if len(text) > CLOSING_CHARACTERS:
-        return None
-    text = _clean(text)
-    if match := _ALONE.fullmatch(text):
-        return _in_range(match, options)
-    if same := _same_text(text, options):
-        return same
-    match = _WITH_TEXT.match(text)
-    return _in_range(match, options) if match else None
-
-
-def _same_text(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that a text repeats."""
-    found = [i for i, option in enumerate(options) if _alike(text, _clean(option))]
-    return ascii_uppercase[found[0]] if len(found) == 1 else None
-
-
-def _alike(text: str, option: str) -> bool:
-    return text.casefold().rstrip(". ") == option.casefold().rstrip(". ") or bool(
-        quick_equal(text, option)
-    )
-
-
-def _in_range(match: re.Match[str], options: Sequence[str]) -> str | None:
-    letter = next(filter(None, match.groups())).upper()
-    return letter if letter in ascii_uppercase[: len(options)] else None
-
-
-def _last_line(lines: Sequence[str], options: Sequence[str]) -> str | None:
-    """The last line if it is an answer by itself, and not the end of a list of options."""
-    if not lines or (
-        len(lines) > 1 and _WITH_TEXT.match(lines[-2]) and _WITH_TEXT.match(lines[-1])
-    ):
-        return None
-    return _read_alone(lines[-1], options)
-
-
-def _closing(lines: Sequence[str], options: Sequence[str]) -> str | None:
-    """What the last sentence of the closing lines that states an answer says."""
-    text = "\n".join(lines[-CLOSING_LINES:])
-    stated = [(m.start(), True, _in_range(m, options)) for m in _IS_RIGHT.finditer(text)]
-    stated += [
-        (match.start(), not match[1], _read_stated(text[match.end() :], options))
-        for match in _STATED.finditer(text)
-    ]
-    answer = None
-    for _, agreed, letter in sorted(entry for entry in stated if entry[2]):
-        answer = letter if agreed else None if answer == letter else answer
-    return answer
-
-
-def _labelled(response: str, options: Sequence[str]) -> str | None:
-    """The last line anywhere that begins with a label: `Answer: C`, before an explanation."""
-    for line in reversed(response.splitlines()):
-        cleaned = _clean(line[:CLOSING_CHARACTERS])
-        if match := _LABEL.match(cleaned):
-            return _read_stated(cleaned[match.end() :].lstrip(), options)
-    return None
-
-
-_OF_STATEMENT = re.compile(rf"(?:{_NOUN}\s+)?{_LETTER}", re.IGNORECASE)
-
-
-def _read_stated(text: str, options: Sequence[str]) -> str | None:
-    """The letter at the beginning of what follows "the answer is"; one, and not a word's."""
-    sentence = re.split(r"\n|(?<=[.!?])\s", text, maxsplit=1)[0].rstrip(". ")
-    single_letter = len(sentence) == 1 and sentence.isalpha()
-    if not single_letter and (same := _same_text(sentence, options)):
-        return same
-    match = _OF_STATEMENT.match(text)
-    if match is None or _ANOTHER.match(text, match.end()):
-        return None
-    if match[3] and not _FOLLOWS.match(text, match.end()):
-        return None
-    return _in_range(match, options)

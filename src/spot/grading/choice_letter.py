@@ -1,0 +1,243 @@
+"""The letter that a response to a multiple-choice question gives as its answer.
+
+It is read only where the response states it as its answer, never from a capital letter that happens to
+stand there. Responses are hostile input: no pattern here may take more than linear time.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import NamedTuple
+
+from spot.data.answers import boxes
+from spot.grading.math import quick_equal
+
+MOST_STATEMENTS = 50  # of one kind that are read, from the end of a response
+LONGEST_STATEMENT = 2_000  # characters
+
+_JSON_OR_TAG = re.compile(
+    r"""["'“”](?:\w{1,9}[_ ])?(?:answer|choice|option)(?:_letter)?["'“”]\s{0,9}:\s{0,9}\[?
+        (?: "((?:[^"\\\n]|\\.){0,999})" | '([^'\n]{0,999})' | ([^\s"',{}]{1,20}) )
+    | <answer>([^<]{0,999})</answer>""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_WIDE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")  # full width, mathematical alphabets
+_COMMAND = re.compile(
+    r"\\{1,2}(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|boldsymbol|bm|bf|rm)\s*\{([^{}]*)\}"
+)
+_MARKS = re.compile(  # of Markdown and LaTeX, and quotation marks
+    r"[*`$\"“”]|(?m:^[#>])|(?<!\w)['‘’]|['’](?!\w)|(?<!\w)_++|(?<!_)_++(?!\w)|\\[()\[\]]"
+)
+_SPACES = re.compile(r"\\[,;:! ]|~|\\q?quad(?![a-z])")
+
+_NOUN = r"(?:answer|option|choice|letter)"
+_LETTER = r"(?:[(\[{<]{1,2}\s*([A-Za-z])\s*[.:]?\s*[)\]}>]{1,2}|([A-Za-z])(?![\w'’]))"
+_IS = (
+    r"(?:\s+(?:(?:must|should|would|will|has\s+to|have\s+to|seems\s+to|appears\s+to)\s+be|is|was)\b\s*:?"
+    r"|\s*[:=→]|\s+[-–—](?=\s))"
+)
+_FILLING = (
+    r"\s*(?:(?:therefore|thus|clearly|indeed|definitely|certainly|most|likely|probably|hence|so|then|simply"
+    rf"|actually|the|correct|final|i\s+(?:think|believe|guess)|that|it\s+is|it's|given\s+by|{_NOUN})\b"
+    r"[\s,:=]*){0,6}(?P<no>not\s+)?"
+)
+_WHICH = (  # "the answer [that fits the data] is"
+    r"(?:\s+(?:to|that|which|for|of|in|from|here|i|we|consistent|matching|choice|option|letter)\b"
+    r"(?:\s+(?!not\b|wrong|incorrect|false)\w[\w'’-]{1,30}){0,9}?)?"
+)
+_STATED = re.compile(
+    rf"\b(?:(?:final\s+)?(?:{_NOUN}|ans|selection){_WHICH}{_IS}|final\s+answer\s|ans\.\s){_FILLING}",
+    re.IGNORECASE,
+)
+_CALLED = rf"(?<![\w'’]){_LETTER}(?:\s*\([^()\n]{{0,99}}\))?{_IS}\s*(?:(?:therefore|thus|clearly|likely)\s+)?"
+_IS_ANSWER = re.compile(
+    rf"{_CALLED}(?:(?:the|our|my|final|only|most|likely|best|correct|right)\s+)*"
+    r"(?:answer|(?:correct|right)\s+(?:option|choice|one))\b"
+    r"(?!\s+(?:for|if|when|in)\b(?!\s+(?:this|the)\s+(?:question|problem)))",
+    re.IGNORECASE,
+)
+_IS_RIGHT = re.compile(
+    rf"{_CALLED}(?:the\s+)?(?:only\s+|most\s+)?(?:correct|right|true|accurate|valid|best|appropriate)\b",
+    re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|(?:correct|right)\s+\w+\s+is"
+    rf"|(?:corresponds?\s+to|match(?:es|ing)?|is|it's)(?=\s+(?:the\s+)?(?:{_NOUN}\s|\([A-Z]\))))"
+    rf"\s+(?:only\s+)?{_FILLING}",
+    re.IGNORECASE,
+)
+# "The wrong answer is B", "if the answer is B", "many students pick B".
+_UNMEANT = frozenset(
+    """if whether suppose supposing assume assuming unless wrong incorrect false tempting naive trap other
+    alternative another second not never initial initially previous previously first students might
+    could may""".split()
+)
+_ALONE = re.compile(rf"(?:[∴→⇒]|=>)?{_FILLING}{_LETTER}[\s.):,!–—-]*", re.IGNORECASE)
+_ITEM = re.compile(r"(?<!\w)(?:\([A-Z]\)|[A-Z]\s?[.):]|[A-Z]\s+[-–—(])\s*\S", re.IGNORECASE)
+_TEXT_FIRST = re.compile(
+    rf"(?P<text>.+?)[\s,–—-]+[(\[]?(?:{_NOUN}\s+)?{_LETTER}[).\]]*$", re.IGNORECASE
+)
+_BUT = re.compile(rf"{_LETTER}\s*,?\s*but\s+(?:rather\s+)?(?:{_NOUN}\s+)?", re.IGNORECASE)
+# After a letter without brackets: the end, a stop, a bracket or a reason; "A ball" is no letter.
+_FOLLOWS = re.compile(
+    r"\s*(?:\.(?!\s?[a-z])|[,;:)\]}!–—→]|-\s|$|(?<=\s)[(\[]|(?:because|since|as|which|due|given|based|for"
+    r"|but|though|although|while|whereas|not|rather|instead|with|by|from|here|in|at|on|when|so"
+    r"|hence|therefore|thus|and)\b)"
+)
+_OTHER = r"\s*(?:option\s+)?(?:\([A-Za-z]\)|[A-Z](?![\w'’-]))"
+_ANOTHER = re.compile(
+    rf"\s*(?:(?:/|&|,?\s*\bor\b){_OTHER}|(?:,\s*and\b|,|\band\b){_OTHER}(?!\s+(?!are|both|or|and)[a-z]))"
+)
+
+
+class _Said(NamedTuple):
+    position: int
+    letter: str | None
+    agreed: bool = True  # not "the answer is not B"
+
+
+def chosen_letter(response: str, options: Sequence[str]) -> str | None:
+    r"""The letter that a response gives as its answer to these options (A first), or None.
+
+    The last statement of an answer counts: JSON, a box, `<answer>`, "the answer is C", "Answer: C",
+    "C is the correct option", a letter alone on the first or the last line. Only a response without
+    one is searched for weaker signs: "C is correct", "I choose C", a line "C. Because …" at either
+    end. An option's full text stands for its letter.
+    """
+    text = _clean(_on_own_lines(response))
+    lines = text.split("\n")
+    ends = ((-1, lines[0], lines[1:2]), (len(text), lines[-1], lines[-2:-1]))
+    own = [(at, line) for at, line, beside in ends if not _is_list(line, *beside)]
+    stated = [_Said(at, _alone(line, options)) for at, line in own]
+    stated += _all_said(text, (_STATED, _IS_ANSWER), options)
+    if found := _last(stated):
+        return found
+    hinted = [
+        _Said(at, _read(line, options) if _ITEM.match(line) else _same_text(line, options))
+        for at, line in own
+    ]
+    return _last(hinted + _all_said(text, (_CHOSEN, _IS_RIGHT), options))
+
+
+def _on_own_lines(response: str) -> str:
+    """The response with what JSON, tags and boxes give as an answer on lines `answer: …` of their own."""
+    text = _JSON_OR_TAG.sub(lambda m: f"\nanswer: {next(filter(None, m.groups()), '')}\n", response)
+    below = len(text)
+    for start, end in reversed(boxes(text)[-MOST_STATEMENTS:]):
+        if end <= below and end - start <= LONGEST_STATEMENT:  # of nested boxes the innermost
+            text = f"{text[:start]}\nanswer: {text[start:end]}\n{text[end:]}"
+            below = start
+    return text
+
+
+def _clean(text: str) -> str:
+    """Without markup, each line's blanks made one, without empty lines."""
+    text = _WIDE.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    for _ in range(3):
+        text = _COMMAND.sub(r"\1", text)
+    text = _SPACES.sub(" ", _MARKS.sub("", text)).replace("n't", " not")
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _all_said(
+    text: str, patterns: Sequence[re.Pattern[str]], options: Sequence[str]
+) -> list[_Said]:
+    """What the sentences of these patterns say, where they are meant."""
+    return [
+        _said(match, options)
+        for pattern in patterns
+        for match in list(pattern.finditer(text))[-MOST_STATEMENTS:]
+        if not _UNMEANT.intersection(_words_before(match))
+    ]
+
+
+def _words_before(match: re.Match[str]) -> list[str]:
+    """The four words before, of the same sentence."""
+    before = match.string[max(0, match.start() - 60) : match.start()]
+    return re.split(r"[.!?:;,\n]", before)[-1].lower().split()[-4:]
+
+
+def _said(match: re.Match[str], options: Sequence[str]) -> _Said:
+    if "no" not in match.re.groupindex:  # "C is the answer": the letter stands before
+        return _Said(match.start(), _in_range(match, options))
+    rest = match.string[match.end() : match.end() + LONGEST_STATEMENT]
+    if but := match["no"] and _BUT.match(rest):  # "not B but C"
+        return _Said(match.start(), _read(rest[but.end() :], options))
+    line, *below = rest.split("\n")
+    if "\n" not in match[0]:
+        return _Said(match.start(), _read(line, options), not match["no"])
+    listed = _is_list(line, *below[:1])  # "Which option is right:", before the options
+    return _Said(match.start(), None if listed else _alone(line, options), not match["no"])
+
+
+def _last(said: Sequence[_Said]) -> str | None:
+    """The last letter that is said and not taken back after it."""
+    taken_back = set()
+    for one in sorted((one for one in said if one.letter), reverse=True):
+        if one.agreed:
+            return None if one.letter in taken_back else one.letter
+        taken_back.add(one.letter)
+    return None
+
+
+def _is_list(*lines: str) -> bool:
+    """Whether options are listed: on neighbouring lines, or three on one."""
+    return (len(lines) > 1 and all(map(_ITEM.match, lines))) or len(_ITEM.findall(lines[0])) > 2
+
+
+def _alone(line: str, options: Sequence[str]) -> str | None:
+    """The letter of a line that is nothing but an answer: `C`, `(C)`, `So option C.`, `C. Paris`."""
+    match = _ALONE.match(line[:LONGEST_STATEMENT])
+    if match is None or match["no"]:
+        return None
+    letter, rest = _in_range(match, options), line[match.end() :].strip(" ()[]")
+    return letter if not rest or _is_text_of(letter, rest, options) else None
+
+
+def _read(text: str, options: Sequence[str]) -> str | None:
+    """The letter at the beginning of what follows "the answer is"; one, and not a word's."""
+    line = text.split("\n", 1)[0]
+    for part in (line, re.split(r"(?<=[.!?])\s", line, maxsplit=1)[0]):
+        word = part.strip("(). ")
+        if not (len(word) == 1 and word.isalpha()) and (same := _same_text(part, options)):
+            return same
+    match = re.match(rf"(?:{_NOUN}\s+)?{_LETTER}", line, re.IGNORECASE)
+    if match is None:
+        both = _TEXT_FIRST.match(line)  # "Paris (B)"
+        letter = _in_range(both, options) if both else None
+        return letter if both and _is_text_of(letter, both["text"], options) else None
+    letter, rest = _in_range(match, options), line[match.end() :]
+    if _is_text_of(letter, rest.strip(" ()[].:–—-"), options):
+        return letter
+    unclear = (
+        _ANOTHER.match(rest)
+        or rest.startswith("?")
+        or (match[2] and not _FOLLOWS.match(line, match.end()))
+    )
+    return None if unclear else letter
+
+
+def _same_text(text: str, options: Sequence[str]) -> str | None:
+    """The letter of the one option that a text repeats."""
+    found = [
+        letter for letter in ascii_uppercase[: len(options)] if _is_text_of(letter, text, options)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_text_of(letter: str | None, text: str, options: Sequence[str]) -> bool:
+    """Whether a text is that of the option of this letter."""
+    if letter is None or not text:
+        return False
+    option = _clean(options[ascii_uppercase.index(letter)]).replace("\n", " ")
+    same = text.casefold().rstrip(". ") == option.casefold().rstrip(". ")
+    return same or bool(quick_equal(text, option))
+
+
+def _in_range(match: re.Match[str], options: Sequence[str]) -> str | None:
+    letter = next(group for group in match.groups()[::-1] if group and len(group) == 1).upper()
+    return letter if letter in ascii_uppercase[: len(options)] else None

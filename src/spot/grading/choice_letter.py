@@ -56,7 +56,7 @@ _CALLED = rf"(?<![\w'’]){_LETTER}(?:\s*\([^()\n]{{0,99}}\))?{_IS}\s*(?:(?:ther
 _IS_ANSWER = re.compile(
     rf"{_CALLED}(?:(?:the|our|my|final|only|most|likely|best|correct|right)\s+)*"
     r"(?:answer|(?:correct|right)\s+(?:option|choice|one))\b"
-    r"(?!\s+(?:for|if|when|in)\b(?!\s+(?:this|the)\s+(?:question|problem)))",
+    r"(?!\s+(?:for|if|when|in|under|only|elsewhere)\b(?!\s+(?:this|the)\s+(?:question|problem)))",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
@@ -64,16 +64,17 @@ _IS_RIGHT = re.compile(
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
-    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|(?:correct|right)\s+\w+\s+is"
-    rf"|(?:corresponds?\s+to|match(?:es|ing)?|is|it's)(?=\s+(?:the\s+)?(?:{_NOUN}\s|\([A-Z]\))))"
+    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|it\s+is|it's"
+    r"|i(?:'d|\s+would|\s+will)\s+answer|(?:correct|right|best)(?:\s+\w{2,30}){1,4}\s+is"
+    rf"|(?:corresponds?\s+to|match(?:es|ing)?|is)(?=\s+(?:the\s+)?(?:{_NOUN}\s|\([A-Z]\))))"
     rf"\s+(?:only\s+)?{_FILLING}",
     re.IGNORECASE,
 )
 # "The wrong answer is B", "if the answer is B", "many students pick B".
 _UNMEANT = frozenset(
     """if whether suppose supposing assume assuming unless wrong incorrect false tempting naive trap other
-    alternative another second not never initial initially previous previously first students might
-    could may""".split()
+    alternative another second next not never initial initially previous previously first students many
+    distractor says might could may""".split()
 )
 _ALONE = re.compile(rf"(?:[∴→⇒]|=>)?{_FILLING}{_LETTER}[\s.):,!–—-]*", re.IGNORECASE)
 _ITEM = re.compile(r"(?<!\w)(?:\([A-Z]\)|[A-Z]\s?[.):]|[A-Z]\s+[-–—(])\s*\S", re.IGNORECASE)
@@ -97,6 +98,7 @@ class _Said(NamedTuple):
     position: int
     letter: str | None
     agreed: bool = True  # not "the answer is not B"
+    conditional: bool = False  # "the answer would be B"
 
 
 def chosen_letter(response: str, options: Sequence[str]) -> str | None:
@@ -112,14 +114,14 @@ def chosen_letter(response: str, options: Sequence[str]) -> str | None:
     ends = ((-1, lines[0], lines[1:2]), (len(text), lines[-1], lines[-2:-1]))
     own = [(at, line) for at, line, beside in ends if not _is_list(line, *beside)]
     stated = [_Said(at, _alone(line, options)) for at, line in own]
-    stated += _all_said(text, (_STATED, _IS_ANSWER), options)
-    if found := _last(stated):
+    sentences = _all_said(text, (_STATED, _IS_ANSWER), options)
+    if found := _last(stated + [said for said in sentences if not said.conditional]):
         return found
     hinted = [
         _Said(at, _read(line, options) if _ITEM.match(line) else _same_text(line, options))
         for at, line in own
     ]
-    return _last(hinted + _all_said(text, (_CHOSEN, _IS_RIGHT), options))
+    return _last(hinted + sentences + _all_said(text, (_CHOSEN, _IS_RIGHT), options))
 
 
 def _on_own_lines(response: str) -> str:
@@ -148,7 +150,7 @@ def _all_said(
 ) -> list[_Said]:
     """What the sentences of these patterns say, where they are meant."""
     return [
-        _said(match, options)
+        _said(match, options)._replace(conditional=" would " in match[0].lower())
         for pattern in patterns
         for match in list(pattern.finditer(text))[-MOST_STATEMENTS:]
         if not _UNMEANT.intersection(_words_before(match))

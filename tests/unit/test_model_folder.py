@@ -1,6 +1,7 @@
 """A model's folder that is damaged or incomplete is refused before it answers anything."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -38,6 +39,16 @@ def lose_a_shard(folder):
     (folder / "model.safetensors").unlink()
 
 
+def template(text):
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
+WANTS_SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('System role needed') }}{% endif %}"
+    "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -51,13 +62,19 @@ def lose_a_shard(folder):
         (lose_the_tokenizer, "no tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read"),
         (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
-        (lambda f: (f / "chat_template.jinja").write_text("{% if %}"), "does not work"),
-        (lambda f: (f / "chat_template.jinja").write_text("{# nothing #}"), "writes nothing"),
+        (template("{% if %}"), "does not work"),
+        (template("{% include 'other.jinja' %}"), "does not work"),
+        (template("{{ 1 / 0 }}"), "does not work"),
+        (template("{# nothing #}"), "writes nothing"),
+        (template("{{ messages[0].role }}"), "leaves out the question"),
+        (template(WANTS_SYSTEM), "wants a system turn"),
+        (template("{% for m in messages[1:] %}{{ m.content }}{% endfor %}"), "wants a system turn"),
+        (template("{{ messages[0].content }}<|end|>"), "'<|end|>', which is no token"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(saved, damage, said):
     damage(saved)
-    with pytest.raises(UserError, match=said) as refusal:
+    with pytest.raises(UserError, match=re.escape(said)) as refusal:
         generation.load(saved)
     assert "\n" not in str(refusal.value)
     assert str(saved) in str(refusal.value)

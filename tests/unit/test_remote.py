@@ -71,6 +71,7 @@ def test_what_is_asked_for() -> None:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "return_token_ids": True,
+            "stop_token_ids": [tokenizer().eos_token_id],
             "chat_template_kwargs": {"enable_thinking": True},
         }
         extra = {"min_p": None, "repetition_penalty": 1.2, "stop": ["."]}

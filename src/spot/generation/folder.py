@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
-from spot.data.chat import prompt_ids
+from spot.data import chat
 from spot.utils.errors import UserError, first_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +31,7 @@ def check_folder(folder: str | Path) -> Any:
     for file in _weight_files(folder):
         _check_weights(file)
     tokenizer = _tokenizer(folder)
-    _check_template(folder, tokenizer)
+    chat.check(tokenizer)
     return tokenizer
 
 
@@ -78,21 +77,3 @@ def _tokenizer(folder: Path) -> Any:
             "there."
         )
     return tokenizer
-
-
-def _check_template(folder: Path, tokenizer: Any) -> None:
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"The tokenizer in {folder} has no chat template: copy the model's chat_template.jinja "
-            "there, or use a model that was trained to chat."
-        )
-    try:
-        ids = prompt_ids(tokenizer, "1 + 1")
-    except TemplateError as error:
-        raise UserError(
-            f"The chat template in {folder} does not work ({first_line(error)}): copy the model's again."
-        ) from error
-    if not ids:
-        raise UserError(
-            f"The chat template in {folder} writes nothing for a question: copy the model's again."
-        )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from spot.config import GeneratorConfig
 from spot.data.answers import whole_characters
-from spot.data.chat import chat_ids
+from spot.data.chat import chat_ids, stop_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
 from spot.utils import http
 from spot.utils.errors import UserError
@@ -92,7 +92,7 @@ class PromptCheck:
         _check_prompt(server.url, ids, reply.prompt_tokens, reply.prompt_ids)
         # whatever else ends a response (a filter, a loop that was noticed) cuts it off
         finish = STOP if reply.finish == "stop" else LENGTH
-        made = _written_ids(reply, self.tokenizer.eos_token_id)
+        made = _written_ids(reply, stop_ids(self.tokenizer))
         return Completion(
             request.key,
             whole_characters(_text(reply, made, self.tokenizer)),  # else it could not be stored
@@ -161,6 +161,7 @@ class PromptCheck:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "return_token_ids": True,
+            "stop_token_ids": stop_ids(self.tokenizer),
             "chat_template_kwargs": {"enable_thinking": self.thinking},
             **self.config.extra,
         }
@@ -213,12 +214,11 @@ def _check_prompt(
     )
 
 
-def _written_ids(reply: ChatReply, eos: int | None) -> list[int] | None:
+def _written_ids(reply: ChatReply, ends: Sequence[int]) -> list[int] | None:
     """What was generated, without the token that ended it."""
     ids = reply.token_ids
-    if ids and reply.finish == "stop":
-        ended_by = reply.stop if isinstance(reply.stop, int) else eos
-        return ids[:-1] if ids[-1] == ended_by else ids
+    if ids and reply.finish == "stop" and ids[-1] in (*ends, reply.stop):
+        return ids[:-1]
     return ids
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from spot.data.chat import chat_ids
+from spot.data import chat
 from spot.generation.decoding import Row, decode
 from spot.generation.folder import check_folder
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling
@@ -88,14 +88,14 @@ class TransformersGenerator:
         by_chat: dict[str, list[int]] = {}
         prompts: dict[str, list[int]] = {}
         for request in requests:
-            chat = repr(request.messages)
-            if chat not in by_chat:
-                by_chat[chat] = chat_ids(self.tokenizer, request.messages, self.thinking)
+            said = repr(request.messages)
+            if said not in by_chat:
+                by_chat[said] = chat.chat_ids(self.tokenizer, request.messages, self.thinking)
             if request.key in prompts:
                 raise ValueError(f"two requests have the same key {request.key}")
-            if not by_chat[chat]:
+            if not by_chat[said]:
                 raise ValueError(f"the prompt of {request.key} has no tokens")
-            prompts[request.key] = by_chat[chat]
+            prompts[request.key] = by_chat[said]
         return prompts
 
     def _row(self, request: Request, prompt: list[int]) -> Row:
@@ -184,9 +184,9 @@ def limited_distribution(logits_B_V: Tensor, sampling: Sampling) -> tuple[Tensor
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """What ends a response: the tokenizer's end of sequence, and the model's own list."""
+    """What ends a response: the end of a turn and of a sequence, and the model's own list."""
     configured = model.generation_config.eos_token_id if model.can_generate() else None
     if not isinstance(configured, (list, tuple)):
         configured = [configured]
-    ids = {tokenizer.eos_token_id, *configured} - {None}
+    ids = {*chat.stop_ids(tokenizer), *configured} - {None}
     return sorted(int(i) for i in ids)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spot.data.answers import Item
-from spot.data.chat import prompt_ids, response_ids
+from spot.data.chat import prompt_ids, response_ids, stop_ids
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.held_out import seeded_order
 from spot.data.rows import CORRECT, Attempt, Pair, Rectification
@@ -194,7 +194,8 @@ def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair,
     if chosen == rejected:  # texts that differ only in what the tokenizer makes equal
         return pair, IDENTICAL
     longest = max(len(chosen), len(rejected or ()))
-    if any(ids.count(tokenizer.eos_token_id) > 1 for ids in (chosen, rejected or [])):
+    ends = stop_ids(tokenizer)
+    if any(i in ends for ids in (chosen, rejected or []) for i in ids[:-1]):
         return pair, END_TOKEN_INSIDE
     return pair, OVER_LONG if len(prompt) + longest > rules.context_length else ""
 

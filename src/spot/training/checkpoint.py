@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from spot.data.chat import stop_ids
 from spot.training import collectives
 from spot.training.precision import DTYPES
 from spot.training.weights import whole_tensors
@@ -34,6 +35,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
     dtype: fp32 | bf16, None for the model's own. Rank 0 gathers the weights in its host's memory.
     """
     disable_progress_bar()
+    declare_ends(model, tokenizer)
     cast = DTYPES[dtype] if dtype else model.dtype
     tensors: dict[str, Tensor] = {}
     for name, tensor in whole_tensors(model):
@@ -73,6 +75,13 @@ def explained(what: str, aside: Path) -> Iterator[None]:
             f"{what} could not be written to {aside.parent} ({reason}; {free:.2g} GiB are free): free "
             "some space, or set save.every higher; the same command goes on from the last whole state."
         ) from error
+
+
+def declare_ends(model: Any, tokenizer: Any) -> None:
+    """Let whoever serves the model stop at the token that its responses were trained to end in."""
+    named, ends = model.generation_config.eos_token_id, stop_ids(tokenizer)
+    if ends[0] not in (named if isinstance(named, list) else [named]):
+        model.generation_config.eos_token_id = list(ends)
 
 
 def declare_dtype(folder: Path, dtype: torch.dtype) -> None:

@@ -1,7 +1,9 @@
 """Products on disk: names, append, resume, damage, ownership."""
 
+import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -11,6 +13,8 @@ import pytest
 
 from spot.data import artifacts
 from spot.data.rows import Question, from_json, to_json
+from spot.utils import digests
+from spot.utils.digests import hash_file
 from spot.utils.errors import UserError
 
 
@@ -140,7 +144,7 @@ def test_a_changed_byte_is_noticed(tmp_path):
     artifacts.compute_rows(target, Question, questions([1]))
     rows = target.folder / artifacts.ROWS
     rows.write_text(rows.read_text().replace('"2"', '"3"'))
-    with pytest.raises(UserError, match=r"rows\.jsonl does not match its manifest.*Delete"):
+    with pytest.raises(UserError, match=r"rows\.jsonl does not match its manifest: delete"):
         artifacts.read_rows(target.folder, Question)
 
 
@@ -159,13 +163,158 @@ def test_files_outside_the_content_do_not_change_the_digest(tmp_path):
 
         return write
 
-    one, two = (artifacts.product(tmp_path, "train", {"seed": s}) for s in (0, 1))
-    artifacts.compute_files(one, make("1 s"), content="model/*")
-    artifacts.compute_files(two, make("2 s"), content="model/*")
+    one, two = (
+        artifacts.product(tmp_path, "train", {"seed": s}, content="model/*") for s in (0, 1)
+    )
+    artifacts.compute_files(one, make("1 s"))
+    artifacts.compute_files(two, make("2 s"))
     assert one.digest == two.digest
     assert (
         artifacts.read_manifest(one.folder)["files"] != artifacts.read_manifest(two.folder)["files"]
     )
+
+
+def trained(root: Path, seed: int = 0) -> artifacts.Product:
+    """A product with weights, made some time ago."""
+    target = artifacts.product(root, "train", {"seed": seed}, content="model/*")
+
+    def make(folder: Path) -> None:
+        for name in ("model", "exports/step_00000002"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "model.safetensors").write_bytes(
+                bytes(range(256)) * 64 + bytes([seed])
+            )
+            (folder / name / "config.json").write_text('{"layers": 2}')
+            (folder / name / "chat_template.jinja").write_text("{{ messages }}")
+        (folder / "metrics.csv").write_text("step,loss\n0,1\n")
+
+    artifacts.compute_files(target, make)
+    for path in target.folder.rglob("*"):
+        os.utime(path, ns=(10**18, 10**18))
+    return target
+
+
+def flip(path: Path, at: int = 1000) -> None:
+    """One bit, size and time of writing as before."""
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def swap(one: Path, two: Path) -> None:
+    aside = one.with_name("aside")
+    for source, target in ((one, aside), (two, one), (aside, two)):
+        source.rename(target)
+
+
+DAMAGE = {
+    "one bit": lambda model, other: flip(model / "model.safetensors"),
+    "half is zero": lambda model, other: (model / "model.safetensors").write_bytes(
+        (model / "model.safetensors").read_bytes()[:8192] + bytes(8193)
+    ),
+    "cut": lambda model, other: os.truncate(model / "model.safetensors", 99),
+    "of another model": lambda model, other: shutil.copy(other / "model.safetensors", model),
+    "another template": lambda model, other: (model / "chat_template.jinja").write_text("{{ x }}"),
+    "one file more": lambda model, other: (model / "tokenizer_config.json").write_text("{}"),
+    "one file less": lambda model, other: (model / "config.json").unlink(),
+    "a folder": lambda model, other: ((model / "config.json").unlink(), (model / "config.json").mkdir()),
+    "swapped models": lambda model, other: swap(model, other),
+    "swapped products": lambda model, other: swap(model.parent, other.parent),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("looked_at_before", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_weights_are_used_again_only_as_they_were_made(tmp_path, damage, looked_at_before):
+    one, other = trained(tmp_path, 0), trained(tmp_path, 1)
+    if looked_at_before:
+        time.sleep(0.12)
+        one.check()
+        assert (one.folder / digests.RECORD).exists()
+    DAMAGE[damage](one.folder / "model", other.folder / "model")
+    with pytest.raises(UserError, match=rf"{one.folder}.*: (delete|move it back)") as caught:
+        one.check()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_says_nothing_of_the_weights_may_change(tmp_path):
+    target = trained(tmp_path)
+    (target.folder / "model" / "README.md").write_text("a card")
+    (target.folder / "model" / ".DS_Store").write_text("")
+    (target.folder / "metrics.csv").unlink()
+    shutil.rmtree(target.folder / "exports")
+    target.check()
+
+
+def test_weights_are_read_once_and_once_more_after_a_copy(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(digests, "hash_file", lambda p: read.append(p.name) or hash_file(p))
+    target = trained(tmp_path / "here")
+    time.sleep(0.12)
+    for number, place in enumerate(("here", "here", "there", "there")):
+        if number == 2:
+            shutil.copytree(tmp_path / "here", tmp_path / "there")
+            time.sleep(0.12)
+        read.clear()
+        dataclasses.replace(target, folder=tmp_path / place / "train" / target.key).check()
+        assert len(read) == (0 if number % 2 else 3)
+
+
+def test_a_record_that_cannot_be_kept_or_read_refuses_nothing(tmp_path):
+    target = trained(tmp_path)
+    (target.folder / digests.RECORD).write_text("[1")
+    target.check()
+    (target.folder / digests.RECORD).unlink()
+    (target.folder / digests.RECORD).mkdir()
+    target.check()
+
+
+def test_weights_named_by_their_folder_are_checked_too(tmp_path):
+    folder = trained(tmp_path).folder
+    for part in ("model", "exports/step_00000002"):
+        artifacts.check_part(folder / part)
+        flip(folder / part / "model.safetensors")
+        with pytest.raises(UserError, match="does not match its manifest"):
+            artifacts.check_part(folder / part)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "", "null", '{"stage": "elicit"', b"\xff\xfe", '{"stage": 1}']
+)
+def test_a_damaged_manifest_is_one_line(tmp_path, text):
+    target = artifacts.product(tmp_path, "elicit", {})
+    artifacts.compute_rows(target, Question, questions([1]))
+    path = target.folder / artifacts.MANIFEST
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for use in (target.check, lambda: target.digest, lambda: target.counts):
+        with pytest.raises(UserError, match=r"manifest\.json is damaged: delete"):
+            use()
+
+
+def test_a_manifest_names_its_own_product_and_its_own_digest(tmp_path):
+    target = artifacts.product(tmp_path, "elicit", {})
+    artifacts.compute_rows(target, Question, questions([1]))
+    path = target.folder / artifacts.MANIFEST
+    good = path.read_text()
+    path.write_text(good.replace(target.digest, "0" * 64))
+    with pytest.raises(UserError, match="is damaged"):
+        target.check()
+    path.write_text(good.replace(target.key, "0" * 16))
+    with pytest.raises(UserError, match="holds another product, elicit/0000000000000000"):
+        target.check()
+
+
+@pytest.mark.parametrize("name", [artifacts.ROWS, artifacts.MANIFEST])
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path, name):
+    target = artifacts.product(tmp_path, "elicit", {})
+    artifacts.compute_rows(target, Question, questions([1]))
+    (target.folder / name).unlink()
+    (target.folder / name).mkdir()
+    for use in (target.check, lambda: artifacts.read_rows(target.folder, Question)):
+        with pytest.raises(UserError, match="delete"):
+            use()
 
 
 def _slow_maker(root: Path, started, log: Path) -> None:

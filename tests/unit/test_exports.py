@@ -48,7 +48,7 @@ def finished_run(folder: Path, steps: dict[int, float], *overrides: str) -> Path
     pairs = artifacts.product(this.root, "select", {})
     artifacts.compute_rows(pairs, Pair, lambda done, counts: [PAIR])
     this.stage("pairs", pairs, lambda: None)
-    checkpoint = artifacts.product(this.root, "train", {})
+    checkpoint = artifacts.product(this.root, "train", {}, content="model/*")
 
     def train(out: Path) -> dict:
         weights(out / "model", 0.04)
@@ -56,7 +56,7 @@ def finished_run(folder: Path, steps: dict[int, float], *overrides: str) -> Path
             weights(out / "exports" / f"step_{step:08d}", noise)
         return {"steps": LAST}
 
-    artifacts.compute_files(checkpoint, train, "model/*")
+    artifacts.compute_files(checkpoint, train)
     this.stage("checkpoint", checkpoint, lambda: None)
     trained = Policy("spot_bco", checkpoint.folder / "model", checkpoint.digest)
     stages.evaluate(this, "base_scores", stages.policy(this, attempts), attempts)

@@ -38,7 +38,7 @@ def products_of(root: Path, config: Config, arm: str = "rectified") -> dict[str,
         final = {"loss": 0.25, f"probe/{HOSTILE}": 97.5}
         return {"steps": 7, "kernels": kernels, "over_long": [], "final": final}
 
-    artifacts.compute_files(checkpoint, train, "model/*")
+    artifacts.compute_files(checkpoint, train)
     made = {"attempts": attempts, "pairs": pairs, "checkpoint": checkpoint}
     return {name: product.folder for name, product in made.items()}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from spot.config import HardwareConfig, ProbeConfig, SaveConfig
+from spot.training.checkpoint import Checkpoints, MetricsTable
 from spot.training.loop import RunOptions, TrainResult, train
 from spot.utils.errors import UserError
 from tests.support.processes import killed
@@ -119,3 +122,78 @@ def test_a_killed_process_resumes_bit_for_bit(
     assert all(torch.equal(wanted[k], got[k]) for k in wanted)
     assert without_timings(stopped) == without_timings(whole)
     assert len(rows(stopped)) == 101
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "one bit": lambda state: flip(state / "state.ckpt"),
+    "cut": lambda state: os.truncate(state / "state.ckpt", 1000),
+    "gone": lambda state: (state / "state.ckpt").unlink(),
+    "digests": lambda state: (state / "digests.json").write_text("[]"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_policy: Path, pairs: list[Any], tmp_path_factory: Any) -> Path:
+    """A training that ended after step 3 of several, its state that after step 2."""
+    out: Path = tmp_path_factory.mktemp("stopped")
+    options = RunOptions(
+        save=SaveConfig(1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
+    )
+    with pytest.raises(StoppedError):
+        train(tiny_policy, out, pairs, pairs[:2], loss("bco"), 0, options)
+    return out
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_left_out(stopped: Path, tmp_path: Path, damage: str) -> None:
+    """Training goes on from the state before, if a kill has left it, else from the start."""
+    resume = tmp_path / "resume"
+    shutil.copytree(stopped / "resume", resume)
+    checkpoints = Checkpoints(resume)
+    last = checkpoints.latest()
+    assert last == (2, resume / "step_00000002" / "state.ckpt")
+    shutil.copytree(last[1].parent, resume / "step_00000001")
+    DAMAGE[damage](last[1].parent)
+    assert checkpoints.latest() == (1, resume / "step_00000001" / "state.ckpt")
+    assert list(checkpoints.damaged) == [2]
+    shutil.rmtree(resume / "step_00000001")
+    assert checkpoints.latest() is None
+
+
+def test_a_training_whose_state_is_damaged_starts_anew_and_says_so(
+    stopped: Path, tiny_policy: Path, pairs: list[Any], tmp_path: Path, capsys: Any
+) -> None:
+    options = RunOptions(probe=ProbeConfig(ability_every=1), ability_probe=stop_at(-1))
+    out = tmp_path / "out"
+    shutil.copytree(stopped, out)
+    flip(out / "resume" / "step_00000002" / "state.ckpt")
+    assert train(tiny_policy, out, pairs, pairs[:2], loss("bco"), 0, options).resumed_at == 0
+    assert "The state after step 2 is damaged (state.ckpt)" in "".join(capsys.readouterr())
+    whole = tmp_path / "whole"
+    train(tiny_policy, whole, pairs, pairs[:2], loss("bco"), 0, options)
+    assert without_timings(out) == without_timings(whole)
+    wanted, got = weights(whole), weights(out)
+    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
+
+
+def test_a_state_of_before_digests_were_kept_is_used(stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped / "resume", tmp_path / "resume")
+    (tmp_path / "resume" / "step_00000002" / "digests.json").unlink()
+    assert Checkpoints(tmp_path / "resume").latest()[0] == 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "step,loss\n0,1\n", "loss\n1\n", "\0" * 99, "step\n" + "x" * 200_000]
+)
+def test_a_damaged_table_stops_a_training_that_goes_on(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "metrics.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"has not all of the steps 0 to 3: delete"):
+        MetricsTable(path, ["step", "loss"]).open_at(3)

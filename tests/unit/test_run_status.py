@@ -232,7 +232,7 @@ def test_the_stage_a_run_is_in_and_what_it_made_before(tmp_path: Path) -> None:
         run.stage(
             "attempts",
             elicit,
-            lambda: artifacts.compute_files(elicit, lambda out: look("elicit", 9, 9)),
+            lambda: artifacts.compute_files(elicit, lambda out: {"at": look("elicit", 9, 9)}),
         )
         assert seen[-1].progress == "elicit"
         assert look() == "", "between two stages"

@@ -157,8 +157,9 @@ def test_a_finished_run_is_published_whole(tmp_path, monkeypatch, capfd):
 def test_an_earlier_round_is_in_the_same_run(tmp_path):
     folder, values = tmp_path / "run", config("rounds=2")
     finished_run(folder, values)
-    first = tmp_path / "products" / "train" / "first"
-    write_rows(first / "metrics.csv", ROWS)
+    training = artifacts.product(tmp_path / "products", "train", {"round": 1})
+    artifacts.compute_files(training, lambda out: write_rows(out / "metrics.csv", ROWS))
+    first = training.folder
     record = json.loads((folder / "run.json").read_text())
     record["products"]["round1/checkpoint"] = os.path.relpath(first, folder)
     (folder / "run.json").write_text(json.dumps(record))

@@ -3,7 +3,8 @@
 A product is a folder `<root>/<stage>/<key>/`, where the key hashes the stage's own settings and the
 digests of its inputs. While it is made it holds `rows.partial.jsonl` and `lock`; when it is complete,
 `rows.jsonl` sorted by id and, written last, `manifest.json`. So a folder with a manifest is finished,
-and everything else can be continued.
+and everything else can be continued. A finished product is checked before it is used again: against its
+own name and the digests of its files.
 """
 
 from __future__ import annotations
@@ -25,26 +26,35 @@ from pathlib import Path
 from typing import Any
 
 from spot.data.rows import SCHEMA, Row, RowT, from_json, to_json
+from spot.utils import digests
 from spot.utils.errors import UserError
 from spot.utils.files import locked, write_aside
 from spot.utils.progress import say, track
 
 ROWS, PARTIAL, MANIFEST, LOCK = "rows.jsonl", "rows.partial.jsonl", "manifest.json", "lock"
 RESUME = "resume"
-UNFINISHED = (PARTIAL, LOCK, RESUME)  # never part of a finished product
+NO_CONTENT = (PARTIAL, LOCK, RESUME, MANIFEST, digests.RECORD)
+WITH_WEIGHTS = ("model", "train")  # stages
+UNNAMED = (".", "README")  # begin the names of files that say nothing of a model
 VERSIONED = ("torch", "transformers", "tokenizers", "pytorch-lightning", "deepspeed", "hydra-core")
+IN_MANIFEST = {"stage": str, "key": str, "settings": dict, "inputs": dict, "files": dict,
+               "digest": str, "counts": dict, "details": dict, "seconds": int | float}  # fmt: skip
 Produce = Callable[[frozenset[str], "Counter[str]"], Iterable[Row]]
 
 
 @dataclass(frozen=True)
 class Product:
-    """One finished or unfinished result of a stage."""
+    """One finished or unfinished result of a stage.
+
+    content: the glob of the files that the digest covers; logs with timings stay outside of it.
+    """
 
     folder: Path
     stage: str
     key: str
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]  # name → digest
+    content: str = "*"
 
     @property
     def complete(self) -> bool:
@@ -53,21 +63,49 @@ class Product:
     @property
     def digest(self) -> str:
         """Hash of the content, whatever the time it took; inputs of later stages are named by it."""
-        return str(read_manifest(self.folder)["digest"])
+        return str(self.manifest["digest"])
 
     @property
     def counts(self) -> dict[str, int]:
-        return dict(read_manifest(self.folder)["counts"])
+        return dict(self.manifest["counts"])
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Of a complete product. Raises UserError where it is not this one's."""
+        found = read_manifest(self.folder)
+        if (found["stage"], found["key"]) != (self.stage, self.key):
+            raise UserError(
+                f"{self.folder} holds another product, {found['stage']}/{found['key']}: move it back to "
+                "its place, or delete it and run the command again."
+            )
+        return found
+
+    def check(self) -> None:
+        """Raise UserError unless this is a complete product as it was made, file by file."""
+        manifest = self.manifest
+        files = _covered(manifest["files"], self.content)
+        if _digest(files) != manifest["digest"]:
+            raise _damaged(self.folder, MANIFEST)
+        if wrong := digests.changed(self.folder, files):
+            raise _damaged(self.folder, wrong)
+        if self.content != "*":  # a folder that is read as a whole
+            for name in _covered(dict.fromkeys(_files(self.folder), ""), self.content):
+                if name not in files and not Path(name).name.startswith(UNNAMED):
+                    raise _damaged(self.folder, name)
 
 
 def product(
-    root: Path, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+    root: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    content: str = "*",
 ) -> Product:
     """The product of `stage` under `settings` (JSON values) and `inputs` (name → digest)."""
     inputs = dict(inputs or {})
     determines = {"schema": SCHEMA, "stage": stage, "settings": settings, "inputs": inputs}
     key = hash_text(json.dumps(determines, sort_keys=True))[:16]
-    return Product(root / stage / key, stage, key, settings, inputs)
+    return Product(root / stage / key, stage, key, settings, inputs, content)
 
 
 def compute_rows(
@@ -111,17 +149,16 @@ def unfinished_rows(target: Product, row_type: type[RowT]) -> list[RowT]:
     return list(_resume(target.folder / PARTIAL, row_type).values())
 
 
-def compute_files(target: Product, make: Callable[[Path], Any], content: str = "*") -> None:
+def compute_files(target: Product, make: Callable[[Path], Any]) -> None:
     """Make `target` complete by calling `make(folder)`, which writes files and may return details.
 
-    `content` is the glob of the files that the digest covers: logs with timings stay outside of it.
     `make` resumes by itself from what it keeps under `folder/resume`, which goes with completion.
     """
     with _owned(target) as is_maker:
         if is_maker:
             started = time.monotonic()
             details = make(target.folder)
-            finish(target, {}, time.monotonic() - started, details, content)
+            finish(target, {}, time.monotonic() - started, details)
             shutil.rmtree(target.folder / RESUME, ignore_errors=True)
 
 
@@ -130,11 +167,9 @@ def finish(
     counts: Mapping[str, int],
     seconds: float,
     details: Any = None,
-    content: str = "*",
 ) -> None:
     """Write the manifest, which declares the product complete."""
-    files = folder_hashes(target.folder)
-    covered = {name: files[name] for name in files if Path(name).match(content)}
+    files = digests.hash_files(target.folder, _files(target.folder))
     manifest = {
         "schema": SCHEMA,
         "stage": target.stage,
@@ -142,7 +177,7 @@ def finish(
         "settings": target.settings,
         "inputs": target.inputs,
         "files": files,
-        "digest": hash_text(json.dumps(covered, sort_keys=True)),
+        "digest": _digest(_covered(files, target.content)),
         "counts": dict(sorted(counts.items())),
         "details": details or {},
         "seconds": round(seconds, 3),
@@ -153,52 +188,66 @@ def finish(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete product. Raises UserError when it is missing or unreadable."""
+    """The manifest of a complete product. Raises UserError when it is missing or damaged."""
     try:
-        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not complete: run the command that makes it again.") from None
-    except ValueError:
-        raise _corrupt(folder, MANIFEST) from None
+    except (ValueError, IsADirectoryError):
+        raise _damaged(folder, MANIFEST) from None
+    known = manifest if isinstance(manifest, dict) else {}
+    if not all(isinstance(known.get(name), kind) for name, kind in IN_MANIFEST.items()):
+        raise _damaged(folder, MANIFEST)
+    return known
 
 
 def read_rows(folder: Path, row_type: type[RowT]) -> list[RowT]:
     """All rows of a complete product, checked against its manifest's hash."""
-    verify(folder)
+    verify(folder, ROWS)
     with (folder / ROWS).open(encoding="utf-8") as file:
         return [from_json(row_type, line) for line in file]
 
 
-def verify(folder: Path) -> None:
-    """Raise UserError if any file of the product is missing or differs from its manifest."""
-    for name, expected in read_manifest(folder)["files"].items():
-        path = folder / name
-        if not path.exists() or hash_file(path) != expected:
-            raise _corrupt(folder, name)
+def verify(folder: Path, pattern: str = "*") -> None:
+    """Raise UserError if there is no file of this name, or one that differs from its manifest.
+
+    pattern: a name or glob, below the product's folder.
+    """
+    files = _covered(read_manifest(folder)["files"], pattern)
+    if wrong := pattern if not files else digests.changed(folder, files):
+        raise _damaged(folder, wrong)
 
 
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every finished file below `folder`, by relative name."""
+def check_part(part: Path) -> None:
+    """Raise UserError where a folder of weights lies in a product that was made with others."""
+    for folder in part.resolve().parents[:2]:
+        if folder.parent.name in WITH_WEIGHTS and (folder / MANIFEST).exists():
+            verify(folder, f"{part.resolve().relative_to(folder)}/*")
+
+
+def _files(folder: Path) -> list[str]:
+    """Every finished file below `folder`, by relative name."""
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    kept = (name for name in names if name.parts[0] not in (*UNFINISHED, MANIFEST))
-    return {str(name): hash_file(folder / name) for name in kept if name.suffix != ".tmp"}
+    return [str(n) for n in names if n.parts[0] not in NO_CONTENT and n.suffix != ".tmp"]
+
+
+def _covered(files: Mapping[str, str], content: str) -> dict[str, str]:
+    return {name: files[name] for name in files if Path(name).match(content)}
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return hash_text(json.dumps(hashes, sort_keys=True))
 
 
 @functools.cache
 def model_digest(folder: Path) -> str:
     """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
-    hashes = folder_hashes(folder)
-    covered = {k: v for k, v in hashes.items() if not k.startswith((".", "README"))}
-    return hash_text(json.dumps(covered, sort_keys=True))
+    names = [name for name in _files(folder) if not name.startswith(UNNAMED)]
+    return _digest(digests.hash_files(folder, names))
 
 
 def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache
@@ -232,11 +281,9 @@ def _kind(row: Row) -> str:
     return "rows"
 
 
-def _corrupt(folder: Path, name: str) -> UserError:
-    return UserError(
-        f"{folder / name} does not match its manifest: the product is damaged. "
-        f"Delete {folder} and run the command again."
-    )
+def _damaged(folder: Path, name: str) -> UserError:
+    what = "is damaged" if name == MANIFEST else "does not match its manifest"
+    return UserError(f"{folder / name} {what}: delete {folder} and run the command again.")
 
 
 def _resume(partial: Path, row_type: type[RowT]) -> dict[str, RowT]:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spot.data import artifacts
 from spot.data.jsonl import NumberedRow, Problem, Source, object_or_problem, read_objects
+from spot.utils import digests
 from spot.utils.errors import UserError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -88,9 +88,9 @@ def identity(
         return {"dataset": dataset, "subset": subset, "split": split, "revision": revision}
     path = Path(path).expanduser()
     if not path.is_dir():
-        return {"file": artifacts.hash_file(_existing(path))}
+        return {"file": digests.hash_file(_existing(path))}
     files = {
-        file.relative_to(path).as_posix(): artifacts.hash_file(file)
+        file.relative_to(path).as_posix(): digests.hash_file(file)
         for file in sorted(path.rglob("*"))
         if file.is_file() and not any(part[0] == "." for part in file.relative_to(path).parts)
     }

@@ -19,6 +19,7 @@ from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import Prompts, prompts
 from spot.oracle.rule import RuleEditor
 from spot.oracle.task_loop import OracleTask
+from spot.utils import digests
 from spot.utils.errors import UserError
 
 SHEETS = (".csv", ".tsv")  # what `spot correct` writes
@@ -88,7 +89,7 @@ def settings(
         names = ["kind", "seed", "minimal", "continuation"]
         return _named(config, names if config.ground_truth else [*names, "solves"])
     if config.kind == "human":
-        file = artifacts.hash_file(_file(config, data))
+        file = digests.hash_file(_file(config, data))
         return {"kind": "human", "file": file, "fields": asdict(data.fields)}
     if config.kind == "self":
         asked = {"kind": "self", "seed": config.seed, "generation": dict(generation)}

@@ -31,6 +31,7 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     """
     if model.path is not None:
         folder = _folder_of(model.path, model.revision)
+        artifacts.check_part(folder)
         return Policy(model.name, folder, artifacts.model_digest(folder))
     if model.pretrain is None:
         raise UserError(
@@ -62,7 +63,7 @@ def pretrain(
         assert model.pretrain is not None
         student.make(folder / "model", model.pretrain, model.context_length, rows)
 
-    artifacts.compute_files(target, make, content="model/*")
+    artifacts.compute_files(target, make)
     return target
 
 
@@ -84,7 +85,7 @@ def student(
             )
         rows = [(row.question, row.response) for row in texts]
         inputs = {"texts": artifacts.hash_text(json.dumps(rows))}
-    return artifacts.product(root, "model", settings, inputs), rows
+    return artifacts.product(root, "model", settings, inputs, "model/*"), rows
 
 
 def recipe(model: ModelConfig) -> dict[str, Any]:

@@ -62,12 +62,14 @@ class Run:
             return target  # recorded before
         reused = target.complete
         begun = time.monotonic()
-        if not reused:
+        if reused:
+            target.check()
+        else:
             say(f"{target.stage}: {name.replace('_', ' ')} …")
             self._update(current={"stage": target.stage, "folder": self._relative(target)})
             make()
         seconds = time.monotonic() - begun
-        manifest = artifacts.read_manifest(target.folder)
+        manifest = target.manifest
         self._products[name] = target
         self._stages.append(
             {

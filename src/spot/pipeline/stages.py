@@ -294,13 +294,13 @@ def train(
         "probe": asdict(config.probe) | clients.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
-    target = artifacts.product(run.root, "train", settings, inputs)
+    target = artifacts.product(run.root, "train", settings, inputs, "model/*")
 
     folders = policy.folder, pairs.folder, held_out.folder, target.folder
     reference = run.root.parent / "reference"
     job = TrainingJob(config, policy.digest, run.logs, *folders, reference).absolute()
     carry = launch.run if config.hardware.deepspeed else carry_out
-    make = partial(artifacts.compute_files, target, lambda _: carry(job), "model/*")
+    make = partial(artifacts.compute_files, target, lambda _: carry(job))
     made = run.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
         run.write_card()  # once more with scores, when the run is complete

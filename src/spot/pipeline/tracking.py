@@ -90,6 +90,9 @@ def publish(folder: Path) -> None:
     import wandb
 
     product = {name: folder / path for name, path in record["products"].items()}
+    for name in product:
+        if name.endswith("checkpoint"):
+            artifacts.verify(product[name], "metrics.csv")
     pairs = artifacts.read_rows(product["pairs"], Pair)
     ratios = [[p.id, p.change_ratio, p.common_prefix] for p in spread(pairs, MOST_ROWS)]
     scores, summary = _scores(folder)

@@ -123,12 +123,11 @@ class FinishedRun:
     def metrics(self) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of every column of metrics.csv, where it was measured."""
         columns: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-        for row in _table(self.product("checkpoint") / METRICS):
+        for row in metrics(self.product("checkpoint")):
             step = int(row.pop("step"))
             for name, value in row.items():
-                if value:
-                    columns[name][0].append(step)
-                    columns[name][1].append(float(value))
+                columns[name][0].append(step)
+                columns[name][1].append(value)
         return dict(columns)
 
     @cached_property
@@ -136,14 +135,24 @@ class FinishedRun:
         """By benchmark: [step, accuracy, low, high] of what was exported; empty without."""
         path = self.folder / EXPORTED
         curves: dict[str, list[list[float]]] = defaultdict(list)
-        for row in _table(path) if path.exists() else []:
-            values = [float(row[name]) for name in ("step", "accuracy", "low", "high")]
-            curves[row["benchmark"]].append(values)
+        try:
+            for row in _table(path) if path.exists() else []:
+                values = [float(row[name]) for name in ("step", "accuracy", "low", "high")]
+                curves[row["benchmark"]].append(values)
+        except (OSError, ValueError, TypeError, KeyError, csv.Error):
+            raise run_record.damaged(path) from None
         return dict(curves)
 
 
+def metrics(training: Path) -> list[dict[str, float]]:
+    """What a finished training measured at each step. Raises UserError where its table is damaged."""
+    artifacts.verify(training, METRICS)
+    rows = _table(training / METRICS)
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
 def _table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -22,10 +22,12 @@ from spot.data.chat import stop_ids
 from spot.training import collectives
 from spot.training.precision import DTYPES
 from spot.training.weights import whole_tensors
+from spot.utils import digests
 from spot.utils.errors import UserError
 from spot.utils.files import begin_aside, place_aside, publish, write_aside, write_folder_aside
 
 CHECKPOINT = "state.ckpt"
+DIGESTS = "digests.json"  # of a state's files, beside it
 SHARD = "5GB"  # of exported weights
 
 
@@ -100,12 +102,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged: dict[int, str] = {}  # step: a file of its state that is not as it was written
 
     def latest(self) -> tuple[int, Path] | None:
-        """The newest whole checkpoint: how many steps were done, and its file or folder."""
-        whole = self.folder.glob(f"step_*/{CHECKPOINT}")
-        steps = {int(path.parent.name.removeprefix("step_")): path for path in whole}
-        return max(steps.items(), default=None)
+        """The newest checkpoint that is as it was written: how many steps were done, its file or folder."""
+        for folder in sorted(self.folder.glob("step_*"), reverse=True):
+            step = int(folder.name.removeprefix("step_"))
+            if wrong := _changed(folder):
+                self.damaged[step] = wrong
+            else:
+                return step, folder / CHECKPOINT
+        return None
 
     def save(self, step: int, write: Callable[[Path], Any]) -> None:
         """`write(path)` saves the state after `step` steps; only then do older ones go."""
@@ -118,11 +125,24 @@ class Checkpoints:
             write(aside / CHECKPOINT)
         collectives.barrier()
         if collectives.rank() == 0:
+            names = [str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file()]
+            write_aside(aside / DIGESTS, json.dumps(digests.hash_files(aside, names), indent=1))
             publish(aside, new)
             for path in self.folder.glob("step_*"):
                 if path != new:
                     shutil.rmtree(path)
         collectives.barrier()
+
+
+def _changed(state: Path) -> str | None:
+    """A file of this state that is not as it was written. One of before digests were kept is believed."""
+    if not (state / DIGESTS).exists():
+        return None if (state / CHECKPOINT).exists() else CHECKPOINT
+    try:
+        written = dict(json.loads((state / DIGESTS).read_bytes()))
+        return digests.changed(state, written) if written else DIGESTS
+    except (OSError, ValueError, TypeError):
+        return DIGESTS
 
 
 class MetricsTable:
@@ -141,9 +161,14 @@ class MetricsTable:
         self._write([])
 
     def open_at(self, step: int) -> None:
-        """The table on disk, with the rows up to `step`."""
-        rows = [row for row in self.rows() if int(row["step"]) <= step]
-        self.columns = list(rows[0]) if rows else self.columns
+        """The table on disk, with the rows up to `step`. Raises UserError where one is missing."""
+        rows = self.rows()[: step + 1]
+        if [row.get("step") for row in rows] != [str(number) for number in range(step + 1)]:
+            raise UserError(
+                f"{self.path} has not all of the steps 0 to {step}: delete {self.path.parent}, and the "
+                "same command trains from the start."
+            )
+        self.columns = list(rows[0])
         self._write(rows)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
@@ -153,10 +178,13 @@ class MetricsTable:
 
     def rows(self) -> list[dict[str, str]]:
         """Whole rows on disk; a torn last line is no row."""
-        if not self.path.exists():
+        if not self.path.is_file():
             return []
-        text = self.path.read_text()
-        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        text = self.path.read_text(errors="replace")
+        try:
+            return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        except csv.Error:
+            return []
 
     def append(self, row: Mapping[str, Any]) -> None:
         if unknown := sorted(row.keys() - set(self.columns)):

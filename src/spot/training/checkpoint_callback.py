@@ -56,6 +56,9 @@ class CheckpointCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Go on after the last state: rows of later steps go, they will be written again."""
+        if collectives.rank() == 0:
+            for step, file in self.checkpoints.damaged.items():
+                say(f"The state after step {step} is damaged ({file}) and is left out.")
         if self.resume and collectives.rank() == 0:
             self.table.open_at(self.resume[0])
             say(f"Training goes on after step {self.resume[0]}.")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from spot.data.jsonl import write_objects
 from spot.grading import connect4
 from spot.grading.connect4_game import (
     Position,
@@ -22,7 +23,6 @@ from spot.grading.connect4_game import (
     parse,
     show,
     winning_drops,
-    write,
 )
 from spot.utils.errors import UserError
 
@@ -200,7 +200,7 @@ def test_boards_made_from_a_seed() -> None:
 
 
 def test_a_seed_gives_the_same_bytes_on_every_python(tmp_path: Path) -> None:
-    write(tmp_path / "new" / "boards.jsonl", generate(20, seed=0))
+    write_objects(tmp_path / "new" / "boards.jsonl", generate(20, seed=0))
     written = (tmp_path / "new" / "boards.jsonl").read_bytes()
     assert hashlib.sha256(written).hexdigest()[:16] == "e809c031c78f162d"
     rows = [json.loads(line) for line in written.splitlines()]
@@ -210,5 +210,3 @@ def test_a_seed_gives_the_same_bytes_on_every_python(tmp_path: Path) -> None:
 def test_mistakes_in_making_boards(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="count=0 is out of range"):
         generate(0)
-    with pytest.raises(UserError, match="is a folder: name a file"):
-        write(tmp_path, [])

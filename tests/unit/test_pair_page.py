@@ -238,7 +238,7 @@ def test_a_damaged_product_is_told(tmp_path: Path) -> None:
         (["{source}", "out=a.html", "out=b.html"], "out is given twice"),
         (["{source}", "out="], "out is empty"),
         (["{source}", "out={source}"], "is no page: give a name that ends in .html"),
-        (["{source}", "out={folder}/none/x.html"], "give a file in a folder that exists"),
+        (["{source}", "out={source}/x.html"], "cannot be written (Not a directory): give another"),
         (["{source}", "out={folder}"], "is no page"),
         (
             ["{source}", f"out={'x' * 300}.html"],

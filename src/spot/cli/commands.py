@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from spot.config import Config, compose, difference
 from spot.config.arguments import read
 from spot.data import run_record
 from spot.utils.errors import UserError, guess
+from spot.utils.files import check_output, notes
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -55,8 +57,9 @@ def grade(arguments: Sequence[str]) -> None:
     responses, out = Path(given.responses), Path(given.out)
     if not responses.is_file():
         raise UserError(f"responses={responses} is not a file: give a JSON Lines file.")
-    if out.is_dir() or out.resolve() == responses.resolve():
-        raise UserError(f"out={out} is a folder, or the responses themselves: name another file.")
+    check_output(out, "out")
+    if out.exists() and out.samefile(responses):
+        raise UserError(f"out={out} holds the responses themselves: name another file.")
 
     from spot.evaluation import benchmarks, saved_responses
     from spot.evaluation import compare as scoreboard
@@ -71,8 +74,9 @@ def grade(arguments: Sequence[str]) -> None:
         posed = {r.answer.question.id: r.answer.question for r, _ in graded}
         share, what = family.trivial(list(posed.values()))
     saved_responses.write(out, graded)
-    scoreboard.show_shares(task.name, graded, (100 * share, what))
-    print(f"graded: {out}")
+    with redirect_stdout(notes(out)):
+        scoreboard.show_shares(task.name, graded, (100 * share, what))
+        print(f"graded: {out}")
 
 
 @dataclass
@@ -89,13 +93,14 @@ def connect4(arguments: Sequence[str]) -> None:
     if [*arguments][:1] != ["generate"]:
         raise UserError("say what to do: spot connect4 generate out=<file> [count=500] [seed=0].")
     _, given = read(BoardArguments, arguments[1:], "connect4 generate")
+    out = Path(given.out)
+    check_output(out, "out")
+    from spot.data.jsonl import write_objects
     from spot.grading import connect4_game
 
     rows = connect4_game.generate(given.count, given.seed)
-    out = Path(given.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    connect4_game.write(out, rows)
-    print(f"boards: {out} ({len(rows)})")
+    write_objects(out, rows)
+    print(f"boards: {out} ({len(rows)})", file=notes(out))
 
 
 # ---- config ------------------------------------------------------------------------------------
@@ -231,8 +236,12 @@ def _check_report(source: Path, given: ReportArguments) -> None:
         raise UserError(f"archive={given.archive} packs a folder, and {source} is packed already.")
     if given.archive is not None and not _packed(given.archive):
         raise UserError(f"archive={given.archive} is no archive: give a name that ends in .tar.gz.")
-    if given.out is not None and Path(given.out).is_file():
-        raise UserError(f"out={given.out} is a file: give a folder.")
+    if given.archive is not None:
+        check_output(Path(given.archive), "archive")
+    if given.out is not None:
+        check_output(Path(given.out), "out", "folder")
+    else:
+        check_output(source if source.is_dir() else source.parent, "out", "folder")
 
 
 def _packed(name: str) -> bool:

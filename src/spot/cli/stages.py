@@ -25,6 +25,7 @@ from spot.config import compose
 from spot.config.text import keep_text
 from spot.pipeline.distributed import nodes
 from spot.utils.errors import UserError
+from spot.utils.files import check_output
 
 TRAINING = ("run", "train")  # commands that get as far as training
 CORRECTING = ("run", "rectify", "select", "train")  # … as far as the Oracle
@@ -100,6 +101,7 @@ def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) 
         asked = expand(name, arguments, overrides)
         if asked.sweep and found is not None:
             raise UserError(f"A sweep starts its own jobs: type it without {found.by}.")
+        check_output(Path(asked.jobs[0][1].output), "output", "folder")
     compose.register()
     # Hydra's own parser takes no flag behind an override.
     flags = [word for word in arguments.words if word not in arguments.overrides]
@@ -211,10 +213,13 @@ def _evaluate_exports(run: Path, dry: bool) -> None:
 def correct(name: str, arguments: argparse.Namespace) -> None:
     """A page on this machine, and the sheet behind it."""
     settings = compose.compose(arguments.overrides, "elicit")
+    from spot.oracle import human_sheet
+
+    sheet = human_sheet.place(settings.oracle.path, settings.output)
 
     from spot.pipeline import way
 
-    sheet = way.correct(settings)
+    way.correct(settings, sheet)
     print(f"corrections: {sheet}\nuse them: oracle=human oracle.path={sheet}", flush=True)
 
 

@@ -15,11 +15,9 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from spot.data.jsonl import write_objects
-from spot.utils.errors import UserError, in_range
+from spot.utils.errors import in_range
 
 ROWS, COLUMNS = 6, 7
 HEIGHT = ROWS + 1  # bits a column takes
@@ -151,13 +149,6 @@ def generate(count: int = 500, seed: int = 0) -> list[dict[str, Any]]:
         seen.add(position)
         rows.append({"state": show(position), "answer": _pairs(position)})
     return rows
-
-
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSON Lines, all or none. Raises UserError when `path` is a folder."""
-    if path.is_dir():
-        raise UserError(f"out={path} is a folder: name a file, such as out={path}/connect4.jsonl.")
-    write_objects(path, rows)
 
 
 def _draw(rng: random.Random, mover: str, empty: bool, seen: set[Position]) -> Position:

@@ -13,7 +13,7 @@ from spot.config import ASKED, PAID, DataConfig, OracleConfig
 from spot.data import artifacts, chat
 from spot.generation.types import Generator, Sampling
 from spot.grading.registry import Verifier
-from spot.oracle import Oracle, human, pricing
+from spot.oracle import Oracle, human, human_sheet, pricing
 from spot.oracle.local import LocalOracle
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import Prompts, prompts
@@ -21,8 +21,6 @@ from spot.oracle.rule import RuleEditor
 from spot.oracle.task_loop import OracleTask
 from spot.utils import digests
 from spot.utils.errors import UserError
-
-SHEETS = (".csv", ".tsv")  # what `spot correct` writes
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def _prompts(config: OracleConfig, data: DataConfig, mode: str) -> Prompts:
 def _written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
     """Corrections out of a sheet of `spot correct`, or worked solutions in JSON Lines."""
     path = _file(config, data)
-    if path.suffix in SHEETS:
+    if path.suffix.lower() in human_sheet.SHEETS:
         return partial(human.from_sheet, path)
     names = data.fields
     solutions = human.Solutions(path, names.solution or "solution", names.id, names.question, pose)

@@ -15,11 +15,21 @@ from pathlib import Path
 
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
-from spot.utils.files import write_aside
+from spot.utils.files import check_output, write_aside
 
 COLUMNS = ("id", "question", "answer", "attempt", "correction", "fingerprint")
+SHEETS = (".csv", ".tsv")
 LONGEST_CELL = 16 << 20  # characters
 _FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")  # what a spreadsheet does not take for text
+
+
+def place(path: str | None, output: str) -> Path:
+    """Where the sheet of `spot correct` goes. Raises UserError where it cannot be written."""
+    sheet = Path(path or Path(output) / "corrections.csv").expanduser()
+    if sheet.suffix.lower() not in SHEETS:
+        raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
+    check_output(sheet, "oracle.path", "table")
+    return sheet
 
 
 def prepare(path: Path, tasks: Sequence[Task]) -> dict[str, str]:
@@ -32,7 +42,7 @@ def prepare(path: Path, tasks: Sequence[Task]) -> dict[str, str]:
 def write(path: Path, tasks: Sequence[Task], corrections: Mapping[str, str]) -> None:
     """Write the whole sheet, or leave the old one: a row a task, its correction or an empty cell."""
     text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t" if path.suffix == ".tsv" else ",")
+    writer = csv.writer(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     writer.writerow(COLUMNS)
     for task in tasks:
         cells = [task.id, task.question, task.answer, task.response]

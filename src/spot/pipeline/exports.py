@@ -23,7 +23,7 @@ from spot.pipeline import policy, stages
 from spot.pipeline.run import Run
 from spot.report.load import EXPORTED, FinishedRun, load
 from spot.utils.errors import UserError, first_line
-from spot.utils.files import write_aside
+from spot.utils.files import check_output, write_aside
 
 EXPORTS = "exports"  # folder of the trained product
 COLUMNS = ["step", "benchmark", "domain", "accuracy", "low", "high", "questions", "trials"]
@@ -48,6 +48,7 @@ def evaluate(run_folder: Path) -> Path:
     round started with is not the base. Raises UserError where there is no finished run or no export.
     """
     exported = read(run_folder)
+    check_output(run_folder, "run", "folder")
     scores = {exported.last: exported.run.product("scores")}
     if exported.config.rounds == 1:
         scores[0] = exported.run.product("base_scores")

@@ -13,9 +13,7 @@ from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Rectification
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
-from spot.oracle.build import SHEETS
 from spot.oracle.types import Result, Task
-from spot.utils.errors import UserError
 
 
 def rectify(
@@ -40,13 +38,10 @@ def rectify(
         yield _row(by_id[result.task.id], mode, oracle.name, result)
 
 
-def correct(config: Config, attempts: artifacts.Product) -> Path:
-    """Have a person correct all wrong attempts on a local page; returns the sheet they are in."""
+def correct(config: Config, attempts: artifacts.Product, sheet: Path) -> None:
+    """Have a person correct all wrong attempts on a local page."""
     from spot.oracle import human_page
 
-    sheet = Path(config.oracle.path or Path(config.output) / "corrections.csv")
-    if sheet.suffix not in SHEETS:
-        raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
     wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
     tasks = [_task(row, "rectified") for row in wrong]
     with Verifier() as verifier:
@@ -54,7 +49,6 @@ def correct(config: Config, attempts: artifacts.Product) -> Path:
             sheet, tasks, verifier, answer_format=config.data.answer_format
         )
         human_page.correct(corrections, config.oracle.port)
-    return sheet
 
 
 def note(oracle: Oracle, outcomes: Counter[str]) -> str:

@@ -108,9 +108,9 @@ def measure(run: Run) -> artifacts.Product:
     return stages.evaluate(run, "scores", stages.policy(run, attempts), attempts)
 
 
-def correct(config: Config) -> Path:
-    """Have a person correct the policy's wrong attempts; returns the sheet for `oracle.path`."""
-    return rectification.correct(config, stages.attempts(Run(config, Path(os.devnull))))
+def correct(config: Config, sheet: Path) -> None:
+    """Have a person correct the policy's wrong attempts; the sheet is for `oracle.path`."""
+    rectification.correct(config, stages.attempts(Run(config, Path(os.devnull))), sheet)
 
 
 def pretrain(config: Config, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from spot.config.arguments import read
 from spot.utils.errors import UserError
-from spot.utils.files import write_aside
+from spot.utils.files import check_output, notes, write_aside
 
 NAME = "spot: Figures 2 to 5"
 PROBES = "probe/.*"  # one column for each benchmark that is asked while training goes on
@@ -67,15 +67,16 @@ def command(arguments: Sequence[str]) -> None:
     The definition is what W&B keeps of a saved view. Raises UserError for unknown arguments.
     """
     _, given = read(Arguments, arguments, "workspace")
+    path = Path(given.out or "workspace.json")
+    check_output(path, "out")
     view = workspace(given.entity, given.project)
     if given.out is None and has_key():
         print(f"workspace: {view.save().url}", flush=True)
         return
-    path = Path(given.out or "workspace.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, definition(view) + "\n")
     why = "" if given.out else " (WANDB_API_KEY is not set; with a key it is saved to W&B)"
-    print(f"workspace: {path}{why}", flush=True)
+    print(f"workspace: {path}{why}", file=notes(path), flush=True)
 
 
 def has_key() -> bool:

@@ -29,7 +29,7 @@ from spot.data.run_record import RUN_FILE
 from spot.data.word_diff import Alignment, Piece, align
 from spot.oracle.postprocess import COMMENTED, OK, REWRITTEN, clean
 from spot.utils.errors import UserError
-from spot.utils.files import write_aside
+from spot.utils.files import check_output, write_aside
 
 USAGE = "spot pairs <run folder | product folder | pairs.jsonl> [out=<file.html>]"
 GIVE = (
@@ -62,8 +62,7 @@ def command(arguments: list[str]) -> None:
     out = default_out(source) if given.out is None else Path(given.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={out} is no page: give a name that ends in .html.")
-    if not out.parent.is_dir():
-        raise UserError(f"out={out} cannot be written: give a file in a folder that exists.")
+    check_output(out, "out")
     print(f"pairs: {out} ({build(source, out):,} shown)", flush=True)
 
 
@@ -79,16 +78,11 @@ def default_out(source: Path) -> Path:
 def build(source: Path, out: Path) -> int:
     """Write the page of a run's, a product's or a file's rows; returns how many there are.
 
-    Raises UserError when the source cannot be shown or the page cannot be written.
+    Raises UserError when the source cannot be shown.
     """
     listing = read(source)
-    text = page(listing)
-    try:
-        write_aside(out, text.encode(errors="replace"))
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror}): give another place, out=<file.html>."
-        ) from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(out, page(listing).encode(errors="replace"))
     return len(listing.entries)
 
 

@@ -6,14 +6,20 @@ old file or the new one, never a part.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import socket
+import stat
+import sys
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
+
+from spot.utils.errors import FULL, UserError
 
 
 def lock(file: IO[Any], *, wait: bool = False, shared: bool = False) -> bool:
@@ -41,16 +47,108 @@ def sync(path: Path) -> None:
 def write_aside(path: Path, data: bytes | str) -> None:
     """Write a file beside its place and rename it. Text is UTF-8.
 
-    A kill may leave a file ending in .tmp, which nothing reads.
+    A link stays one: what it leads to is written. A file keeps its mode and its owner; a pipe, a device
+    or a descriptor (/dev/stdout) is written to. A kill may leave a file ending in .tmp, which nothing
+    reads.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = data if isinstance(data, bytes) else data.encode()
+    place = _place(path)
+    if (stream := _stream(place)) is not None:
+        with stream:
+            stream.write(data)
+        return
+    aside = _beside(place)
     try:
-        aside.write_bytes(data if isinstance(data, bytes) else data.encode())
+        aside.write_bytes(data)
+        if place.exists():
+            before = place.stat()
+            with suppress(PermissionError):
+                os.chown(aside, before.st_uid, before.st_gid)
+            aside.chmod(stat.S_IMODE(before.st_mode))
         sync(aside)
-        aside.replace(path)
+        aside.replace(place)
     finally:
         aside.unlink(missing_ok=True)
-    sync(path.parent)
+    sync(place.parent)
+
+
+def check_output(path: Path, key: str, kind: str = "file") -> None:
+    """Refuse, before any work, a path of the user's that cannot be written. Leaves nothing.
+
+    kind: file | table (a file that is read again: no pipe or device) | folder. Raises UserError.
+    """
+    try:
+        place = _place(path)
+        found = place.stat().st_mode if place.exists() else None
+        if kind == "folder" and found is not None and not stat.S_ISDIR(found):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if kind != "folder" and found is not None and stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        written_to = kind == "file" and found is not None and _is_stream(place, found)
+        if found is not None and not (written_to or stat.S_ISREG(found) or stat.S_ISDIR(found)):
+            raise OSError(errno.EINVAL, "it is no file")
+        if found is not None and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+        if not written_to:
+            _check_room(place if kind == "folder" else place.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise UserError(
+            f"{key}={path} cannot be written ({error.strerror}): give another {kind}."
+        ) from None
+
+
+def notes(path: Path) -> TextIO:
+    """Where a command says what it wrote to `path`: stderr, where the output itself may be on stdout."""
+    place = _place(path)
+    return (
+        sys.stderr if (place.exists() and not place.is_file()) or _descriptor(place) else sys.stdout
+    )
+
+
+def _check_room(folder: Path) -> None:
+    """Raise OSError where no file could be made in a folder, which need not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    probe = _beside(folder / "probe")
+    try:
+        probe.touch()
+    finally:
+        if folder.is_dir():
+            probe.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    name = f"{path.name[:40]}.{zlib.crc32(path.name.encode(errors='replace')):x}"
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
+
+
+def _place(path: Path) -> Path:
+    """The file that links lead to, there or not. Raises OSError for a circle of them."""
+    for _ in range(40):
+        if _descriptor(path) is not None or not path.is_symlink():
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _descriptor(path: Path) -> int | None:
+    """Its number, of /dev/fd/1 and the like, which is another file for every process."""
+    own = os.path.realpath(path.parent) == f"/proc/{os.getpid()}/fd"
+    return int(path.name) if own and path.name.isdecimal() else None
+
+
+def _is_stream(place: Path, mode: int) -> bool:
+    return _descriptor(place) is not None or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _stream(place: Path) -> IO[bytes] | None:
+    """What is written to and never replaced; None for a file."""
+    if (number := _descriptor(place)) is not None:
+        sys.stdout.flush()
+        return os.fdopen(os.dup(number), "wb")
+    return place.open("wb") if place.exists() and _is_stream(place, place.stat().st_mode) else None
 
 
 def write_folder_aside(folder: Path, fill: Callable[[Path], Any]) -> None:

@@ -43,6 +43,10 @@ def template(text):
     return lambda folder: (folder / "chat_template.jinja").write_text(text)
 
 
+ENDS_OTHERWISE = (
+    "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}Answer:{% endif %}"
+)
 WANTS_SYSTEM = (
     "{% if messages[0].role != 'system' %}{{ raise_exception('System role needed') }}{% endif %}"
     "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
@@ -69,7 +73,7 @@ WANTS_SYSTEM = (
         (template("{{ messages[0].role }}"), "leaves out the question"),
         (template(WANTS_SYSTEM), "wants a system turn"),
         (template("{% for m in messages[1:] %}{{ m.content }}{% endfor %}"), "wants a system turn"),
-        (template("{{ messages[0].content }}<|end|>"), "'<|end|>', which is no token"),
+        (template(ENDS_OTHERWISE), "'<|end|>', which is no token"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(saved, damage, said):

@@ -140,7 +140,7 @@ def _end_of_turn(tokenizer: Any, known: Sequence[int | None]) -> int:
     """
     asked = [*user("1 + 1"), Message(role="assistant", content=SAID)]
     whole, prompt = write(tokenizer, asked), write(tokenizer, asked[:1], add_generation_prompt=True)
-    behind = whole.rpartition(SAID)[2]
+    behind = whole.rpartition(SAID)[2] if SAID in whole else ""
     found = _specials(tokenizer, behind)
     if whole == write(tokenizer, asked, add_generation_prompt=True) and prompt.endswith(behind):
         # it begins another turn in any case, with a last token that ends nothing

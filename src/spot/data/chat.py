@@ -165,7 +165,8 @@ def _end_of_turn(tokenizer: Any, known: Sequence[int | None]) -> int:
 
 def _specials(tokenizer: Any, text: str) -> list[int]:
     added = tokenizer.added_tokens_decoder
-    return [i for i in token_ids(tokenizer, text) if i in added and added[i].special]
+    special = {i for i in added if added[i].special} - {tokenizer.unk_token_id}
+    return [i for i in token_ids(tokenizer, text) if i in special]
 
 
 def _declared(tokenizer: Any) -> list[int]:

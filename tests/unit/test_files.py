@@ -120,7 +120,7 @@ def test_what_may_not_be_written_is_refused(
     file.write_text("mine")
     monkeypatch.setattr(os, "access", lambda path, mode: path != file)
     with pytest.raises(
-        UserError, match="cannot be written \\(it is read-only\\): give another file"
+        UserError, match="cannot be written \\(it is read-only\\): give another, out=<file>"
     ):
         files.check_output(file, "out")
     files.check_output(tmp_path / "y.jsonl", "out")

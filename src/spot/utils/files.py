@@ -94,8 +94,9 @@ def check_output(path: Path, key: str, kind: str = "file") -> None:
     except OSError as error:
         if error.errno in FULL:
             raise
+        other = f"{key}=<{'folder' if kind == 'folder' else 'file'}>"
         raise UserError(
-            f"{key}={path} cannot be written ({error.strerror}): give another {kind}."
+            f"{key}={path} cannot be written ({error.strerror}): give another, {other}."
         ) from None
 
 

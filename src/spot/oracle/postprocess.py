@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.rows import CORRECT, UNPARSEABLE
 from spot.grading.registry import Verifier
+from spot.oracle.comments import comment
 from spot.oracle.types import EMPTY, MAX_TOKENS, SAFETY, STOP, Task
 
 OK, WRONG, UNCHANGED, TRUNCATED = "ok", "wrong", "unchanged", "truncated"
@@ -60,12 +61,6 @@ _NOTES = re.compile(  # a heading: all below it speaks of the edit
 )
 _LONGEST_REMARK = 300  # characters; a longer line is content
 _LAYERS = 4  # of wrapping; more is no wrapping but content, or an attack on our patience
-# A teacher's voice, or a hint that the truth was known beforehand, must not be learnt.
-_COMMENT = re.compile(
-    r"ground[ -]truth|reference\s+(?:answer|solution)|(?:the|this)\s+student(?:['’]s)?\s+"
-    r"(?:model|answer|response|solution|attempt|reasoning|work|made|mistake|error|incorrectly)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -117,10 +112,9 @@ class Judge:
                 verdict, extracted, self.answer_format, whole=_is_whole(text)
             )
             return Judgement(outcome, "", extracted, reason, measured)
-        if (comment := _comment(chosen, attempt + task.question)) is not None:
-            return Judgement(
-                COMMENTED, "", extracted, f"it says {comment!r}: write as the student", measured
-            )
+        if (found := comment(chosen, attempt, task.question)) is not None:
+            reason = "it says {1!r}: write as the student, who knows of no {0}".format(*found)
+            return Judgement(COMMENTED, "", extracted, reason, measured)
         ratio = measured.get("change_ratio")
         if self.largest_change is not None and ratio is not None and ratio > self.largest_change:
             reason = f"you rewrote {ratio:.0%} of it: change less"
@@ -160,12 +154,6 @@ def _against(
     if verdict == UNPARSEABLE:
         return UNPARSEABLE, f"the final answer {short} could not be compared: write it simply"
     return WRONG, f"the final answer {short} does not match"
-
-
-def _comment(chosen: str, known: str) -> str | None:
-    """The first words in a teacher's voice, unless question or attempt speak like that themselves."""
-    match = None if _COMMENT.search(known) else _COMMENT.search(chosen)
-    return None if match is None else match[0]
 
 
 def words(text: str) -> list[int]:

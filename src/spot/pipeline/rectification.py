@@ -13,7 +13,11 @@ from spot.data import artifacts
 from spot.data.rows import WRONG, Attempt, Rectification
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
+from spot.oracle.postprocess import COMMENTED
 from spot.oracle.types import Result, Task
+
+COMMENTS = "speaking of a known answer, an earlier attempt or the student"
+_MENTIONED = "mentioned"  # counted beside the outcomes: corrections of which a reply was refused so
 
 
 def rectify(
@@ -35,6 +39,7 @@ def rectify(
     for result in oracle.rectify(tasks, sum(row.outcome == "ok" for row in done)):
         if outcomes is not None:
             outcomes[result.outcome] += 1
+            outcomes[_MENTIONED] += any(each.outcome == COMMENTED for each in result.tries)
         yield _row(by_id[result.task.id], mode, oracle.name, result)
 
 
@@ -53,7 +58,11 @@ def correct(config: Config, attempts: artifacts.Product, sheet: Path) -> None:
 
 def note(oracle: Oracle, outcomes: Counter[str]) -> str:
     """What was accepted and refused, and what it has cost and will."""
-    counts = [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
+    mentioned = outcomes[_MENTIONED]
+    told = {outcome: count for outcome, count in outcomes.most_common() if outcome != _MENTIONED}
+    counts = [f"{count} {outcome}" for outcome, count in told.items()]
+    if mentioned:
+        counts.append(f"{mentioned / sum(told.values()):.0%} refused at least once for {COMMENTS}")
     return ", ".join(filter(None, [*counts, oracle.note()]))
 
 

@@ -14,7 +14,8 @@ from spot.utils.errors import UserError
 from tests.support.command_line import spot
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "transformers", "pytorch_lightning", "numpy", "datasets", "deepspeed"}
+HEAVY = {"torch", "transformers", "pytorch_lightning", "datasets", "deepspeed", "scipy", "google"}
+OWN = "data=jsonl data.fields.solution=solution model=tiny"
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,68 @@ def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_pa
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
-@pytest.mark.parametrize("arguments", ["loss.bta=1", "-m seed=0,x", "--nonsense"])
+REFUSED_HERE = [  # each valid, and impossible on this machine
+    ("hardware=8xh800", "hardware.devices=8 sees 0"),
+    ("-m hardware=8xh800 seed=0,1", "hardware.devices=8 sees 0"),
+    ("oracle=gemini", "key GOOGLE_API_KEY"),
+    ("model.path=/nowhere/model", "model.path=/nowhere/model folder"),
+    ("model.path=a/b/c", "model.path=a/b/c hub"),
+    ("model.path=empty", "model.path=empty config.json"),
+    ("generator=vllm", "generator.executable=vllm"),
+    ("generator@evaluator=vllm", "evaluator.executable=vllm"),
+    ("data.prompt=nowhere.txt", "data.prompt=nowhere.txt"),
+    ("data.prompt=bad.jsonl", "data.prompt=bad.jsonl {question}"),
+    (f"{OWN} data.path=nowhere.jsonl", "nowhere.jsonl exist"),
+    (f"{OWN} data.path=bad.jsonl", "bad.jsonl line 2 malformed"),
+    ("benchmarks.tasks.sums.path=nowhere", "benchmarks.tasks.sums.path=nowhere"),
+    ("benchmarks.tasks.sums.prompt=nowhere", "benchmarks.tasks.sums.prompt=nowhere"),
+    ("benchmarks=paper benchmarks.folder=empty", "benchmarks.folder=empty aime24.jsonl"),
+    ("oracle=human oracle.path=nowhere.csv", "oracle.path=nowhere.csv"),
+    ("oracle=human oracle.path=bad.jsonl", "bad.jsonl line 2 malformed"),
+    ("data.questions=10 data.held_out=10", "data.held_out=10 data.questions=10"),
+    (f"{OWN} data.path=good.jsonl", "data.held_out=64 2 wrong data.questions=2"),
+    ("output=bad.jsonl/x", "output=bad.jsonl/x file"),
+]
+
+
+def prepare(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    good = '{"question": "1+1?", "answer": "2", "solution": "2"}\n'
+    (folder / "bad.jsonl").write_text(good + "{")
+    (folder / "good.jsonl").write_text(good + good)
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED_HERE)
+def test_what_this_machine_cannot_do_is_refused_before_a_folder_is_made(
+    arguments: str, words: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    before = set(tmp_path.iterdir())
+    done = spot(tmp_path, *arguments.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    for word in words.split():
+        assert word in done.stderr
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("train.py loss.bta=1", "train.py -m seed=0,x", "train.py --nonsense"),
+        *("train.py hardware=8xh800", "train.py oracle=gemini", "train.py model.path=/nowhere"),
+        *(f"train.py {OWN} data.path=bad.jsonl", "train.py benchmarks.tasks.sums.path=nowhere"),
+        *("-m spot.cli.main evaluate model.path=/nowhere", "-m spot.cli.main plan model.path=/no"),
+        "-m spot.cli.main correct oracle.path=mine.json",
+    ],
+)
 def test_a_mistake_is_found_before_anything_heavy_is_imported(
     arguments: str, tmp_path: Path
 ) -> None:
+    prepare(tmp_path)
+    before = set(tmp_path.iterdir())
+    words = arguments.replace("train.py", str(ROOT / "train.py")).split()
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *arguments.split()],
+        [sys.executable, "-X", "importtime", *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -56,8 +113,8 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
     lines = done.stderr.splitlines()
     imported = [line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")]
     assert not {name.split(".")[0] for name in imported} & HEAVY
-    assert (done.returncode, len(lines) - len(imported)) == (2, 1)
-    assert not list(tmp_path.iterdir())
+    assert (done.returncode, len(lines) - len(imported)) == (2, 1), lines[-1]
+    assert set(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 
 from spot.config import compose
 from spot.data import run_record
-from spot.utils.processes import visible_gpus
+from spot.utils.processes import gpu_count, visible_gpus
 from tests.support.command_line import spot
 from tests.support.processes import wait_for
 
@@ -66,6 +66,12 @@ def gpus(folder: Path) -> str:
     found = re.search(r"^gpus (.*)$", (folder / "job.log").read_text(), re.M)
     assert found is not None
     return found[1]
+
+
+def have_gpus(folder: Path, lists: str) -> None:
+    """Leave an `nvidia-smi` that runs these shell commands."""
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{lists}\n")
+    (folder / "nvidia-smi").chmod(0o755)
 
 
 def spent(folder: Path) -> tuple[float, float]:
@@ -184,7 +190,9 @@ def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str
 
 
 def test_gpus_are_dealt_out(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    environment = {**fake_pipeline, "CUDA_VISIBLE_DEVICES": "GPU-a1,GPU-b2,2, 3"}
+    have_gpus(tmp_path, "echo 0, GPU-a1; echo 1, GPU-b2; echo 2, GPU-c3; echo 3, GPU-d4")
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**fake_pipeline, **path, "CUDA_VISIBLE_DEVICES": "GPU-a1,GPU-b2,2, 3"}
     code, output = sweep(
         tmp_path,
         environment,
@@ -206,21 +214,34 @@ def test_gpus_are_dealt_out(tmp_path: Path, fake_pipeline: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("lists", "seen"),
-    [("echo 0; echo 1", ["0", "1"]), ("echo No devices were found; exit 6", [])],
+    ("lists", "chosen", "seen", "count"),
+    [
+        ("echo 0, GPU-a1; echo 1, GPU-b2", None, ["0", "1"], 2),
+        ("echo 0, GPU-a1; echo 1, GPU-b2", "1", ["1"], 1),
+        ("echo 0, GPU-a1; echo 1, GPU-b2", "GPU-b,0", ["GPU-b", "0"], 2),
+        ("echo 0, GPU-a1; echo 1, GPU-b2", "1,7,0", ["1", "7", "0"], 1),
+        ("echo 0, GPU-a1", "MIG-c3", ["MIG-c3"], 1),
+        ("echo 0, GPU-a1", "", [], 0),
+        ("echo No devices were found; exit 6", None, [], 0),
+        ("echo No devices were found; exit 6", "0,1", ["0", "1"], 0),
+    ],
 )
 def test_gpus_are_those_that_nvidia_smi_lists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str, seen: list[str]
-) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{lists}\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str, chosen: str | None,
+    seen: list[str], count: int,
+) -> None:  # fmt: skip
+    have_gpus(tmp_path, lists)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus() == seen
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert (visible_gpus(), gpu_count()) == (seen, count)
 
 
 def test_a_job_on_the_processor_sees_no_gpu(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
-    environment = {**fake_pipeline, "CUDA_VISIBLE_DEVICES": "0,1"}
+    have_gpus(tmp_path, "echo 0, GPU-a1; echo 1, GPU-b2")
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**fake_pipeline, **path, "CUDA_VISIBLE_DEVICES": "0,1"}
     arguments = ["hardware=cpu,1xgpu", "seed=1", "hydra.sweep.dir=here"]
     code, output = sweep(tmp_path, environment, *arguments)
     assert code == 0, output

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from spot.config import ASKED, PAID, Config
+from spot.config import PAID, Config
 from spot.config.compose import Expanded
-from spot.evaluation import benchmarks
-from spot.oracle import build as oracles
-from spot.pipeline import clients
+from spot.pipeline import checks
 from spot.pipeline.plan import oracle as costs
 from spot.pipeline.preview import REUSE, Preview, preview, preview_exports
 from spot.pipeline.sweep_jobs import is_complete
@@ -134,15 +132,8 @@ def _each_once(lines: Iterable[str]) -> Iterator[str]:
 
 def _refusals(config: Config, until: str | None) -> Iterator[str]:
     """What the real command would refuse on this machine, as it says it."""
-    checks: list[Callable[[], None]] = []
-    if until != "pretrain":
-        checks.append(lambda: clients.check(config))
-    if until in (None, "evaluate"):
-        checks.append(lambda: benchmarks.check(config.benchmarks))
-    if config.oracle.kind in ASKED and until not in ("elicit", "pretrain", "evaluate"):
-        checks.append(lambda: oracles.check(config.oracle, config.data))
-    for check in checks:
+    for check in checks.checks(config, until):
         try:
-            check()
+            check(config)
         except UserError as error:
             yield f"not ready here: {error}"

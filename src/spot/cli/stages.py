@@ -7,6 +7,7 @@ checked.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -25,10 +26,8 @@ from spot.config import compose
 from spot.config.text import keep_text
 from spot.pipeline.distributed import nodes
 from spot.utils.errors import UserError
-from spot.utils.files import check_output
 
 TRAINING = ("run", "train")  # commands that get as far as training
-CORRECTING = ("run", "rectify", "select", "train")  # … as far as the Oracle
 MAKES = {  # what the last line of a command names
     "run": "report",
     "elicit": "attempts",
@@ -67,6 +66,25 @@ def expand(name: str, arguments: argparse.Namespace, overrides: list[str]) -> co
     return asked
 
 
+def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> None:
+    """Refuse what this machine cannot carry out, of any job, before a folder is made for it."""
+    from spot.pipeline import checks
+    from spot.utils.processes import visible_gpus
+
+    # jobs that differ in what only training sees are looked at once
+    jobs = {
+        json.dumps(config.plain(job) | {"arm": None, "seed": 0, "loss": None}): job
+        for _, job in asked.jobs
+    }
+    dealt = asked.sweep and visible_gpus()  # a job that asks for too many of them leaves the others
+    for job in jobs.values():
+        if name in TRAINING and not asked.sweep:
+            nodes.check(job.hardware, found)
+        for refuse in checks.checks(job, until(name)):
+            if not (dealt and refuse is checks.devices):
+                refuse(job)
+
+
 def until(name: str) -> str | None:
     """The stage that a command ends with; None: all of them."""
     return None if name in ("run", "plan", "config") else name
@@ -94,6 +112,7 @@ def evaluated(overrides: Sequence[str]) -> list[str]:
 def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Check the configuration, then let Hydra make the folder (or expand the sweep) and run it."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to `main`
+    here = True
     if not only_shows(arguments):
         found = nodes.started()
         if found is not None and found.index > 0:
@@ -101,13 +120,15 @@ def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) 
         asked = expand(name, arguments, overrides)
         if asked.sweep and found is not None:
             raise UserError(f"A sweep starts its own jobs: type it without {found.by}.")
-        check_output(Path(asked.jobs[0][1].output), "output", "folder")
+        here = not asked.sweep or "submitit" not in " ".join(overrides)  # it sends jobs elsewhere
+        if here:
+            check(name, asked, found)
     compose.register()
     # Hydra's own parser takes no flag behind an override.
     flags = [word for word in arguments.words if word not in arguments.overrides]
     sys.argv = [sys.argv[0], *flags, *map(keep_text, overrides)]
     entry = hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")
-    return entry(_task(name))()
+    return entry(_task(name, checked=here))()
 
 
 def only_shows(arguments: argparse.Namespace) -> bool:
@@ -125,13 +146,13 @@ def _follow(found: nodes.Started) -> None:
     launch.follow()
 
 
-def _task(name: str) -> Callable[[DictConfig], None]:
+def _task(name: str, checked: bool) -> Callable[[DictConfig], None]:
     """What Hydra calls with the composed configuration of one run."""
 
     def spot(composed: DictConfig) -> None:
         try:  # here already: later, Hydra has added lines of its own
             with mistakes_in_one_line():
-                _run(name, composed)
+                _run(name, composed, checked)
         except Exception:
             traceback.print_exc()
             raise SystemExit(1) from None
@@ -139,18 +160,18 @@ def _task(name: str) -> Callable[[DictConfig], None]:
     return spot
 
 
-def _run(name: str, composed: DictConfig) -> None:
-    """Hand a checked configuration to the pipeline."""
+def _run(name: str, composed: DictConfig, checked: bool) -> None:
+    """Hand a configuration to the pipeline. checked: on this machine, for `name` alone."""
     found = nodes.started()
     if found is not None and found.index > 0:  # submitit calls this in every task of a job
         return _follow(found)
     settings = config.typed(composed, until(name))
-    if name in TRAINING:
-        nodes.check(settings.hardware, found)
-    if name in CORRECTING and settings.oracle.kind in config.ASKED:
-        from spot.oracle import build
+    if not checked:
+        from spot.pipeline import checks
 
-        build.check(settings.oracle, settings.data)
+        if name in TRAINING:
+            nodes.check(settings.hardware, found)
+        checks.check(settings, until(name))
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 
@@ -217,8 +238,9 @@ def correct(name: str, arguments: argparse.Namespace) -> None:
 
     sheet = human_sheet.place(settings.oracle.path, settings.output)
 
-    from spot.pipeline import way
+    from spot.pipeline import checks, way
 
+    checks.check(settings, "elicit")
     way.correct(settings, sheet)
     print(f"corrections: {sheet}\nuse them: oracle=human oracle.path={sheet}", flush=True)
 

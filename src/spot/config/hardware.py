@@ -134,3 +134,11 @@ class PlanConfig:
         in_range("plan.prompt_tokens", self.prompt_tokens, 1)
         in_range("plan.response_tokens", self.response_tokens, 1)
         in_range("plan.shared", self.shared, 0, 1)
+
+
+def too_few_gpus(wanted: int, found: int) -> str:
+    """What is said where a machine has fewer than `hardware.devices`."""
+    return (
+        f"hardware.accelerator=gpu needs a CUDA device for each of hardware.devices={wanted} and "
+        f"sees {found}: choose hardware=cpu, or as many devices as there are."
+    )

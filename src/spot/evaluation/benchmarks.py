@@ -99,8 +99,11 @@ def benchmarks(
 def check(group: BenchmarksConfig) -> None:
     """Refuse, before anything is computed, benchmarks that could not be read or graded later."""
     for task in group.tasks.values():
-        family_of(task).ready()
-        local_path(task, group.folder)
+        family = family_of(task)
+        family.ready()
+        template(task)
+        if (path := local_path(task, group.folder)) is not None:
+            list(read_questions(task, family, path))
 
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:

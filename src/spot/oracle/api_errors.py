@@ -9,6 +9,7 @@ from spot.utils import http
 from spot.utils.errors import UserError
 
 # keys are read from the environment only, and kept out of everything that is written
+KEY_NAMES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # of Gemini, in the order in which it takes them
 read_key = partial(http.read_key, option="oracle.key_name", owner="The Oracle")
 
 

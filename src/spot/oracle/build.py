@@ -14,6 +14,7 @@ from spot.data import artifacts, chat
 from spot.generation.types import Generator, Sampling
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle, human, human_sheet, pricing
+from spot.oracle.api_errors import KEY_NAMES, read_key
 from spot.oracle.local import LocalOracle
 from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import Prompts, prompts
@@ -111,8 +112,11 @@ def journal_path(config: OracleConfig, attempts: str, output: Path) -> Path:
 def check(config: OracleConfig, data: DataConfig) -> None:
     """Refuse at the start what would only be found when the first correction is asked for.
 
-    A prompt without its placeholders, a model without a price, a key that is not there.
+    A file that cannot be read, a prompt without its placeholders, a model without a price, a key that
+    is not there.
     """
+    if config.kind == "human":
+        _written(config, data, str)
     if config.kind not in ASKED:
         return
     for mode in {"rectified", data.arm} - {"self"}:
@@ -135,7 +139,7 @@ def make_client(config: OracleConfig) -> Any:
     if config.base_url is not None:
         common |= {"base_url": config.base_url}
     if config.kind == "gemini":
-        from spot.oracle.gemini import KEY_NAMES, GeminiClient
+        from spot.oracle.gemini import GeminiClient
 
         budget, level = config.thinking_budget, config.thinking_level  # one of them at most
         return GeminiClient(
@@ -216,9 +220,6 @@ def _file(config: OracleConfig, data: DataConfig) -> Path:
 
 
 def _read_key(config: OracleConfig) -> None:
-    from spot.oracle.api_errors import read_key
-    from spot.oracle.gemini import KEY_NAMES
-
     if config.key_name is not None:
         read_key(config.key_name)
     elif config.kind == "gemini":

@@ -29,7 +29,6 @@ from spot.utils.errors import UserError, one_of
 from spot.utils.http import TransientError, UnreadableError
 from spot.utils.machine import allow_open_files
 
-KEY_NAMES = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the order in which the package takes them
 HOSTED = "https://generativelanguage.googleapis.com/"
 THINKING_LEVELS = ("minimal", "low", "medium", "high")
 
@@ -64,7 +63,7 @@ class GeminiClient:
         self,
         model: str,
         base_url: str = HOSTED,
-        key_names: Sequence[str] = KEY_NAMES,
+        key_names: Sequence[str] = api_errors.KEY_NAMES,
         temperature: float | None = None,
         max_tokens: int | None = None,
         thinking: int | str | None = None,

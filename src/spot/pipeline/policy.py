@@ -43,6 +43,21 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     return Policy(model.name, made.folder / "model", made.digest)
 
 
+def check(model: ModelConfig) -> None:
+    """Raise UserError, without fetching anything, where `model.path` cannot be a model."""
+    if model.path is None or _local(model.path) is not None:
+        return
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model.path)
+    except HFValidationError:
+        raise UserError(
+            f"model.path={model.path} is neither a folder nor the hub id of a model: give one of them."
+        ) from None
+
+
 def is_here(model: ModelConfig) -> bool:
     """Whether the weights can be had without fetching or pretraining."""
     if model.path is not None:
@@ -107,17 +122,8 @@ def _is_shipped(model: ModelConfig) -> bool:
 
 def _folder_of(path: str, revision: str | None) -> Path:
     """A local folder as it is; anything else is a hub id and is fetched."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
-        if not _has_weights(folder):
-            raise UserError(
-                f"model.path={path} holds no weights: give the whole folder of a model."
-            )
+    if (folder := _local(path)) is not None:
         return folder
-    if path.startswith(("/", ".", "~")):
-        raise UserError(f"model.path={path} is no folder: give a folder, or the hub id of a model.")
     from huggingface_hub import snapshot_download
 
     try:
@@ -127,6 +133,22 @@ def _folder_of(path: str, revision: str | None) -> Path:
             f"model.path={path} is neither a folder nor could it be fetched from the hub ({first_line(error)}): "
             "download it elsewhere and give the folder."
         ) from error
+
+
+def _local(path: str) -> Path | None:
+    """The folder of a model on this machine; None for what is not on it. Raises UserError for none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if path.startswith(("/", ".", "~")):
+            raise UserError(
+                f"model.path={path} is not a folder: give a folder, or the hub id of a model."
+            )
+        return None
+    if not (folder / "config.json").exists():
+        raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
+    if not _has_weights(folder):
+        raise UserError(f"model.path={path} holds no weights: give the whole folder of a model.")
+    return folder
 
 
 def _has_weights(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from spot.config import Config
+from spot.config import Config, DataConfig
 from spot.data import templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
@@ -48,23 +48,47 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
     if data.source in ("arithmetic", "code_tasks"):
         assert data.questions is not None  # checked with the configuration
         return _posed(config, _made(data.source, data.questions, data.seed)), {}
-    limit = None if data.decontaminate else data.questions
-    if data.source == "dapo":
-        from spot.data import dapo
-
-        rows, dropped = dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
-    else:
-        rows, dropped = read_questions(
-            _rows(config),
-            fields(config),
-            data.answer_format,
-            limit=limit,
-            on_bad_row=data.on_bad_row,
-        )
+    rows, dropped = _read(config)
     counts = Counter(dropped)
     if data.decontaminate:
         rows = _decontaminated(config, rows, counts)
     return _posed(config, rows), dict(counts)
+
+
+def _read(config: Config) -> tuple[list[Question], dict[str, int]]:
+    """The problems of a file or of the hub, and how many rows were dropped by reason."""
+    data = config.data
+    limit = None if data.decontaminate else data.questions
+    if data.source == "dapo":
+        from spot.data import dapo
+
+        return dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
+    return read_questions(
+        _rows(config), fields(config), data.answer_format, limit=limit, on_bad_row=data.on_bad_row
+    )
+
+
+def check(config: Config, splits: bool) -> None:
+    """Refuse, before anything is sampled, questions that cannot be read, or are too few to hold some out.
+
+    Those of the hub are not fetched here. splits: whether the run gets as far as holding some out.
+    """
+    data, count = config.data, config.data.questions
+    _template(config)
+    if data.path is not None:
+        count = len(_read(config)[0])
+    if splits and count is not None:
+        check_held_out(data, count)
+
+
+def check_held_out(data: DataConfig, questions: int) -> None:
+    """Raise UserError where holding out `data.held_out` wrong attempts leaves none to train on."""
+    most = questions * (1 if data.fields.response else data.samples)
+    if data.held_out >= most:
+        raise UserError(
+            f"data.held_out={data.held_out} takes all of at most {most} wrong attempts: lower it, or "
+            f"ask more than data.questions={questions}."
+        )
 
 
 def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[str, int]]:

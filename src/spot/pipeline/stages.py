@@ -87,6 +87,8 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
         if data.answer_format == "code":
             sandbox.ready()
         questions, dropped = sourcing.questions(config)
+        if run.holds_out:
+            sourcing.check_held_out(data, len(questions))
         tally = Tally()
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:

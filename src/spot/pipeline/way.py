@@ -14,8 +14,7 @@ from pathlib import Path
 
 from spot.config import Config
 from spot.data import artifacts
-from spot.evaluation import benchmarks
-from spot.pipeline import clients, rectification, stages
+from spot.pipeline import rectification, stages
 from spot.pipeline.run import Run
 
 STAGES = ("elicit", "rectify", "select", "train", "evaluate", "report")
@@ -36,8 +35,8 @@ def run(
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
     that of the stage's product is.
     """
-    _check(config, until)
     new = Run(config, folder, overrides)
+    new.holds_out = until != "elicit"
     way(new, until)
     if until is not None:
         return new.last(until).folder
@@ -79,23 +78,11 @@ def way(run: Run, until: str | None) -> None:
         stages.evaluate(run, "scores", checkpoint, first)
 
 
-def _check(config: Config, until: str | None) -> None:
-    """Refuse now, and not after hours of sampling, what could not be carried out."""
-    if config.hardware.accelerator == "gpu" and (until in (None, "train") or config.rounds > 1):
-        from spot.training.loop import check_devices
-
-        check_devices(config.hardware.devices)
-    clients.check(config)
-    if until is None:
-        benchmarks.check(config.benchmarks)
-
-
 def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """Measure the model that `config.model` names, trained by us or not; returns its scores' folder.
 
     `folder` is the run's own and gets `run.json`.
     """
-    clients.check(config)
     new = Run(config, folder, overrides)
     scores = measure(new)
     new.complete()

@@ -22,6 +22,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spot.config import HardwareConfig, LossConfig, ProbeConfig, SaveConfig
+from spot.config.hardware import too_few_gpus
 from spot.data import artifacts, chat
 from spot.data.rows import Pair
 from spot.training import attention, collectives
@@ -258,19 +259,10 @@ def fit(
     return step
 
 
-def check_devices(devices: int) -> None:
-    """Raise UserError where this machine has fewer GPUs."""
-    if torch.cuda.device_count() < devices:
-        raise UserError(
-            f"hardware.accelerator=gpu needs a CUDA device for each of hardware.devices={devices} and "
-            f"sees {torch.cuda.device_count()}: choose hardware=cpu, or as many devices as there are."
-        )
-
-
 def make_trainer(hardware: HardwareConfig, loggers: Sequence[Any], clip: float) -> pl.Trainer:
     """The schedule is one Lightning epoch. Raises UserError where the machine lacks the GPUs."""
-    if hardware.accelerator == "gpu":
-        check_devices(hardware.devices)
+    if hardware.accelerator == "gpu" and torch.cuda.device_count() < hardware.devices:
+        raise UserError(too_few_gpus(hardware.devices, torch.cuda.device_count()))
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return pl.Trainer(

@@ -14,7 +14,7 @@ from spot.data import artifacts
 from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
-from spot.pipeline import clients, tracking
+from spot.pipeline import clients
 from spot.utils import machine
 
 
@@ -80,6 +80,8 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
 
 
 def _loggers(job: TrainingJob) -> AbstractContextManager[list[Any]]:
+    from spot.pipeline import tracking  # imports torch
+
     logger = job.config.logger
     names = [name for name in ("tensorboard", "wandb") if getattr(logger, name)]
     return tracking.loggers(names, job.run_folder, plain(job.config), job.out)

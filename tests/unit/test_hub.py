@@ -110,7 +110,7 @@ def test_a_folder_of_files_needs_no_description(tmp_path):
         ("absent.jsonl", None, "does not exist"),
         ("rows.xlsx", b"", r"no known format: give one of \.jsonl"),
         ("rows.json", b'[{"a": 1},', r"cannot be read \(.*fix the file"),
-        ("rows.csv", b"question,answer\n\xff,1\n", "cannot be read"),
+        ("rows.csv", b"question,answer\n\xff,1\n", "not UTF-8"),
         ("rows.csv", b'question,answer\n"a,1\n', "cannot be read"),
         ("rows.parquet", b"no", "cannot be read"),
         ("rows.csv", b"", "is empty"),

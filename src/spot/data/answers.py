@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 
@@ -16,6 +16,7 @@ class Item(NamedTuple):
     answer_format: str = "boxed"
 
 
+_NO_VALUE = ("nan", "null", "<na>", "nat", "inf", "-inf", "+inf", "infinity", "-infinity")
 # Responses are hostile input: no pattern here may take more than linear time.
 _BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
@@ -38,11 +39,13 @@ def encodable(text: str) -> bool:
 
 
 def scalar_text(value: Any) -> str:
-    """A text or a finite number of a row as text, without blanks around it; empty for all else."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return ""
-    known = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return str(value).strip() if known else ""
+    """A text or a finite number of a row as text, without blanks around it; empty for all else.
+
+    Empty as well: what tools write into text for no value and no number (nan, null, inf).
+    """
+    known = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
+    text = str(value).strip() if known else ""
+    return "" if text.lower() in _NO_VALUE else text
 
 
 def boxes(text: str) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from spot.data.answers import scalar_text
 from spot.data.contamination import tokens
 from spot.data.jsonl import Fields, NumberedRow, Problem, Source, read_questions, value_at
 from spot.data.rows import Question
@@ -94,12 +95,11 @@ def plain(row: dict[str, Any], number: int) -> dict[str, str]:
     answer = row.get("solution")
     if answer is None:
         answer = value_at(row, "reward_model.ground_truth")
-    known = isinstance(answer, (str, int)) and not isinstance(answer, bool)
     index = value_at(row, "extra_info.index")
     return {
         "id": str(index) if isinstance(index, (str, int)) else f"row-{number:06d}",
         "prompt": bare(text),
-        "solution": str(answer).strip() if known else "",
+        "solution": scalar_text(answer),
     }
 
 

@@ -10,15 +10,36 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spot.data.jsonl import NumberedRow, Problem, Source, object_or_problem, read_objects
+from spot.data.jsonl import (
+    LONGEST_LINE,
+    NOT_UTF8,
+    UNREADABLE,
+    NumberedRow,
+    Problem,
+    Source,
+    object_or_problem,
+    open_text,
+    read_objects,
+    unique_keys,
+)
 from spot.utils import digests
 from spot.utils.errors import UserError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+)  # text also packed, .gz
 REACH_TIMEOUT = 10  # seconds to wait for the hub's first answer
 ELSEWHERE = (
     "download the data set where there is one (hf download {dataset} --repo-type dataset "
@@ -107,51 +128,91 @@ def _existing(path: Path) -> Path:
 
 
 def _file(path: Path) -> Source:
-    suffix = _existing(path).suffix.lower()
+    suffix = Path(_existing(path).name.lower().removesuffix(".gz")).suffix
     name = str(path)
     if suffix in (".jsonl", ".ndjson"):
         return Source(name, read_objects(path), "line")
     if suffix == ".json":
         return _json(path)
     if suffix in (".csv", ".tsv"):
-        rows = _table(path, "\t" if suffix == ".tsv" else ",")
-        return Source(name, _readable(path, rows), "line")
-    if suffix == ".parquet":
-        return Source(name, _readable(path, _parquet(path)))
+        return Source(name, _readable(path, _table(path)), "line")
+    if suffix in (".parquet", ".arrow"):
+        return Source(name, _readable(path, _columns(path)))
     raise UserError(f"{path} is of no known format: give one of {', '.join(SUFFIXES)}.")
 
 
 def _json(path: Path) -> Source:
     """One list of objects; many a `.json` of the hub is JSON Lines, though."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            text = file.read()
         if not text.lstrip().startswith("["):
             return Source(str(path), read_objects(path), "line")
-        values = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(text, object_pairs_hook=unique_keys)
+    except (*UNREADABLE, RecursionError) as error:
         raise _unreadable(path, error) from error
     return Source(str(path), [(n, object_or_problem(v)) for n, v in enumerate(values, start=1)])
 
 
-def _table(path: Path, delimiter: str) -> Iterator[NumberedRow]:
+def _table(path: Path) -> Iterator[NumberedRow]:
     """Rows of a table with a header; all values are text. A row is numbered by its last line."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+    csv.field_size_limit(sys.maxsize)  # the row is measured instead, as in the other formats
+    with open_text(path) as file:
+        first = file.readline()
+        reader = csv.reader(chain([first], file), delimiter=delimiter(first), strict=True)
         header = next(reader, [])
-        for values in reader:
-            if len(values) == len(header):
-                yield reader.line_num, dict(zip(header, values, strict=True))
-            elif values:  # not a blank line
-                fields = f"{len(values)} fields where the header has {len(header)}"
-                yield reader.line_num, Problem("malformed_row", fields)
+        if twice := next((n for i, n in enumerate(header) if n and n in header[:i]), None):
+            raise ValueError(f"two columns are called {twice!r}")
+        while True:
+            begun = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    raise ValueError(f"a quote in line {begun} is never closed") from None
+                yield reader.line_num, Problem("malformed_row", f"malformed row ({error})")
+                continue
+            if values:  # not a blank line
+                yield reader.line_num, _table_row(header, values)
 
 
-def _parquet(path: Path) -> Iterator[NumberedRow]:
+def _table_row(header: list[str], values: list[str]) -> dict[str, Any] | Problem:
+    if sum(map(len, values)) > LONGEST_LINE:
+        return Problem("line_too_long", f"the row has more than {LONGEST_LINE} characters")
+    if len(values) != len(header):
+        fields = f"{len(values)} fields where the header has {len(header)}"
+        return Problem("malformed_row", fields)
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return NOT_UTF8
+    return dict(zip(header, values, strict=True))
+
+
+def delimiter(head: str) -> str:
+    """What separates the columns of a table: of commas, semicolons and tabs, which its first line has most."""
+    bare = re.sub(r'"[^"]*"', "", head)
+    return max(",;\t", key=bare.count)
+
+
+def _columns(path: Path) -> Iterator[NumberedRow]:
+    """Rows of a Parquet or Arrow file (`datasets` writes a stream)."""
+    import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path) as file:
-        batches = file.iter_batches(batch_size=4096)
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    if path.suffix.lower() == ".parquet":
+        with ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=4096)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            table = pa.ipc.open_file(source).read_all()
+        yield from enumerate((row for b in table.to_batches() for row in b.to_pylist()), start=1)
 
 
 def _folder(path: Path, where: Where) -> Source:
@@ -170,7 +231,7 @@ def _readable(
     path: Path, rows: Iterable[NumberedRow], *kinds: type[Exception]
 ) -> Iterator[NumberedRow]:
     """The rows; an error in the midst of them names the file."""
-    expected: tuple[type[Exception], ...] = (OSError, ValueError, csv.Error, *kinds)
+    expected: tuple[type[Exception], ...] = (*UNREADABLE, csv.Error, *kinds)
     try:
         yield from rows
     except expected as error:

@@ -7,27 +7,37 @@ left out (`"drop"`): rows in = rows out + drops, always.
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from spot.data.answers import Item, encodable, final_truth, scalar_text
 from spot.data.rows import Attempt, Question
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 from spot.utils.files import write_aside
 
 NEXT_STEP = "fix the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
-LONGEST_LINE = 16 << 20  # bytes
+LONGEST_LINE = 16 << 20  # characters
+OWN_ID = "id"  # the field that names a row where data.fields.id names none
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+)  # what a damaged file raises while it is read
 
 
 @dataclass(frozen=True)
 class Fields:
     """Which field of a row holds what; dots reach into nested objects (`a.b`).
 
-    Without `id` a row is named by its line: `row-000017`.
+    Without `id` rows are named by their field `id` where each has one of its own, otherwise by their
+    line: `row-000017`.
     """
 
     question: str = "question"
@@ -44,6 +54,7 @@ class Problem:
     explanation: str
 
 
+NOT_UTF8 = Problem("not_utf8", "the line is not UTF-8 text")
 NumberedRow = tuple[int, dict[str, Any] | Problem]  # its number, from 1, and what it holds
 
 
@@ -123,19 +134,31 @@ def read_objects(path: str | Path) -> Iterator[NumberedRow]:
     path = Path(path)
     found = False
     try:
-        with path.open("rb") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     found = True
-                    yield number, _parse(line.removeprefix(b"\xef\xbb\xbf"))
+                    yield number, _parse(line.removeprefix("\ufeff"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give a JSON Lines file.") from None
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): give a JSON Lines file."
-        ) from error
+    except UNREADABLE as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} cannot be read ({why}): give a JSON Lines file.") from error
     if not found:
         raise UserError(f"{path} is empty: give a file with one JSON object a line.")
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file, packed (.gz) or not, in UTF-8 or, as its first bytes say, in UTF-16.
+
+    Bytes that are not UTF-8 become surrogates, for the row they are in to be refused. Line ends stay.
+    """
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    encoding, errors = ("utf-16", "strict") if utf16 else ("utf-8-sig", "surrogateescape")
+    opener: Any = gzip.open if packed else open
+    return cast(TextIO, opener(path, "rt", encoding=encoding, errors=errors, newline=""))
 
 
 def write_objects(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -166,6 +189,7 @@ def _usable_rows(
         source = Source(str(source), read_objects(source), "line")
     numbers: dict[str, int] = {}
     rows: list[tuple[Question, str]] = []
+    own: list[str] = []  # what the rows call themselves, unasked
     dropped: Counter[str] = Counter()
     for number, found in source.rows:
         row = (
@@ -184,10 +208,14 @@ def _usable_rows(
             dropped[row.reason] += 1
             continue
         numbers[row[0].id] = number
+        own.append(scalar_text(found.get(OWN_ID)) if isinstance(found, dict) else "")
         if limit is not None and len(rows) >= limit:
             dropped["beyond_questions"] += 1
         else:
             rows.append(row)
+    if fields.id is None and all(own) and len(set(own)) == len(own):
+        named = zip(own, rows, strict=False)
+        rows = [(replace(question, id=name), response) for name, (question, response) in named]
     if not rows and not dropped:
         raise UserError(f"{source.name} is empty: give data with at least one row.")
     if not rows:
@@ -196,16 +224,26 @@ def _usable_rows(
     return rows, dict(dropped)
 
 
-def _parse(line: bytes) -> dict[str, Any] | Problem:
+def _parse(line: str) -> dict[str, Any] | Problem:
     if len(line) > LONGEST_LINE:
-        return Problem("line_too_long", f"the line has {len(line)} bytes")
+        return Problem("line_too_long", f"the line has {len(line)} characters")
     try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return Problem("not_utf8", "the line is not UTF-8 text")
+        line.encode()
+        value = json.loads(line, object_pairs_hook=unique_keys)
+    except UnicodeEncodeError:
+        return NOT_UTF8
     except (ValueError, RecursionError) as error:
-        return Problem("malformed_json", f"malformed JSON ({str(error).splitlines()[0]})")
+        return Problem("malformed_json", f"malformed JSON ({first_line(error)})")
     return object_or_problem(value)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a key is in it twice: which one is meant?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} twice in an object")
+    return found
 
 
 def object_or_problem(value: Any) -> dict[str, Any] | Problem:
@@ -219,9 +257,12 @@ def _row(
     row: dict[str, Any], number: int, fields: Fields, answer_format: str, task: str
 ) -> tuple[Question, str] | Problem:
     text = value_at(row, fields.question)
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not scalar_text(text):
         return _missing("question", fields.question)
-    truth = final_truth(scalar_text(value_at(row, fields.answer)), answer_format)
+    answer = value_at(row, fields.answer)
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    truth = final_truth(scalar_text(answer), answer_format)
     if not truth:
         return _missing("answer", fields.answer)
     response = "" if fields.response is None else value_at(row, fields.response)
@@ -229,7 +270,7 @@ def _row(
         return _missing("response", str(fields.response))
     # a line number is stable while lines are only appended
     name = f"row-{number:06d}" if fields.id is None else value_at(row, fields.id)
-    if not isinstance(name, (str, int)):
+    if not scalar_text(name):
         return _missing("id", str(fields.id))
     if not encodable(f"{name}{text}{truth}{response}"):
         return Problem("not_utf8", "half a character (surrogate)")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spot.data.jsonl import Problem, read_objects, value_at
+from spot.data.answers import scalar_text
+from spot.data.jsonl import OWN_ID, Problem, read_objects, value_at
 from spot.oracle import human_sheet
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
@@ -27,7 +28,8 @@ def from_sheet(path: Path, tasks: Sequence[Task]) -> Correct:
 class Solutions:
     """Looks an attempt's correction up: by its id, its question's id, or the question's text.
 
-    A row of the file names what it corrects in `id_field` or `question_field`. Rows without a
+    A row of the file names what it corrects in `id_field` or `question_field`; without `id_field`, a row
+    that has no question names it in `id`. Rows without a
     solution correct nothing. Calculator annotations are taken out of a solution, unless the attempt
     is written with them too: a correction keeps the student's style. pose: how a question of the file
     was put to the student.
@@ -48,9 +50,11 @@ class Solutions:
             if isinstance(row, Problem):
                 raise UserError(f"{path}, line {number}: {row.explanation}; fix the line.")
             solution = value_at(row, solution_field)
-            if not isinstance(solution, str):
+            if not isinstance(solution, str) or not scalar_text(solution):
                 continue
-            for table, field in ((self._by_id, id_field), (self._by_question, question_field)):
+            asked = None if question_field is None else value_at(row, question_field)
+            own_id = id_field or (OWN_ID if asked is None else None)
+            for table, field in ((self._by_id, own_id), (self._by_question, question_field)):
                 key = None if field is None else value_at(row, field)
                 if not isinstance(key, (str, int)):
                     continue
@@ -71,6 +75,8 @@ class Solutions:
         """The worked solution, which does not look at the attempt; None where there is none."""
         by_question = self._by_question.get(task.question)
         solution = self._by_id.get(task.id, self._by_id.get(task.question_id, by_question))
-        if solution is None or _CALCULATION.search(task.response):
-            return solution
-        return _CALCULATION.sub("", solution)
+        if solution is None:
+            return None
+        if not _CALCULATION.search(task.response):
+            solution = _CALCULATION.sub("", solution)
+        return human_sheet.like_the_attempt(solution, task.response)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from spot.data.hub import delimiter
+from spot.data.jsonl import LONGEST_LINE, UNREADABLE, open_text
 from spot.oracle.types import Task
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, first_line
 from spot.utils.files import check_output, write_aside
 
 COLUMNS = ("id", "question", "answer", "attempt", "correction", "fingerprint")
 SHEETS = (".csv", ".tsv")
-LONGEST_CELL = 16 << 20  # characters
 _FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")  # what a spreadsheet does not take for text
 
 
@@ -90,27 +92,27 @@ def read(path: Path, tasks: Sequence[Task], *, others: bool = False) -> dict[str
 
 
 def like_the_attempt(text: str, attempt: str) -> str:
-    """`text` with the line ends of the attempt, which spreadsheets and browsers change."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    """`text` with the line ends of the attempt, which editors and browsers change, and no byte order mark."""
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return lines.replace("\n", "\r\n") if "\r\n" in attempt else lines
 
 
 def _rows(path: Path) -> list[list[str]]:
     """The cells of a file, however a spreadsheet has separated and encoded them."""
+    csv.field_size_limit(sys.maxsize)
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): is the path right?") from None
-    except UnicodeDecodeError:
+        with open_text(path) as file:
+            text = file.read()
+        text.encode()
+        head = text[:LONGEST_LINE].splitlines()[:1] or [""]
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter(head[0])))
+    except UnicodeEncodeError:
         raise UserError(f"{path} is not UTF-8: save it as 'CSV UTF-8'.") from None
-    head = text[: text.find("\n")]
-    csv.field_size_limit(LONGEST_CELL)
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
-        return list(reader)
     except csv.Error as error:
         raise UserError(f"{path} is no table ({error}): save it as CSV again.") from None
+    except UNREADABLE as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} cannot be read ({why}): is the path right?") from None
 
 
 def _fingerprint(task: Task) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import reference  # beside this file
 import yaml
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from spot.cli import arguments
@@ -23,6 +24,7 @@ FROM_ELSEWHERE = {  # files of the repository that are pages, too
     "performance/README.md": "measurements.md",
     "experiments/laptop/README.md": "laptop/index.md",
 }
+LEFT_OVER = re.compile(r"-\s?-?\s?8\s?<\s?-.*|<!-- (?:commands|studies|supported) -->")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -78,16 +80,24 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown.replace("<!-- commands -->", commands()).replace("<!-- studies -->", studies())
 
 
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Refuse a page that shows an include, or a mark of ours, in place of what belongs there."""
+    if left := LEFT_OVER.search(html.unescape(re.sub(r"<[^>!]*>", "", content))):
+        raise PluginError(f"{page.file.src_uri} shows {left[0]!r}: an include that was not made.")
+    return content
+
+
 def commands() -> str:
     """A table of all commands and of the exit codes, then a section for each command."""
     lines: list[str] = []
     for title, group in arguments.GROUPS.items():
         lines += ["", f"{title}:", "", "| command | |", "|---|---|"]
         lines += [
-            f"| [`spot {name}`](#spot-{name}) | {one.summary} |" for name, one in group.items()
+            f"| [`spot {name}`](#spot-{name}) | {reference.cell(one.summary)} |"
+            for name, one in group.items()
         ]
     lines += ["", "## Exit codes", "", "| code | |", "|---:|---|"]
-    lines += [f"| {code} | {says} |" for code, says in arguments.EXIT_CODES.items()]
+    lines += [f"| {code} | {reference.cell(says)} |" for code, says in arguments.EXIT_CODES.items()]
     for title, group in arguments.GROUPS.items():
         lines += ["", f"## {title}"]
         for name, one in group.items():

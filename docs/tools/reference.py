@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import itertools
 import re
 import textwrap
 import tokenize
@@ -204,8 +205,17 @@ def options(group: str) -> list[tuple[str, str]]:
 
 
 def _first_comment(file: Path) -> str:
-    lines = file.read_text("utf-8").splitlines()
-    return next((x.lstrip("# ") for x in lines if x.startswith("#") and "@package" not in x), "")
+    """The first comment of a file up to the end of its sentence, on one line."""
+    lines = [x for x in file.read_text("utf-8").splitlines() if "@package" not in x]
+    comment = [x[1:] for x in itertools.takewhile(lambda x: x.startswith("#"), lines)]
+    says = ""
+    for line in comment:
+        code = line.startswith("  ") and "=" in line
+        says += f" `{line.strip()}`" if code else f" {line.strip()}"
+        if re.search(r"[.)`]:?$", says) or (says.endswith(":") and not code):
+            break
+    says = says.strip().rstrip(":")
+    return says if says.endswith((".", "`")) else f"{says}."
 
 
 def _yaml_comments(group: str) -> dict[str, str]:
@@ -275,7 +285,7 @@ def _page(group: str) -> str:
     if kind is not None:
         lines += [inspect.cleandoc(kind.__doc__ or "").splitlines()[0], ""]
     lines += ["| option | |", "|---|---|"]
-    lines += [f"| `{group}={name}` | {_cell(says)} |" for name, says in options(group)]
+    lines += [f"| `{group}={name}` | {cell(says)} |" for name, says in options(group)]
     if kind is not None:
         lines += ["", "## Keys", "", *_table(keys(group))]
     lines += ["", "## Files", ""]
@@ -289,11 +299,12 @@ def _page(group: str) -> str:
 def _table(rows: list[Key]) -> list[str]:
     head = ["| key | type | default | valid | |", "|---|---|---|---|---|"]
     return head + [
-        f"| `{key.path}` | {key.type} | {_cell(key.default)} | {key.valid} | {_cell(key.says)} |"
+        f"| `{key.path}` | {key.type} | {cell(key.default)} | {key.valid} | {cell(key.says)} |"
         for key in rows
     ]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that stays text in a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    parts = re.split(r"(`[^`]*`)", text.replace("|", "\\|"))
+    return "".join(x if x.startswith("`") else x.replace("<", "&lt;") for x in parts)

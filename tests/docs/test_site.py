@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +82,43 @@ def test_every_command_has_its_section_and_every_section_its_command(site: Path)
     assert documented == set(main.COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("mark", "refused"),
+    [
+        ('--8<-- "loss/hinge.patch"', True),
+        ('--8 < --"loss/hinge.patch"', True),  # as a formatter of Python leaves it
+        ("<!-- studies -->", True),
+        ("x = 8 < 9", False),
+    ],
+)
+def test_an_include_that_was_not_made_stops_the_build(
+    mark: str,
+    refused: bool,
+    needs: Callable[[object, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install)")
+    monkeypatch.syspath_prepend(ROOT / "docs/tools")
+    markdown, hooks = importlib.import_module("markdown"), importlib.import_module("hooks")
+    extensions = ["pymdownx.superfences", "pymdownx.highlight"]
+    content = markdown.markdown(f"Code:\n\n```python\n{mark}\n```\n", extensions=extensions)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    with pytest.raises(Exception, match=r"index.md shows") if refused else nullcontext():
+        assert hooks.on_page_content(content, page) == content
+
+
+def test_no_description_is_cut(site: Path) -> None:
+    """A cell with a bar in it, a comment of two lines, a placeholder in code."""
+    commands = (site / "commands.html").read_text("utf-8")
+    assert "the reader of the output stopped (spot config | head)" in commands
+    for group, end in (
+        ("benchmarks", "+benchmark@benchmarks.tasks.math500=math500"),
+        ("data", "data=gsm8k_attempts data.path=&lt;file&gt;</code>"),
+        ("oracle", "oracle.model=&lt;name&gt;"),
+    ):
+        assert end in (site / f"configuration/{group}.html").read_text("utf-8").split("<h2")[0]
+
+
 def paths(tree: Any, prefix: str = "") -> Iterator[str]:
     """The path of every value of a configuration, but for what is kept by name."""
     if not isinstance(tree, dict) or prefix in ("benchmarks.tasks", "model.tuned", "evaluator"):
@@ -126,6 +165,29 @@ def served(site: Path) -> Iterator[str]:
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [480, 1280])
+def test_no_page_is_wider_than_the_window(site: Path, page: Page, width: int) -> None:
+    """A wide table or a long line of code scrolls within itself; a subscript is small and low."""
+    page.set_viewport_size({"width": width, "height": 900})
+    names = (
+        "index",
+        "method",
+        "commands",
+        "decisions",
+        "configuration/data",
+        "extending/loss",
+        "laptop/index",
+    )
+    for name in names:
+        page.goto(f"{site.as_uri()}/{name}.html")
+        overhang = "document.documentElement.scrollWidth - window.innerWidth"
+        assert page.evaluate(overhang) <= 0, name
+    page.goto(f"{site.as_uri()}/method.html")
+    family = page.evaluate("getComputedStyle(document.querySelector('math')).fontFamily")
+    assert "Math" in family.split(",")[0]
 
 
 @pytest.mark.browser

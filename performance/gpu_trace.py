@@ -1,0 +1,504 @@
+"""Minutes that training an 8B model takes on GPUs that are not here: every operation traced, none computed.
+
+`python -m performance.gpu_trace` runs Qwen3-8B (or `--shape llama`) at full size on fake tensors, which
+have shapes and no content, and adds up what each operation asks of a GPU: FLOPs of the matrix
+products and of attention, bytes that everything else reads and writes. A pack's seconds are these,
+divided by the rates of `Rates`, which are assumptions and are printed. Pairs are then drawn, put into
+steps and dealt over the ranks as in training; a step lasts as long as its slowest rank.
+
+Four ways to do the same work:
+
+- padded: what preference trainers commonly do, see `performance.gpu_step`; a rank takes micro-batches
+  one after the other, and gradients are reduced after each, so that each lasts as long as the longest.
+- packed: ours by the defaults, with the layers computed again that the memory model asks for.
+- + rare probes, no checkpoint: the same with `probe.every=8 save.optimizer=false`.
+- + fused: norms, rotary embeddings and SwiGLU in one kernel each, as Liger's are, each reading its inputs
+  and writing its outputs once; layers computed again are chosen for each pack. No run does this yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from random import Random
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from performance import common, gpu_step
+from spot.config import HardwareConfig
+from spot.training import attention, logprobs
+from spot.training.activation_checkpointing import checkpoint_layers
+from spot.training.bin_packing import Cost, Lengths, deal
+from spot.training.forward import Kernels, pack_logprobs
+from spot.training.memory_model import Rows, capacity, footprint
+from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.training.shapes import Shape
+
+MODULE = "performance.gpu_trace"
+SHAPES = {  # Qwen3-8B's and Llama-3.1-8B's
+    "qwen3": {"kind": "qwen3", "layers": 36, "intermediate": 12288, "vocabulary": 151936},
+    "llama": {"kind": "llama", "layers": 32, "intermediate": 14336, "vocabulary": 128256},
+}
+WIDE = {"hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "tied": False}
+# Operations that move nothing: another view of the same bytes, or memory that nobody has written.
+VIEWS = {
+    "alias", "as_strided", "detach", "device", "empty", "empty_like", "expand", "lift_fresh", "narrow", "new_empty",
+    "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose",
+    "unbind", "unsqueeze", "view", "_unsafe_view",
+}  # fmt: skip
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a GPU reaches. An H800's by default: its matrix products are an H100's, its links are slower."""
+
+    matmul: float = 650e12  # FLOP/s of large bf16 products
+    attention: float = 400e12  # of attention's forward pass
+    attention_backward: float = 300e12
+    memory: float = 2.6e12  # bytes/s that elementwise kernels read and write
+    link: float = 160e9  # bytes/s of a collective over the GPUs of a machine, per rank
+    disk: float = 2e9  # bytes/s of a machine
+    start: float = 60.0  # seconds: processes, CUDA, NCCL, imports
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What operations ask of a GPU: FLOPs, FLOPs, FLOPs, bytes."""
+
+    matmul: float = 0.0
+    attention: float = 0.0
+    attention_backward: float = 0.0
+    memory: float = 0.0
+
+    def seconds(self, rates: Rates) -> float:
+        return sum(value / getattr(rates, name) for name, value in vars(self).items())
+
+
+# ---- the trace -----------------------------------------------------------------------------------
+
+
+class Counter(TorchDispatchMode):
+    """Adds up FLOPs of matrix products and bytes of the rest; attention is left to `Cost`, which is exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul = self.moved = 0.0
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._overloadpacket.__name__
+        if name in VIEWS:
+            return out
+        self.operations += 1
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if name in PRODUCTS:
+            a, b = given[-2:]
+            self.matmul += 2.0 * a.numel() * b.shape[-1]
+        elif "varlen" not in name and "scaled_dot_product" not in name:
+            self.moved += sum(_bytes(x) for x in [*given, *made])
+        return out
+
+
+def _bytes(values: Tensor) -> int:
+    return values.numel() * values.element_size()
+
+
+class _Moves(torch.autograd.Function):
+    """A kernel that reads tensors once and writes as many outputs, and the same backwards.
+
+    Its backward pass reads what it was given and the outputs' gradients, and writes the inputs'.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, counter: Counter, outputs: int, *inputs: Tensor) -> Any:
+        ctx.counter = counter
+        ctx.save_for_backward(*inputs)
+        made = tuple(torch.empty_like(x) for x in inputs[:outputs])
+        counter.moved += sum(_bytes(x) for x in [*inputs, *made])
+        counter.operations += 1
+        return made if outputs > 1 else made[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        read = ctx.saved_tensors
+        made = [torch.empty_like(x) for x in read]
+        ctx.counter.moved += sum(_bytes(x) for x in [*grads, *read, *made])
+        ctx.counter.operations += 1
+        return None, None, *made
+
+
+@contextmanager
+def fused(model: Any, counter: Counter) -> Iterator[None]:
+    """Within, norms, SwiGLU and rotary embeddings move what one kernel each would."""
+
+    def norm(_: Any, states: Tensor) -> Any:
+        return _Moves.apply(counter, 1, states)
+
+    def swiglu(mlp: Any, states: Tensor) -> Any:
+        return mlp.down_proj(_Moves.apply(counter, 1, mlp.gate_proj(states), mlp.up_proj(states)))
+
+    def rotary(q: Tensor, k: Tensor, *_: Any, **__: Any) -> Any:
+        return _Moves.apply(counter, 2, q, k)
+
+    forwards = {"RMSNorm": norm, "MLP": swiglu}
+    with ExitStack() as stack:
+        for kind in {type(module) for module in model.modules()}:
+            for ending, forward in forwards.items():
+                if kind.__name__.endswith(ending):
+                    stack.enter_context(mock.patch.object(kind, "forward", forward))
+        layers = sys.modules[type(model).__module__]
+        stack.enter_context(mock.patch.object(layers, "apply_rotary_pos_emb", rotary))
+        yield
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Fake tensors are a CPU's here; log-probs then take a GPU's tiles and its products."""
+    gpu = {**logprobs.TILES, "cpu": logprobs.TILES["cuda"]}
+    with (
+        mock.patch.object(logprobs, "TILES", gpu),
+        mock.patch.object(logprobs, "_operand", lambda weight: weight),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        yield
+
+
+def _build(shape: dict[str, Any]) -> Any:
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        return common.build_model(**shape, dtype=torch.bfloat16)
+
+
+def trace(
+    shape: dict[str, Any], pairs: Sequence[PairTokens], layers_again: int, way: str
+) -> Counter:
+    """Count a forward and a backward pass over these pairs: one pack, or one padded micro-batch."""
+    pack = build_pack(pairs, PackingSettings(2**30, parts=False))
+    batch = gpu_step.pad(pairs, range(len(pairs)), "cpu")
+    counter = Counter()
+    with as_on_a_gpu():
+        model = _build(shape)
+        checkpoint_layers(model, layers_again)
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(_forget)
+        pack, batch = _fake(pack), _fake(batch)
+        with ExitStack() as stack:
+            stack.enter_context(counter)
+            if way == "fused":
+                stack.enter_context(fused(model, counter))
+            if way == "padded":
+                total = gpu_step.padded_sums(model, batch).sum()
+            else:
+                stack.enter_context(attention.packed(model, "varlen"))
+                total = pack_logprobs(model, pack, Kernels("varlen")).sum()
+            total.backward()
+    return counter
+
+
+def _forget(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _fake(batch: Any) -> Any:
+    """Its tensors without their content."""
+    found = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(
+        batch,
+        **{
+            k: torch.empty(v.shape, dtype=v.dtype)
+            for k, v in found.items()
+            if isinstance(v, Tensor)
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes that one forward and backward pass moves beside its products and attention.
+
+    A constant (the head's tiles, gradients of weights), per token, per token of a layer that is computed
+    again, per scored token: solved from four traces.
+    """
+
+    always: float
+    token: float
+    again: float
+    scored: float
+
+    def of(self, tokens: float, scored: float, layers_again: int) -> float:
+        return (
+            self.always + tokens * (self.token + layers_again * self.again) + scored * self.scored
+        )
+
+
+def moved_by(shape: dict[str, Any], way: str) -> tuple[Moved, float]:
+    """The coefficients, and how far a fifth trace is from what they say (relative)."""
+    layers = shape["layers"]
+    probes = [
+        (2, 600, 0.5, 0),
+        (4, 900, 0.5, 0),
+        (4, 900, 0.9, 0),
+        (2, 600, 0.5, layers),
+        (6, 800, 0.3, layers // 2),
+    ]
+    rows, found = [], []
+    for count, mean, shared, again in probes:
+        pairs = common.make_pairs(count, mean=mean, cv=1e-4, shared=shared, prompt=150)
+        tokens, scored = _sizes(pairs, way)
+        found.append(trace(shape, pairs, again, way).moved)
+        rows.append([1.0, tokens, tokens * again, scored])
+    solution = np.linalg.lstsq(np.array(rows[:4]), np.array(found[:4]), rcond=None)[0]
+    fifth = float(np.array(rows[4]) @ solution)
+    return Moved(*solution.tolist()), abs(fifth - found[4]) / found[4]
+
+
+def _sizes(pairs: Sequence[PairTokens], way: str) -> tuple[float, float]:
+    """Tokens of one pass and how many of them meet the head."""
+    lengths = [pair.lengths for pair in pairs]
+    if way == "padded":
+        wide = 2 * len(lengths) * max(p.prompt + max(p.chosen, p.rejected) for p in lengths)
+        return wide, wide
+    return sum(p.tokens() for p in lengths), sum(p.scored() for p in lengths)
+
+
+# ---- the stage -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the work is done; `moved` is what its passes move beside products and attention."""
+
+    name: str
+    moved: Moved
+    padded: bool = False
+    each_pack: bool = False  # layers computed again: as few as this pack needs, not as the fullest
+    probe_every: int = 1
+    save_every: int | None = 50  # steps between resumable checkpoints
+
+
+@dataclass(frozen=True)
+class Work:
+    """Whose time is predicted: the model, the pairs, the machine."""
+
+    shape: Shape
+    lengths: Sequence[Lengths]
+    hardware: HardwareConfig
+    rates: Rates
+    batch: int
+    epochs: int
+    micro: int
+    probe_pairs: int
+
+    @property
+    def ranks(self) -> int:
+        return self.hardware.devices
+
+    @cached_property
+    def rows(self) -> Rows:
+        return Rows.of(self.lengths, self.shape, True, True)
+
+    @property
+    def recomputed(self) -> float:
+        """FLOPs per token of all layers computed again: each up to its last product, which saves nothing."""
+        last = 2.0 * self.shape.hidden * self.shape.intermediate * self.shape.layers
+        return self.shape.cost.token - last
+
+    def again(self, tokens: int) -> int:
+        """The fewest layers to compute again with which packs of so many tokens fit."""
+        hardware, memory = self.hardware, capacity(self.hardware)
+        return footprint(self.shape, hardware, "cached", self.rows, tokens, memory).checkpointed
+
+    def packed(self, pairs: Sequence[Lengths], moved: Moved, layers_again: int) -> Asked:
+        """Of one pack, forward and backward."""
+        cost, again = self.shape.cost, layers_again / self.shape.layers
+        tokens, scored = sum(p.tokens() for p in pairs), sum(p.scored() for p in pairs)
+        seen = cost.seen * sum(_seen(row) for p in pairs for row in p.rows())
+        return Asked(
+            matmul=(3 * cost.token + again * self.recomputed) * tokens + 4 * cost.scored * scored,
+            attention=(1 + again) * seen,
+            attention_backward=2.5 * seen,
+            memory=moved.of(tokens, scored, layers_again),
+        )
+
+    def padded(self, pairs: Sequence[Lengths], moved: Moved) -> Asked:
+        """Of one micro-batch: every layer computed again, attention over the whole square."""
+        cost, layers = self.shape.cost, self.shape.layers
+        wide = max(p.prompt + max(p.chosen, p.rejected) for p in pairs)
+        tokens = 2.0 * len(pairs) * wide
+        square = cost.seen * tokens * wide
+        return Asked(
+            matmul=(3 * cost.token + self.recomputed + 3 * cost.scored) * tokens,
+            attention=2 * square,
+            attention_backward=2.5 * square,
+            memory=moved.of(tokens, tokens, layers),
+        )
+
+    def forward(self, pairs: Sequence[Lengths], moved: Moved) -> float:
+        """Seconds of the forward pass alone, on all ranks together: about a third moves, too."""
+        cost = self.shape.cost
+        tokens, scored = sum(p.tokens() for p in pairs), sum(p.scored() for p in pairs)
+        flops = cost.token * tokens + cost.scored * scored
+        seen = cost.seen * sum(_seen(row) for p in pairs for row in p.rows())
+        work = Asked(flops, seen, 0.0, (tokens * moved.token + scored * moved.scored) / 3)
+        return work.seconds(self.rates) / self.ranks
+
+
+def _seen(row: tuple[int, int, int]) -> float:
+    """(query, key) pairs of a row of a pack."""
+    return Cost(0.0, seen=1.0).row(*row, 0)
+
+
+def draw(
+    count: int, mean: int, cv: float, shared: float, prompt: int, longest: int
+) -> list[Lengths]:
+    """Pairs whose two responses are equally long, lognormal; those longer than the context are dropped."""
+    rng, sigma2 = Random("gpu_trace"), np.log(1 + cv**2)
+    drawn = [
+        round(rng.lognormvariate(np.log(mean) - sigma2 / 2, sigma2**0.5)) for _ in range(count)
+    ]
+    kept = [max(4, n) for n in drawn if prompt + n <= longest]
+    return [Lengths(prompt, n, n, min(round(shared * n), n - 2)) for n in kept]
+
+
+def steps(work: Work, way: Way) -> tuple[float, float]:
+    """Seconds of all steps' forward and backward passes as the slowest rank has them, and on average."""
+    slowest = average = 0.0
+    fixed = work.again(work.hardware.tokens_per_pack)
+    for epoch in range(work.epochs):
+        order = list(work.lengths)
+        Random(epoch).shuffle(order)
+        for at in range(0, len(order) - work.batch + 1, work.batch):
+            for seconds in _concurrent(work, way, order[at : at + work.batch], fixed):
+                slowest += max(seconds)
+                average += sum(seconds) / work.ranks
+    return slowest, average
+
+
+def _concurrent(
+    work: Work, way: Way, batch: Sequence[Lengths], fixed: int
+) -> Iterator[list[float]]:
+    """Seconds of every rank, once for each time that the ranks wait for each other."""
+    rates, ranks = work.rates, work.ranks
+    if way.padded:
+        groups = [batch[i : i + work.micro] for i in range(0, len(batch), work.micro)]
+        for at in range(0, len(groups), ranks):
+            yield [work.padded(g, way.moved).seconds(rates) for g in groups[at : at + ranks]]
+        return
+
+    def seconds(pack: Sequence[Lengths]) -> float:
+        again = work.again(sum(p.tokens() for p in pack)) if way.each_pack else fixed
+        return work.packed(pack, way.moved, again).seconds(rates)
+
+    tokens = [pair.tokens() for pair in batch]
+    costs = [pair.cost(work.shape.cost) for pair in batch]
+    dealt = deal(costs, tokens, work.hardware.tokens_per_pack, ranks)
+    yield [sum(seconds([batch[i] for i in pack]) for pack in bins if pack) for bins in dealt]
+
+
+def stage(work: Work, way: Way) -> dict[str, float]:
+    """Seconds of the training stage by what they go to."""
+    p, rates, count = (
+        work.shape.parameters,
+        work.rates,
+        len(work.lengths) // work.batch * work.epochs,
+    )
+    slowest, average = steps(work, way)
+    one_probe = work.forward(work.lengths[: work.probe_pairs], way.moved)
+    saves = count // way.save_every if way.save_every else 0
+    return {
+        "start, weights read": rates.start + 2 * p / rates.disk,
+        "reference, once": work.forward(work.lengths, way.moved),
+        "passes, if all ranks were equal": average,
+        "waiting for the slowest rank": slowest - average,
+        "update and its all-gather": count
+        * (2 * p / rates.link + 30 * p / work.ranks / rates.memory),
+        "probes": 0.0 if way.padded else count // way.probe_every * one_probe,
+        "resumable checkpoints": saves * 14 * p / rates.disk,
+        "trained weights written": 2 * p / rates.disk,
+    }
+
+
+def ways(shape: dict[str, Any]) -> list[Way]:
+    """All four, each with what its passes move; says how well the traces are explained."""
+    moved = {}
+    for name in ("padded", "packed", "fused"):
+        moved[name], off = moved_by(shape, name)
+        print(f"{name}: a fifth trace is {off:.1%} off what four predict", flush=True)
+    bare = replace(
+        Way("+ rare probes, no checkpoint", moved["packed"]), probe_every=8, save_every=None
+    )
+    return [
+        Way("padded", moved["padded"], padded=True),
+        Way("packed", moved["packed"]),
+        bare,
+        replace(bare, name="+ fused, layers per pack", moved=moved["fused"], each_pack=True),
+    ]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=MODULE)
+    parser.add_argument("--shape", choices=list(SHAPES), default="qwen3")
+    numbers: dict[str, Any] = {
+        "pairs": 4000, "epochs": 2, "ranks": 8, "batch": 32, "micro": 2, "mean": 1800, "cv": 0.7,
+        "shared": 0.5, "prompt": 150, "context": 8192, "budget": 16384, "memory": 79.0, "probe": 16,
+        "layers": 0,
+    }  # fmt: skip
+    for name, value in numbers.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    for name, rate in vars(Rates()).items():
+        parser.add_argument(f"--{name}-rate", type=float, default=rate)
+    parser.add_argument("--write", action="store_true", help="keep the table as a result")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Trace, predict, print; returns the table's rows, in minutes."""
+    options = parse(arguments)
+    chosen = SHAPES[options.shape] | WIDE
+    if options.layers:
+        chosen |= {"layers": options.layers}
+    with FakeTensorMode():
+        shape = common.config_shape(_build(chosen).config)
+    hardware = HardwareConfig(
+        accelerator="gpu", devices=options.ranks, strategy="deepspeed", precision="bf16",
+        attention="varlen", tokens_per_pack=options.budget, checkpoint_layers="auto",
+        memory_gib=options.memory,
+    )  # fmt: skip
+    o = options
+    lengths = draw(o.pairs, o.mean, o.cv, o.shared, o.prompt, o.context)
+    rates = Rates(**{name: getattr(o, f"{name}_rate") for name in vars(Rates())})
+    work = Work(shape, lengths, hardware, rates, o.batch, o.epochs, o.micro, o.probe)
+    print(f"{shape.parameters / 1e9:.2f} billion parameters; {rates}")
+    print(
+        f"{len(lengths):,} pairs fit the context, {work.again(o.budget)} of {shape.layers} layers computed again"
+    )
+    columns = {way.name: stage(work, way) for way in ways(chosen)}
+    names = list(next(iter(columns.values())))
+    rows = [{"minutes": n, **{k: v[n] / 60 for k, v in columns.items()}} for n in names]
+    rows.append({"minutes": "sum", **{k: sum(v.values()) / 60 for k, v in columns.items()}})
+    if options.write:
+        common.write_results("gpu_trace", rows, " ".join(["python -m", MODULE, *sys.argv[1:]]))
+    else:
+        print(common.markdown(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,16 @@ from aiohttp import web
 
 ROOT = Path(__file__).parents[1]
 BROKEN = ("drop", "reset", "hang", "torn", "html")  # `drop` comes before any work is done
+UNREADABLE = (
+    "gzip",
+    "charset",
+    "no_charset",
+    "chunked",
+    "digits",
+    "deep",
+    "words",
+    "number",
+)  # whole
 
 
 @dataclass
@@ -44,6 +54,8 @@ class Plan:
     retry_after: float = 0.2  # seconds asked for
     key: str | None = None  # the only one accepted; refused ones are repeated in the message
     words: str = ""  # of a refusal
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # ^ more faults, by what they change in a reply: {"a number": {"choices.0.message.content": 5}}
 
     def fault(self, name: str, visit: int) -> str:
         """What goes wrong at the `visit`-th time (from 0) that this is asked for."""
@@ -86,10 +98,36 @@ class Ledger:
             self.in_flight -= 1
 
 
+MISSING = "MISSING"  # as a value: takes it out
+
+
+def changed(reply: Any, changes: dict[str, Any]) -> Any:
+    """The reply with other values in the places that it has; "" is the whole of it."""
+    for place, value in changes.items():
+        if place == "":
+            return value
+        *way, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+        spot = reply
+        try:
+            for step in way:
+                spot = spot[step]
+        except (KeyError, IndexError, TypeError):
+            continue
+        if value == MISSING:
+            spot.pop(last, None)
+        else:
+            spot[last] = value
+    return reply
+
+
 async def broken(request: web.Request, body: bytes, fault: str) -> web.StreamResponse:
-    """A reply, or what is left of it: `reset`, `torn` and `html` come with its work done."""
-    if fault == "reset":
-        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
+    """A reply, or what is left of it: all but `drop` and `hang` come with its work done."""
+    if fault in ("reset", "chunked"):
+        response = web.StreamResponse()
+        if fault == "chunked":
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = len(body)
         response.content_type = "application/json"
         await response.prepare(request)
         await response.write(body[: len(body) // 2])
@@ -97,8 +135,21 @@ async def broken(request: web.Request, body: bytes, fault: str) -> web.StreamRes
         return abort(request, response)
     if fault == "html":
         return web.Response(text="<html>Bad day</html>", content_type="text/html")
-    body = body[: len(body) // 2] if fault == "torn" else body
-    return web.Response(body=body, content_type="application/json")
+    kind = "application/json"
+    if fault == "gzip":
+        return web.Response(body=body, content_type=kind, headers={"Content-Encoding": "gzip"})
+    if fault in ("charset", "no_charset"):
+        name = "utf-8" if fault == "charset" else "no-such-charset"
+        headers = {"Content-Type": f"{kind}; charset={name}"}
+        return web.Response(body=b"\xff\xfe\xfa" + body, headers=headers)
+    body = {
+        "torn": body[: len(body) // 2],
+        "digits": body.rstrip()[:-1] + b', "n": ' + b"9" * 6000 + b"}",
+        "deep": b"[" * 100_000 + b"]" * 100_000,
+        "words": b'"Hello."',
+        "number": b"5",
+    }.get(fault, body)
+    return web.Response(body=body, content_type=kind)
 
 
 def abort(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:

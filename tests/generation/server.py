@@ -25,13 +25,41 @@ from aiohttp import web
 
 from spot.data.chat import chat_ids
 from tests import fake_server
-from tests.fake_server import ROOT, Server, abort
+from tests.fake_server import ROOT, UNREADABLE, Server, abort, changed
 
-__all__ = ["MISSHAPEN", "ROOT", "Plan", "Server", "answer", "serving", "serving_apart", "tokenizer"]
+__all__ = [
+    "MISSHAPEN",
+    "ROOT",
+    "UNREADABLE",
+    "Plan",
+    "Server",
+    "answer",
+    "serving",
+    "serving_apart",
+    "tokenizer",
+]
 
 STUDENT = ROOT / "src/spot/training/assets/tiny"
 STATUSES = "400 400_long 400_much 401 403 404 408 429 429_after 500 502 503".split()
-MISSHAPEN = ("array", "no_choice", "no_message", "words_for_usage", "words_for_ids")
+# Faults by what a reply has, and where; and what is wrong with it is asked for again.
+MISSHAPEN: dict[str, dict[str, Any]] = {
+    "array": {"": []},
+    "null": {"": None},
+    "no_choice": {"choices": []},
+    "null_choices": {"choices": None},
+    "null_choice": {"choices": [None]},
+    "words_for_a_choice": {"choices": ["4"]},
+    "no_message": {"choices.0.message": "4"},
+    "number_for_content": {"choices.0.message.content": 4},
+    "words_for_ids": {"choices.0.token_ids": ["one", "two"]},
+    "negative_ids": {"choices.0.token_ids": [-1, 2**70]},
+    "yes_for_ids": {"choices.0.token_ids": [True]},
+    "number_for_the_model": {"model": 5},
+    "list_for_the_model": {"model": ["student"]},
+    "abort": {"choices.0.finish_reason": "abort"},
+    "error": {"choices": None, "error": {"message": "the upstream is away"}},
+    "nothing": {"choices.0": {"message": {"content": None}, "finish_reason": None}},
+}
 TOO_MUCH = (
     "'max_tokens' or 'max_completion_tokens' is too large: 64. This model's maximum context length "
     "is 40 tokens and your request has 12 input tokens (64 > 40 - 12)."
@@ -160,24 +188,8 @@ async def _outcome(state: State, request: web.Request, body: Any, fault: str) ->
         return abort(request)
     await asyncio.sleep(plan.slow.get(body["messages"][-1]["content"], plan.latency))
     reply = state.reply(body)
-    content = json.dumps(_spoilt(reply, fault)).encode()
-    return await fake_server.broken(request, content, fault)
-
-
-def _spoilt(reply: dict[str, Any], fault: str) -> Any:
-    """The reply with what is wrong in it."""
-    choice = reply["choices"][0]
-    if fault == "abort":
-        choice["finish_reason"] = "abort"
-    if fault == "no_message":
-        choice["message"] = choice["message"]["content"]
-    if fault == "words_for_ids":
-        choice["token_ids"] = ["one", "two"]
-    if fault == "words_for_usage":
-        reply["usage"] = "little"
-    if fault == "no_choice":
-        reply["choices"] = []
-    return [] if fault == "array" else reply
+    reply = changed(reply, plan.changes.get(fault, {}))
+    return await fake_server.broken(request, json.dumps(reply).encode(), fault)
 
 
 def application(state: State) -> web.Application:

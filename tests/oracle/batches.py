@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.fake_server import changed
 from tests.oracle.protocols import GEMINI, work_row
 
 if TYPE_CHECKING:
@@ -157,4 +158,7 @@ class Batches:
         if done is None:
             return json.dumps({"key": row["key"], "error": error}).encode() + b"\n"
         self.state.ledger.charge(done, "batch")
-        return json.dumps({"key": row["key"], "response": GEMINI.reply(done)}).encode() + b"\n"
+        reply = changed(GEMINI.reply(done), self.state.plan.changes.get(fault, {}))
+        key = {} if fault == "no key" else {"key": row["key"]}
+        line = json.dumps({**key, "response": reply}).encode()
+        return (line[:-9] if fault == "torn row" else line) + b"\n"

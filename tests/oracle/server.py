@@ -21,16 +21,17 @@ from dataclasses import asdict, dataclass, field
 from aiohttp import web
 
 from tests import fake_server
-from tests.fake_server import BROKEN, ROOT, Server, abort, serving_apart
+from tests.fake_server import BROKEN, ROOT, UNREADABLE, Server, abort, changed, serving_apart
 from tests.oracle import protocols, world
 from tests.oracle.batches import Batches
 from tests.oracle.protocols import Protocol, Work
 
-__all__ = ["BROKEN", "REFUSALS", "ROOT", "Plan", "Server", "serving"]
+__all__ = ["BROKEN", "REFUSALS", "ROOT", "UNREADABLE", "Plan", "Server", "serving"]
 
 # Faults by what they do. Those that generate are billed, also when their answer never arrives.
 REFUSALS = "400 400_long 401 403 404 408 429 429_after 429_date 429_delay 429_quota 500 502 503 504".split()
-FAULTS = (*REFUSALS, *BROKEN, *world.WRITTEN, *protocols.ENDS)
+ROWS = ("torn row", "no key")  # of a batch job's file
+FAULTS = (*REFUSALS, *BROKEN, *UNREADABLE, *ROWS, *world.WRITTEN, *protocols.ENDS)
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Plan(fake_server.Plan):
 
     def __post_init__(self) -> None:
         named = {*self.faults, *(fault for script in self.scripts.values() for fault in script)}
-        if unknown := named - {*FAULTS, "ok"}:
+        if unknown := named - {*FAULTS, *self.changes, "ok"}:
             raise ValueError(f"no such faults: {sorted(unknown)}; there are {FAULTS}")
 
 
@@ -124,8 +125,9 @@ async def _outcome(
         return abort(request)
     if plan.latency:
         await asyncio.sleep(plan.latency)
-    ledger.charge(work, "single", delivered=fault not in BROKEN)
-    body = json.dumps(protocol.reply(work)).encode()
+    ledger.charge(work, "single", delivered=fault not in (*BROKEN, *UNREADABLE))
+    reply = changed(protocol.reply(work), plan.changes.get(fault, {}))
+    body = json.dumps(reply).encode()
     return await fake_server.broken(request, body, fault)
 
 

@@ -49,12 +49,12 @@ def bill(usage: dict[str, int]) -> float:
     return cost(Usage(usage["input"], usage["cached"], usage["output"], usage["thoughts"]))
 
 
-def most(prompt: str) -> float:
-    return len(prompt.encode()) * INPUT + MOST_OUTPUT * OUTPUT
+def limit(prompt: str) -> Usage:
+    return Usage(len(prompt.encode()), output=MOST_OUTPUT)
 
 
 def spec(verifier: Verifier) -> OracleTask:
-    return OracleTask(prompts("rectified"), Judge(verifier), cost, most)
+    return OracleTask(prompts("rectified"), Judge(verifier), cost, limit)
 
 
 def client(protocol: str, url: str, timeout: float) -> Any:

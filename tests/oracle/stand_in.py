@@ -74,7 +74,9 @@ def judge(text: str, finish: str, task: Task) -> Judgement:
     return Judgement("ok", f"y+ of {task.id}", "1")
 
 
-SPEC = OracleTask(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
+SPEC = OracleTask(
+    prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: Usage(1000, output=10)
+)
 
 
 def tasks(count: int) -> list[Task]:

@@ -89,7 +89,7 @@ def test_a_reply_that_does_not_say_what_it_used_is_possible_spend(journal: Path)
             return dataclasses.replace(await super().ask(prompt), usage=Usage())
 
     ask(journal, Silent(), tasks(3))
-    assert spend(journal) == Spend(0.0, pytest.approx(3 * MOST), 3, 0, 0)
+    assert spend(journal) == Spend(0.0, pytest.approx(3 * MOST), 3, 0, 0, doubted=3)
 
 
 def test_a_reply_that_never_comes_is_asked_for_again(journal: Path, impatient: None) -> None:

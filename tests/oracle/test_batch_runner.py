@@ -23,14 +23,16 @@ from spot.oracle.task_loop import Budget, OracleTask
 from spot.oracle.types import STOP, Job, Reply, Result, Task, Usage
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError
-from tests.oracle import soak, world
+from tests.oracle import soak, stand_in, world
 from tests.oracle.server import Plan, serving
 from tests.oracle.server import Server as HttpServer
 from tests.oracle.stand_in import MOST, PRICE, WHOLE, Oracle, judge, prompt, tasks
 
 pytestmark = pytest.mark.oracle
 COST = 5 * PRICE / 2  # of a request in a batch
-SPEC = OracleTask(prompt, judge, lambda usage: usage.output * PRICE / 2, lambda prompt: MOST / 2)
+SPEC = OracleTask(
+    prompt, judge, lambda usage: usage.output * PRICE / 2, lambda prompt: Usage(1000, output=10)
+)
 BATCHES = OracleConfig(batch_size=10, batch_poll=0.002, retries=2)
 
 
@@ -158,9 +160,8 @@ def test_what_no_job_does_is_asked_singly_or_given_up(journal: Path) -> None:
 
     def singly(left: Sequence[Task], budget: Budget) -> AsyncGenerator[Result, None]:
         assert budget.verified == 3
-        return rectify(left, oracle, single, second, OracleConfig(concurrency=2), budget)
+        return rectify(left, oracle, stand_in.SPEC, second, OracleConfig(concurrency=2), budget)
 
-    single = OracleTask(prompt, judge, lambda usage: usage.output * PRICE, lambda prompt: MOST)
     with Journal(journal.with_name("second.jsonl")) as second:
         results = ask(journal, Server(script), tasks(4), singly=singly)
     assert Counter(r.outcome for r in results) == {"ok": 4}

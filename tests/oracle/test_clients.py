@@ -236,7 +236,7 @@ def test_what_only_the_user_can_mend_is_one_line(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prompt_that_is_too_long_costs_its_own_row_only(kind: str, server: Server) -> None:
     server.plan(always("400_long"))
-    assert run(client(kind, server)) == Reply("", "other", Usage(), None, "too_long")
+    assert run(client(kind, server)) == Reply("", "other", Usage(), None, "too_long", free=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -201,4 +201,4 @@ def test_a_wrong_key_or_model_is_the_users_to_mend(server: Server) -> None:
 
 def test_errors_in_a_file_of_results_have_either_of_their_names() -> None:
     lines = b'{"key": "a", "error": {"code": 13, "message": "m"}}\n{"key": "b", "status": {"code": 4}}\n'
-    assert dict(read_results(lines)) == {"a": "status 13: m", "b": "status 4: None"}
+    assert dict(read_results(lines, None)) == {"a": "status 13: m", "b": "status 4: None"}

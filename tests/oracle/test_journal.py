@@ -89,14 +89,6 @@ def test_a_journal_cut_at_any_byte_goes_on(journal: Path, impatient: None) -> No
         assert after.possible == pytest.approx(before.possible)
 
 
-def test_damage_elsewhere_is_not_guessed_at(journal: Path) -> None:
-    ask(journal, Oracle(), tasks(3))
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join([*lines[:2], "not JSON\n", *lines[3:]]))
-    with pytest.raises(UserError, match="damaged in line 3"):
-        spend(journal)
-
-
 def test_one_process_at_a_time(journal: Path) -> None:
     with Journal(journal), pytest.raises(UserError, match="belongs to another process"):
         Journal(journal)

@@ -20,7 +20,7 @@ from spot.oracle.gemini import GeminiClient
 from spot.oracle.journal import Journal
 from spot.oracle.openai_compatible import OpenAIClient
 from spot.oracle.task_loop import Budget, Judgement, OracleTask
-from spot.oracle.types import Task
+from spot.oracle.types import Task, Usage
 from spot.utils.errors import UserError
 from spot.utils.http import Key, TransientError, check_key_name
 from tests.oracle import world
@@ -112,7 +112,9 @@ def spec() -> OracleTask:
     def prompt(task: Task, tries: Any) -> tuple[str, str]:
         return "rectify", f"{world.STARTED} {task.question}"
 
-    return OracleTask(prompt, judge, lambda usage: 1e-6 * usage.output, lambda prompt: 0.001)
+    return OracleTask(
+        prompt, judge, lambda usage: 1e-6 * usage.output, lambda prompt: Usage(9000, output=1000)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

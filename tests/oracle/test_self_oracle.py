@@ -17,7 +17,7 @@ from spot.oracle.postprocess import Judge
 from spot.oracle.prompts import prompts
 from spot.oracle.self_oracle import SelfOracle
 from spot.oracle.task_loop import OracleTask
-from spot.oracle.types import Result
+from spot.oracle.types import Result, Usage
 from spot.utils.errors import UserError
 from tests.oracle import world
 from tests.support.command_line import spot
@@ -59,7 +59,7 @@ def oracle(
     target: int | None = None,
     resample: int = 0,
 ) -> SelfOracle:
-    spec = OracleTask(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda _: 0.0)
+    spec = OracleTask(prompts("rectified"), Judge(verifier), pricing.FREE.cost, lambda _: Usage())
     config = OracleConfig("self", seed=seed, resample=resample)
     return SelfOracle(config, spec, lambda: student, SAMPLING, target)
 
@@ -102,7 +102,7 @@ def test_enough_is_enough() -> None:
 
 
 def test_no_generator_starts_when_nothing_is_left_to_ask() -> None:
-    spec = OracleTask(prompts("rectified"), Judge(Verifier()), pricing.FREE.cost, lambda _: 0.0)
+    spec = OracleTask(prompts("rectified"), Judge(Verifier()), pricing.FREE.cost, lambda _: Usage())
     started: list[Student] = []
 
     def start() -> Student:

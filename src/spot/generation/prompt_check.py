@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from spot.config import GeneratorConfig
 from spot.data.answers import whole_characters
 from spot.data.chat import chat_ids, stop_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
-from spot.utils import http
+from spot.utils import finish, http
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError
 from spot.utils.openai_client import ChatReply, OpenAIServer, StatusError
 
 SAMPLES = 3  # prompts whose tokens are compared before a server is asked
-_UNFINISHED = (
-    None,
-    "None",
-    "abort",
-    "error",
-)  # the server gave the response up: worth asking again
 
 
 class DeniedError(TransientError):
@@ -78,39 +73,54 @@ class PromptCheck:
     async def ask(self, server: OpenAIServer, request: Request) -> Completion:
         """The completion of one request, asked once. Raises TransientError, UserError."""
         ids = self._ids(request)
-        reply = await self._reply(server, request, self.context - len(ids))
+        most = min(request.sampling.max_new_tokens, self.context - len(ids))
+        reply = await self._reply(server, request, most)
         name = self.name or self.model
         if reply is None:
             return Completion(request.key, "", (), PROMPT_TOO_LONG, len(ids), 0, name)
-        if reply.finish in _UNFINISHED:
-            raise TransientError(f"a response that ended by {reply.finish}")
-        if reply.model != self.model:
+        if reply.tokens is not None and reply.tokens > most:  # that cannot be
+            reply = replace(reply, tokens=None)
+        how = self._ended(reply, most)
+        if reply.model not in (None, self.model):
             raise UserError(
                 f"{server.url} answered as the model {reply.model}, not as {self.model}: "
                 "name the model that is meant."
             )
         _check_prompt(server.url, ids, reply.prompt_tokens, reply.prompt_ids)
-        # whatever else ends a response (a filter, a loop that was noticed) cuts it off
-        finish = STOP if reply.finish == "stop" else LENGTH
-        made = _written_ids(reply, stop_ids(self.tokenizer))
+        made = _written_ids(reply, how, stop_ids(self.tokenizer))
         return Completion(
             request.key,
-            whole_characters(_text(reply, made, self.tokenizer)),  # else it could not be stored
+            # else it could not be stored
+            whole_characters(_text(reply, how, made, self.tokenizer)),
             tuple(made or ()),
-            finish,
+            how,
             len(ids),
-            _count(reply, made, self.tokenizer),
+            _count(reply, how, made, self.tokenizer),
             name,
         )
 
-    async def _reply(self, server: OpenAIServer, request: Request, room: int) -> ChatReply | None:
+    def _ended(self, reply: ChatReply, most: int) -> str:
+        """`stop` or `length`: whatever else ends a response (a filter, a noticed loop) cuts it off.
+
+        Raises TransientError for one that the server gave up, or that is not there.
+        """
+        empty = not (reply.content or reply.reasoning or reply.token_ids)
+        if reply.finish is None or (reply.finish == "" and empty):
+            raise TransientError("a reply without a response")
+        tokens = _count(reply, LENGTH, reply.token_ids, self.tokenizer)
+        found = finish.meaning(reply.finish, tokens, most)
+        if found == finish.BROKEN:
+            raise TransientError(f"a response that ended by {reply.finish}")
+        return STOP if found == finish.STOP else LENGTH
+
+    async def _reply(self, server: OpenAIServer, request: Request, most: int) -> ChatReply | None:
         """What the server says; None if the prompt leaves no room for a response."""
-        if room <= 0:
+        if most <= 0:
             return None
         sampling = request.sampling
         fields = {
             "messages": request.messages,
-            "max_tokens": min(sampling.max_new_tokens, room),
+            "max_tokens": most,
             "seed": request.seed,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -214,25 +224,25 @@ def _check_prompt(
     )
 
 
-def _written_ids(reply: ChatReply, ends: Sequence[int]) -> list[int] | None:
+def _written_ids(reply: ChatReply, how: str, ends: Sequence[int]) -> list[int] | None:
     """What was generated, without the token that ended it."""
     ids = reply.token_ids
-    if ids and reply.finish == "stop" and ids[-1] in (*ends, reply.stop):
+    if ids and how == STOP and ids[-1] in (*ends, reply.stop):
         return ids[:-1]
     return ids
 
 
-def _count(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> int:
+def _count(reply: ChatReply, how: str, made: list[int] | None, tokenizer: Any) -> int:
     """Tokens of a response, without the one that ended it."""
     if made is not None:
         return len(made)
     if reply.tokens is None:
         written = whole_characters((reply.reasoning or "") + reply.content)
         return len(tokenizer(written, add_special_tokens=False)["input_ids"])
-    return max(0, reply.tokens - (reply.finish == "stop"))
+    return max(0, reply.tokens - (how == STOP))
 
 
-def _text(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> str:
+def _text(reply: ChatReply, how: str, made: list[int] | None, tokenizer: Any) -> str:
     """The whole response, with the reasoning that some servers split off.
 
     Token ids tell best what was written. The rest is put together again: a block that was cut off
@@ -244,6 +254,6 @@ def _text(reply: ChatReply, made: list[int] | None, tokenizer: Any) -> str:
         written = str(tokenizer.decode(made, skip_special_tokens=False))
         if not reply.content or "</think>" in written:
             return written
-    if reply.finish != "stop" and not reply.content:
+    if how != STOP and not reply.content:
         return f"<think>{reply.reasoning}"
     return f"<think>{reply.reasoning}</think>{reply.content}"

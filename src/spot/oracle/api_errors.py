@@ -35,5 +35,5 @@ def refusal(status: int, words: str, *, model: str, key: http.Key) -> UserError:
 def row_refusal(status: int, words: str) -> Reply | None:
     """A reply that says that this prompt is too long for the model; None if that is not the matter."""
     if http.says_too_long(status, words):
-        return Reply("", OTHER, Usage(), None, "too_long")
+        return Reply("", OTHER, Usage(), None, "too_long", free=True)
     return None

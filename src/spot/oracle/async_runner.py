@@ -25,7 +25,7 @@ from spot.oracle.task_loop import (
     check_version,
     over_budget,
 )
-from spot.oracle.types import Client, Reply, Result, Task
+from spot.oracle.types import Client, Reply, Result, Task, Usage
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError, backoff
 
@@ -182,7 +182,7 @@ class _Run:
         """Send a request once and write down what became of it."""
         try:
             reply = await self._send(request)
-            return self.journal.answered(number, reply, self.spec.cost(reply.usage))
+            return self.spec.record(self.journal, number, reply, request.prompt)
         except TransientError as error:
             self.journal.failed(number, error.reason, billed=error.billed)
             return error
@@ -196,6 +196,8 @@ class _Run:
     def _learn(self, reply: Reply, guess: float) -> None:
         """What a reply says of the model and of replies to come."""
         self._check_version(reply)
+        if reply.usage == Usage():
+            return
         self.answers += 1
         self.output_tokens += reply.usage.output
         self.tokens.correct(reply.usage.input + reply.usage.output - guess)

@@ -27,7 +27,7 @@ from spot.oracle.task_loop import (
     check_version,
     over_budget,
 )
-from spot.oracle.types import BatchClient, Job, Reply, Result, Task
+from spot.oracle.types import BatchClient, Job, Outcome, Reply, Result, Task
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError, backoff
 
@@ -56,15 +56,14 @@ async def rectify_in_batches(
     """
     run = _Batches(tasks, client, spec, journal, config, budget, keep=singly is not None)
     while True:
-        while journal.jobs:
-            await run.collect()
-            for result in await run.advance():
-                yield result
         for result in await run.advance():
             yield result
-        if not run.pending or run.budget.missing <= 0:
+        if journal.jobs:
+            await run.collect()
+        elif not run.pending or run.budget.missing <= 0:
             break
-        await run.submit()
+        else:
+            await run.submit()
     if singly is not None and run.left and run.budget.missing > 0:
         async for result in singly(run.left, run.budget):
             yield result
@@ -198,17 +197,19 @@ class _Batches:
             )
         return True
 
-    def _record(self, name: str, results: dict[str, Reply | str]) -> None:
+    def _record(self, name: str, results: dict[str, Outcome]) -> None:
         """Write a job's replies into the journal and close it; a second time, only what is new."""
+        prompts = {request.digest: request.prompt for request in self.pending}
         for digest, number in self.journal.jobs.get(name, {}).items():
-            result = results.get(digest)
+            result = results.get(digest, results.get(""))
             if isinstance(result, Reply):
-                self.journal.answered(number, result, self.spec.cost(result.usage))
+                self.spec.record(self.journal, number, result, prompts.get(digest))
                 continue
             self.undone[digest] += 1
             if result is not None:
-                self.reasons[digest] = result
-                self.journal.failed(number, result, billed=False)
+                self.reasons[digest] = str(result)
+                billed = isinstance(result, TransientError)
+                self.journal.failed(number, str(result), billed=billed)
         self.journal.closed(name, found=True)
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:

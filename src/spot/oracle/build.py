@@ -175,7 +175,7 @@ def _spec(
         prompt=_prompts(config, data, around.mode),
         judge=judge,
         cost=partial(price.cost, batch=batch),
-        most=lambda prompt: price.most(prompt, config.max_tokens, batch=batch),
+        limit=partial(pricing.limit, max_tokens=config.max_tokens),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,16 +15,7 @@ from google import genai
 from google.genai import errors, types
 
 from spot.oracle import api_errors
-from spot.oracle.types import (
-    EMPTY,
-    MAX_TOKENS,
-    OTHER,
-    SAFETY,
-    STOP,
-    Job,
-    Reply,
-    Usage,
-)
+from spot.oracle.types import EMPTY, SAFETY, Job, Outcome, Reply, Usage, ended
 from spot.utils import http
 from spot.utils.errors import UserError, one_of
 from spot.utils.http import TransientError, UnreadableError
@@ -32,17 +24,6 @@ from spot.utils.machine import allow_open_files
 HOSTED = "https://generativelanguage.googleapis.com/"
 THINKING_LEVELS = ("minimal", "low", "medium", "high")
 
-_FINISH = {
-    "STOP": STOP,
-    "MAX_TOKENS": MAX_TOKENS,
-    "CONTINUATION": MAX_TOKENS,  # cut at the limit, too, with an offer to go on for more money
-    "SAFETY": SAFETY,
-    "BLOCKLIST": SAFETY,
-    "PROHIBITED_CONTENT": SAFETY,
-    "SPII": SAFETY,
-    "ESCALATION": SAFETY,
-    "MODEL_ARMOR": SAFETY,
-}
 _JOB_STATES = {
     "JOB_STATE_SUCCEEDED": "done",
     "JOB_STATE_PARTIALLY_SUCCEEDED": "done",
@@ -118,7 +99,7 @@ class GeminiClient:
         got = await http.guarded(self._get(job), self.timeout, self._explain)
         return _job(got)
 
-    async def results(self, job: Job) -> dict[str, Reply | str]:
+    async def results(self, job: Job) -> dict[str, Outcome]:
         """What a finished job did, by key: a reply, or the server's reason why there is none."""
         return await http.guarded(self._results(job), self.timeout, self._explain)
 
@@ -127,7 +108,8 @@ class GeminiClient:
             model=self.model, contents=prompt, config=self._config
         )
         response = answer.sdk_http_response
-        return read_response(json.loads((response and response.body) or ""))
+        body = http.parse_json((response and response.body) or "")
+        return read_response(body, self._config.max_output_tokens)
 
     async def _upload(self, prompts: Sequence[tuple[str, str]], name: str) -> str:
         generation = self._config.model_dump(
@@ -157,12 +139,12 @@ class GeminiClient:
     async def _get(self, job: Job) -> types.BatchJob:
         return await self._client.aio.batches.get(name=job.name)
 
-    async def _results(self, job: Job) -> dict[str, Reply | str]:
+    async def _results(self, job: Job) -> dict[str, Outcome]:
         output = (await self._get(job)).dest
         if output is None or output.file_name is None:
             return {}
         lines = await self._client.aio.files.download(file=output.file_name)
-        return dict(read_results(lines))
+        return dict(read_results(lines, self._config.max_output_tokens))
 
     def _explain_row(self, error: Exception) -> Exception | Reply:
         if isinstance(error, errors.APIError):
@@ -190,53 +172,85 @@ class GeminiClient:
         )
 
 
-def read_response(body: Any) -> Reply:
-    """The reply in the body of a GenerateContentResponse. Raises UnreadableError for anything else."""
-    if not isinstance(body, dict) or not body.keys() & {
-        "candidates",
-        "promptFeedback",
-        "modelVersion",
-    }:
+def read_response(body: Any, most: int | None) -> Reply:
+    """The reply in the body of a GenerateContentResponse. Raises UnreadableError for anything else.
+
+    most: the tokens that were allowed.
+    """
+    body = _object(body)
+    if not body.keys() & {"candidates", "promptFeedback", "modelVersion"}:
         raise UnreadableError("no GenerateContentResponse")
-    usage, version = _usage(body.get("usageMetadata") or {}), body.get("modelVersion")
-    if not body.get("candidates"):
-        blocked = (body.get("promptFeedback") or {}).get("blockReason")
-        outcome = SAFETY if blocked else EMPTY
-        return Reply("", outcome, usage, version, blocked or "no candidates")
-    candidate = body["candidates"][0]
-    parts = (candidate.get("content") or {}).get("parts") or []
-    text = "".join(part.get("text", "") for part in parts if not part.get("thought"))
-    finish = str(candidate.get("finishReason"))
-    outcome = _FINISH.get(finish, OTHER)
-    if outcome == STOP and not text.strip():
-        return Reply(text, EMPTY, usage, version, "no text")
-    return Reply(text, outcome, usage, version, "" if outcome == STOP else finish)
+    usage, version = _usage(body.get("usageMetadata")), body.get("modelVersion")
+    if version is not None and not isinstance(version, str):
+        raise UnreadableError("modelVersion")
+    candidates = body.get("candidates") or []
+    if not isinstance(candidates, list):
+        raise UnreadableError("candidates")
+    if not candidates or candidates[0] is None:
+        blocked = _object(body.get("promptFeedback") or {}).get("blockReason")
+        reason = str(blocked or "no candidates")
+        return Reply("", SAFETY if blocked else EMPTY, usage, version, reason)
+    candidate = _object(candidates[0])
+    parts = _object(candidate.get("content") or {}).get("parts") or []
+    if not isinstance(parts, list):
+        raise UnreadableError("parts")
+    text = "".join(_text(_object(part or {})) for part in parts)
+    return ended(text, str(candidate.get("finishReason") or ""), usage, version, most)
 
 
-def read_results(lines: bytes) -> Iterator[tuple[str, Reply | str]]:
-    """Keys and what became of them, out of a batch job's file."""
+def _text(part: dict[str, Any]) -> str:
+    """What a part says; a thought, or what is no text, says nothing."""
+    text = part.get("text")
+    if part.get("thought") or text is None:
+        return ""
+    if not isinstance(text, str):
+        raise UnreadableError("text")
+    return text
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UnreadableError("no GenerateContentResponse")
+    return value
+
+
+def read_results(lines: bytes, most: int | None) -> Iterator[tuple[str, Outcome]]:
+    """Keys and what became of them, out of a batch job's file; an empty key for what has none."""
     for line in lines.splitlines():
-        row = json.loads(line)
-        if "response" in row:
-            yield row["key"], read_response(row["response"])
-        else:
-            error = row.get("error") or row.get("status") or {}
-            yield row["key"], f"status {error.get('code')}: {error.get('message')}"
+        try:
+            row = _object(http.parse_json(line))
+            if not isinstance(row.get("key"), str):
+                raise UnreadableError("no key")
+            yield row["key"], _result(row, most)
+        except UnreadableError as error:
+            yield "", TransientError(f"unreadable line: {error}", billed=True)
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
-    thoughts = _count(usage.get("thoughtsTokenCount"))
-    return Usage(
-        input=_count(usage.get("promptTokenCount")),
-        cached=_count(usage.get("cachedContentTokenCount")),
-        output=_count(usage.get("candidatesTokenCount")) + thoughts,  # billed alike
-        thoughts=thoughts,
-    )
+def _result(row: dict[str, Any], most: int | None) -> Outcome:
+    if "response" not in row:
+        error = row.get("error") or row.get("status") or {}
+        code, message = (
+            error.get(name) if isinstance(error, dict) else error for name in ("code", "message")
+        )
+        return f"status {code}: {message}"
+    try:
+        return read_response(row["response"], most)
+    except UnreadableError as error:
+        return TransientError(f"unreadable body: {error}", billed=True)
 
 
-def _count(value: object) -> int:
-    """A number of tokens, 0 where the server gives none."""
-    return value if isinstance(value, int) else 0
+def _usage(usage: Any) -> Usage:
+    """The tokens of a reply; none where one of them is no number or they do not add up."""
+    try:
+        usage = _object(usage)
+        names = ("prompt", "cachedContent", "candidates", "thoughts", "toolUsePrompt", "total")
+        counts = [http.count(usage.get(f"{name}TokenCount")) or 0 for name in names]
+    except UnreadableError:
+        return Usage()
+    prompt, cached, said, thoughts, tools, total = counts
+    if not prompt or cached > prompt or total != prompt + said + thoughts + tools:
+        return Usage()
+    return Usage(prompt + tools, cached, said + thoughts, thoughts)  # billed alike
 
 
 def _line(key: str, prompt: str, generation: dict[str, Any]) -> bytes:
@@ -256,16 +270,17 @@ def _job(job: types.BatchJob) -> Job:
 
 def _details(error: errors.APIError) -> list[dict[str, Any]]:
     """The machine-readable part of an error (google.rpc.Status)."""
-    body = error.details.get("error", {}) if isinstance(error.details, dict) else {}
-    return [detail for detail in body.get("details") or [] if isinstance(detail, dict)]
+    body = error.details.get("error") if isinstance(error.details, dict) else None
+    details = body.get("details") if isinstance(body, dict) else None
+    found = details if isinstance(details, list) else []
+    return [detail for detail in found if isinstance(detail, dict)]
 
 
 def _retry_delay(details: list[dict[str, Any]]) -> float | None:
     """Seconds of google.rpc.RetryInfo, which stands in the body where Retry-After is not sent."""
     for detail in details:
-        delay = str(detail.get("retryDelay", ""))
-        if delay.endswith("s") and delay[:-1].replace(".", "", 1).isdigit():
-            return float(delay[:-1])
+        if delay := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]*)?)s", str(detail.get("retryDelay"))):
+            return float(delay[1])
     return None
 
 

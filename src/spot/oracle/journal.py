@@ -5,6 +5,9 @@ answered or has failed. So after a kill at any moment every answer that was writ
 what was in flight is known: recorded ≤ bill ≤ recorded + possible. Lines are flushed to the system:
 they outlive the process, not a power cut.
 
+A line that cannot be read is counted and named, and what it may stand for is held: the most of its
+request or, where that is not known either, of any request.
+
     {"event": "journal", "schema": 1}
     {"event": "asked", "n": 7, "request": "3f…", "id": "q#0", "most": 0.02}
     {"event": "answered", "n": 7, "reply": {…}, "cost": 0.004}
@@ -17,17 +20,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spot.oracle.types import OTHER, SAFETY, Reply, Usage
-from spot.utils import files
+from spot.utils import files, http
 from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 SCHEMA = 1
+_SHORTEST = 40  # bytes that a line has for a request, at least
+_ENDS = re.compile(rb'"event": ?"(answered|failed|closed|journal)"')
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Paid:
 @dataclass(frozen=True)
 class Spend:
     """USD. recorded: of replies that are here; possible: at most, of requests whose reply was lost or
-    does not say what was used.
+    does not say what was used, or says what cannot be.
     """
 
     recorded: float
@@ -59,6 +67,8 @@ class Spend:
     answered: int
     failed: int
     lost: int  # requests of unknown end: in flight at a kill, timed out, connection dropped
+    doubted: int = 0  # of the answered, those whose usage is not known
+    damaged: int = 0  # lines that cannot be read
 
 
 @dataclass(frozen=True)
@@ -73,21 +83,24 @@ class _Open:
 class Journal:
     """The journal of one product. Use it as a context manager: it locks its file.
 
-    Raises UserError when another process holds the file or when a line other than the last is damaged.
+    Raises UserError when another process holds the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recorded = 0.0
         self.possible = 0.0
-        self.answered_count = self.failed_count = self.lost_count = 0
+        self.answered_count = self.failed_count = self.lost_count = self.doubted_count = 0
+        self.damaged: list[int] = []  # lines
         self.version: str | None = None  # the first model version that answered
         self._open: dict[int, _Open] = {}
-        self._answers: dict[
-            str, tuple[int, int]
-        ] = {}  # digest → where its line is: texts stay on disk
+        # digest → where its line is, for texts stay on disk, and its cost, None where that is not known
+        self._answers: dict[str, tuple[int, int, float | None]] = {}
         self._pending = 0.0
         self._numbers = 0
+        self._greatest = 0.0  # of what any request may cost
+        self._unknown = 0  # requests that damaged lines may stand for
+        self._unread = 0  # bytes of damaged lines
         self._end = 0  # bytes of whole lines
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
@@ -136,6 +149,8 @@ class Journal:
             self.answered_count,
             self.failed_count,
             self.lost_count + self.in_flight,
+            self.doubted_count,
+            len(self.damaged),
         )
 
     @property
@@ -152,9 +167,10 @@ class Journal:
         where = self._answers.get(request.digest)
         if where is None:
             return None
-        start, length = where
+        start, length, cost = where
         line = json.loads(os.pread(self._file.fileno(), length, start))
-        return Paid(_reply(line["reply"]), float(line["cost"]))
+        reply = _reply(line["reply"])
+        return Paid(reply if cost is not None else replace(reply, usage=Usage()), cost or 0.0)
 
     # ---------------------------------------------------------------------------- what is written
 
@@ -173,11 +189,12 @@ class Journal:
         return number
 
     def answered(self, number: int, reply: Reply, cost: float) -> Paid:
-        """Note the reply to a request."""
+        """Note the reply to a request. A cost that cannot be is not believed: its most is held."""
+        entry = self._open[number]
         self._append(
             {"event": "answered", "n": number, "reply": dataclasses.asdict(reply), "cost": cost}
         )
-        return Paid(reply, cost)
+        return Paid(reply, cost if _believed(reply, cost, entry.most) else 0.0)
 
     def failed(self, number: int, reason: str, *, billed: bool) -> None:
         """Note that a request brought no reply; `billed` where the server may charge for it anyhow."""
@@ -218,62 +235,85 @@ class Journal:
 
     def _load(self) -> None:
         """Read what an earlier process wrote; a torn last line is cut off, as if it never were."""
-        size = self.path.stat().st_size
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                try:
-                    if not line.endswith(b"\n"):
-                        raise ValueError("no end of line")
-                    self._take(json.loads(line), self._end, len(line))
-                except (ValueError, KeyError, TypeError):
-                    if self._end + len(line) < size:
-                        raise UserError(
-                            f"{self.path} is damaged in line {number}: it says what was paid, so fix "
-                            "the line or move the file away to begin anew."
-                        ) from None
+                if not line.endswith(b"\n"):
                     self._file.truncate(self._end)
                     break
+                try:
+                    self._take(http.parse_json(line), self._end, len(line))
+                except (ValueError, LookupError, TypeError, AttributeError):
+                    self.damaged.append(number)
+                    self._unread += len(line)
+                    # the end of a request whose beginning is here: that stays open, and so held
+                    self._unknown += _ENDS.search(line) is None
                 self._end += len(line)
         for number in [n for n, entry in self._open.items() if entry.job is None]:
             self._lose(self._pop(number))  # it was in flight when that process ended
+        self.possible += self._unknown * self._greatest
         if self._end == 0:
             self._append({"event": "journal", "schema": SCHEMA})
+        if self.damaged:
+            more = f" and {len(self.damaged) - 1} more" if len(self.damaged) > 1 else ""
+            say(
+                f"oracle: line {self.damaged[0]}{more} of {self.path} cannot be read: what it may have "
+                "cost is counted as possible."
+            )
 
     def _take(self, event: dict[str, Any], start: int, length: int) -> None:
-        """Let an event, read or just written, change what is known."""
+        """Let an event, read or just written, change what is known, or raise and change nothing."""
         kind = event["event"]
         if kind == "asked":
             self._sent([(event["n"], event["request"], event["id"], event["most"])], None)
         elif kind == "submitted":
             self._sent(event["requests"], event["job"])
         elif kind == "answered":
-            reply = _reply(event["reply"])
+            reply, cost = _reply(event["reply"]), float(event["cost"])
             entry = self._pop(event["n"])
-            self._answers[entry.request] = (start, length)
-            self.recorded += event["cost"]
+            believed = _believed(reply, cost, entry.most)
+            self._answers[entry.request] = (start, length, cost if believed else None)
             self.answered_count += 1
             self.version = self.version or reply.model_version
-            if reply.usage == Usage() and not _turned_away(reply):
-                self.possible += entry.most  # the server does not say what it charges for
+            if believed:
+                self.recorded += cost
+            else:
+                self.possible += entry.most
+                self.doubted_count += 1
         elif kind == "failed":
+            billed = event["billed"]
             entry = self._pop(event["n"])
-            if event["billed"]:
+            if billed:
                 self._lose(entry)
             else:
                 self.failed_count += 1
         elif kind == "closed":
+            found = event["found"]
             for number in [n for n, e in self._open.items() if e.job == event["job"]]:
                 entry = self._pop(number)
-                if not event["found"]:
+                if not found:
                     self._lose(entry)
-        elif kind != "journal" or event["schema"] != SCHEMA:
-            raise ValueError(f"unknown event {event}")
+        elif kind != "journal":
+            raise ValueError(f"unknown event {kind}")
+        elif event["schema"] != SCHEMA:
+            raise UserError(
+                f"{self.path} was written by another version of spot: go on with that one, or move the "
+                "file away to begin anew."
+            )
 
     def _sent(self, requests: Iterable[Sequence[Any]], job: str | None) -> None:
-        for number, request, _, most in requests:
-            self._open[number] = _Open(request, most, job)
-            self._pending += most
-            self._numbers = number + 1
+        sent = [
+            (_number(n), _Open(_text(digest), _usd(most), job)) for n, digest, _, most in requests
+        ]
+        if any(number in self._open for number, _ in sent):
+            raise ValueError("a number that is taken")
+        for number, entry in sent:
+            self._open[number] = entry
+            self._pending += entry.most
+            self._greatest = max(self._greatest, entry.most)
+            # a damaged line may have stood for a whole job: then numbers are missing
+            missing = max(0, number - self._numbers - 1)
+            self._unknown += min(missing, self._unread // _SHORTEST)
+            self._numbers = max(self._numbers, number + 1)
 
     def _pop(self, number: int) -> _Open:
         entry = self._open.pop(number)
@@ -285,10 +325,37 @@ class Journal:
         self.lost_count += 1
 
 
-def _turned_away(reply: Reply) -> bool:
-    """Whether a prompt was refused before any model saw it: that is free."""
-    return reply.finish in (SAFETY, OTHER) and reply.model_version is None
+def _believed(reply: Reply, cost: float, most: float) -> bool:
+    """Whether a reply may have cost that much, by what it says of its usage."""
+    told = reply.free or reply.usage != Usage()
+    return told and 0 <= cost <= most * (1 + 1e-9)
 
 
 def _reply(value: dict[str, Any]) -> Reply:
-    return Reply(**{**value, "usage": Usage(**value["usage"])})
+    """A reply as it was written. Raises ValueError or TypeError for what is none."""
+    before = value["finish"] in (SAFETY, OTHER) and value["model_version"] is None
+    reply = Reply(**{"free": before, **value, "usage": Usage(**value["usage"])})
+    _text(reply.text), _text(reply.reason), _text(reply.finish)
+    if reply.model_version is not None:
+        _text(reply.model_version)
+    if not all(type(tokens) is int for tokens in dataclasses.astuple(reply.usage)):
+        raise ValueError("usage")
+    return reply
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+def _usd(value: Any) -> float:
+    if isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is no cost")
+    return float(value)

@@ -7,14 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spot.oracle import api_errors
-from spot.oracle.types import EMPTY, MAX_TOKENS, OTHER, SAFETY, STOP, Reply, Usage
+from spot.oracle.types import EMPTY, SAFETY, Reply, Usage, ended
 from spot.utils import http
 from spot.utils.errors import UserError
 from spot.utils.openai_client import ChatReply, OpenAIServer, StatusError
 
 HOSTED = "https://api.openai.com/v1"
 NO_KEY = http.Key("no variable (set oracle.key_name)", "")
-_FINISH = {"stop": STOP, "length": MAX_TOKENS, "content_filter": SAFETY}
 _REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # codes of an error
 
 
@@ -42,17 +41,15 @@ class OpenAIClient:
         settings = {"temperature": temperature, _limit_field(base_url): max_tokens}
         self._body = {key: value for key, value in settings.items() if value is not None}
         self._body |= extra or {}
+        self._most = max_tokens
         self._server = OpenAIServer(base_url, self._key, timeout, proxies=True)
 
     async def ask(self, prompt: str) -> Reply:
         """One request. Raises TransientError, UserError."""
         messages = [{"role": "user", "content": prompt}]
+        body = {"model": self.model, "messages": messages, **self._body}
         try:
-            return _reply(
-                await self._server.complete(
-                    {"model": self.model, "messages": messages, **self._body}
-                )
-            )
+            return _reply(await self._server.complete(body), self._most)
         except StatusError as error:
             outcome = self._explain(error)
         if isinstance(outcome, Reply):
@@ -64,7 +61,7 @@ class OpenAIClient:
 
     def _explain(self, error: StatusError) -> Exception | Reply:
         if error.code in _REFUSED:
-            return Reply("", SAFETY, Usage(), None, error.code)
+            return Reply("", SAFETY, Usage(), None, error.code, free=True)
         if refusal := api_errors.row_refusal(error.status, f"{error.code} {error.words}"):
             return refusal
         if error.code == "insufficient_quota":
@@ -73,7 +70,7 @@ class OpenAIClient:
         return api_errors.refusal(error.status, error.words, model=self.model, key=self._key)
 
 
-def _reply(chat: ChatReply) -> Reply:
+def _reply(chat: ChatReply, most: int | None) -> Reply:
     usage = Usage(
         input=chat.prompt_tokens or 0,
         cached=chat.cached_tokens or 0,
@@ -84,10 +81,7 @@ def _reply(chat: ChatReply) -> Reply:
         return Reply("", EMPTY, usage, chat.model, "no choices")
     if chat.refusal:
         return Reply(chat.content, SAFETY, usage, chat.model, "refusal")
-    outcome = _FINISH.get(chat.finish, OTHER)
-    if outcome == STOP and not chat.content.strip():
-        return Reply(chat.content, EMPTY, usage, chat.model, "no text")
-    return Reply(chat.content, outcome, usage, chat.model, "" if outcome == STOP else chat.finish)
+    return ended(chat.content, chat.finish, usage, chat.model, most)
 
 
 def _limit_field(base_url: str) -> str:

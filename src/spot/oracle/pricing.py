@@ -20,6 +20,7 @@ from spot.utils.errors import UserError
 
 PER = 1_000_000  # tokens that prices are for
 FRAME_TOKENS = 256  # what a server may wrap around a prompt: roles, turns
+LONGEST_TOKEN = 256  # bytes, of blanks or dashes
 BYTES_PER_TOKEN = 3.5  # of English and LaTeX, for what is said beforehand only
 THOUGHTS = (
     0.4  # share of the thinking budget that a correction takes: assumed, until it is measured
@@ -60,12 +61,29 @@ class Price:
         return spent / PER * (self.batch if batch else 1.0)
 
     def most(self, prompt: str, max_tokens: int, *, batch: bool = False) -> float:
-        """USD that a request can cost: no token is shorter than a byte, no answer beyond the limit.
+        """USD that a request can cost."""
+        return self.cost(limit(prompt, max_tokens), batch=batch)
 
-        `max_tokens` is the limit of thoughts and answer together, as it is sent to the server.
-        """
-        longest = Usage(input=len(prompt.encode()) + FRAME_TOKENS, output=max_tokens)
-        return self.cost(longest, batch=batch)
+
+def limit(prompt: str, max_tokens: int) -> Usage:
+    """The tokens that a request can use: none is shorter than a byte, no answer beyond the limit.
+
+    `max_tokens` is the limit of thoughts and answer together, as it is sent to the server.
+    """
+    return Usage(input=len(prompt.encode()) + FRAME_TOKENS, output=max_tokens)
+
+
+def can_be(usage: Usage, prompt: str, text: str, most: Usage) -> bool:
+    """Whether a request with this prompt and reply can have used so many tokens; `most` is its limit."""
+    fewest_in, fewest_out = (
+        len(part.encode(errors="replace")) // LONGEST_TOKEN for part in (prompt, text)
+    )
+    return (
+        max(1, fewest_in) <= usage.input <= most.input
+        and max(bool(text), fewest_out) <= usage.output <= most.output
+        and 0 <= usage.cached <= usage.input
+        and 0 <= usage.thoughts <= usage.output
+    )
 
 
 FREE = Price("", Rates(0.0, 0.0, 0.0), source="oracle.free=true")

@@ -10,13 +10,15 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
-from spot.oracle.journal import Paid, Request, Spend
+from spot.oracle.journal import Journal, Paid, Request, Spend
 from spot.oracle.postprocess import Judgement
-from spot.oracle.pricing import usd
+from spot.oracle.pricing import can_be, usd
 from spot.oracle.types import Reply, Result, Task, Try, Usage
 from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 OK, UNAVAILABLE = "ok", "unavailable"
 HOPELESS = ("safety", "refused")  # what has stopped a prompt once stops it again
@@ -29,7 +31,24 @@ class OracleTask:
     prompt: Callable[[Task, Sequence[Try]], tuple[str, str]]  # (kind, text) after these tries
     judge: Callable[[str, str, Task], Judgement]  # (text, how the reply ended, task); any thread
     cost: Callable[[Usage], float]  # USD of what was used
-    most: Callable[[str], float]  # USD that a prompt may cost at most
+    limit: Callable[[str], Usage]  # tokens that a prompt's request can use
+
+    def most(self, prompt: str) -> float:
+        """USD that a request with this prompt can cost."""
+        return self.cost(self.limit(prompt))
+
+    def record(self, journal: Journal, number: int, reply: Reply, prompt: str | None) -> Paid:
+        """Write down the reply to the request `number`. prompt: None where nobody asks for it any more.
+
+        Usage that the request cannot have is not believed: what it may have cost is held instead.
+        """
+        if prompt is not None and not can_be(reply.usage, prompt, reply.text, self.limit(prompt)):
+            reply = replace(reply, usage=Usage())
+        held = journal.possible
+        paid = journal.answered(number, reply, self.cost(reply.usage))
+        if journal.possible > held:
+            _say_held()
+        return paid
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,15 @@ class Budget:
     def missing(self) -> float:
         """Verified rows that are still wanted."""
         return float("inf") if self.target is None else self.target - self.verified
+
+
+@cache
+def _say_held() -> None:
+    """Say once that the server cannot be believed."""
+    say(
+        "oracle: a reply says nothing of the tokens that it used, or what cannot be: the most that "
+        "such a request can cost is counted as possible, and towards oracle.max_cost."
+    )
 
 
 class UnavailableError(Exception):

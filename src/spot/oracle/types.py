@@ -10,10 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from spot.utils import finish
+from spot.utils.http import TransientError
+
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, as the server counts them. `output` includes `thoughts`."""
+    """Tokens of one request, as the server counts them. `output` includes `thoughts`.
+
+    All are 0 where it does not say, or says what cannot be.
+    """
 
     input: int = 0
     cached: int = 0  # of the input, billed cheaper
@@ -34,6 +40,20 @@ class Reply:
     usage: Usage
     model_version: str | None  # what the server says has answered
     reason: str = ""  # the server's own word for an unusual end
+    free: bool = False  # the prompt was refused before any model saw it
+
+
+def ended(text: str, reason: str, usage: Usage, model: str | None, most: int | None) -> Reply:
+    """A reply that ended for this `reason`, in the server's words. most: tokens it was allowed."""
+    meaning = finish.meaning(reason, usage.output or None, most)
+    if not usage.output and meaning != finish.FILTERED:  # something was generated
+        usage = Usage()
+    outcome = {finish.STOP: STOP, finish.LENGTH: MAX_TOKENS, finish.FILTERED: SAFETY}.get(
+        meaning, OTHER
+    )
+    if outcome == STOP and not text.strip():
+        return Reply(text, EMPTY, usage, model, "no text")
+    return Reply(text, outcome, usage, model, "" if outcome == STOP else reason)
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,10 @@ class Job:
 
     name: str
     state: str  # running | done | expired | failed
+
+
+# A reply in a batch job, the server's reason why there is none, or the error of one that cannot be read
+Outcome = Reply | str | TransientError
 
 
 class Client(Protocol):
@@ -68,8 +92,8 @@ class BatchClient(Protocol):
 
     async def poll(self, job: Job) -> Job: ...
 
-    async def results(self, job: Job) -> dict[str, Reply | str]:
-        """What is there by key: a reply, or the reason why there is none. Missing keys were not done."""
+    async def results(self, job: Job) -> dict[str, Outcome]:
+        """What is there by key. Missing keys were not done, or are what the empty key says."""
 
 
 @dataclass(frozen=True)

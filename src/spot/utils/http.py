@@ -11,13 +11,15 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from spot.utils.errors import UserError
 
 T = TypeVar("T")
 LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
+
+MOST_TOKENS = 10**9  # more than any request has
 
 _LONGEST_REASON = 300  # characters of a server's words
 _TOO_LONG = re.compile(
@@ -108,6 +110,25 @@ class UnreadableError(ValueError):
     """A body that is not what the protocol promises."""
 
 
+def parse_json(body: bytes | str) -> Any:
+    """What a reply's body says. Raises UnreadableError, also for numbers and depths beyond Python's."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UnreadableError("no JSON") from None
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens, None where there is none. Raises UnreadableError for what cannot be one."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UnreadableError("a count")
+    if not 0 <= value <= MOST_TOKENS or value != int(value):
+        raise UnreadableError("a count")
+    return int(value)
+
+
 async def guarded(
     call: Awaitable[T], timeout: float, explain: Callable[[Exception], Exception | T]
 ) -> T:
@@ -129,6 +150,7 @@ async def guarded(
 def _connection_error(error: Exception, timeout: float) -> TransientError | None:
     """The error of a request that got no readable answer; None for any other."""
     import aiohttp  # late: the configuration needs this module, too
+    import httpx2
 
     chain = list(_causes(error))
     for cause in chain:
@@ -145,10 +167,11 @@ def _connection_error(error: Exception, timeout: float) -> TransientError | None
             return TransientError(f"no reply within {timeout:g} s", billed=True)
         if isinstance(cause, aiohttp.ClientError | ConnectionError):
             return TransientError("dropped connection", billed=True)
-        if isinstance(cause, json.JSONDecodeError | UnicodeDecodeError):
-            return TransientError("unreadable body", billed=True)
         if isinstance(cause, UnreadableError):
-            return TransientError(f"unreadable body: {cause}", billed=True)
+            return TransientError(f"unreadable body: {one_line(str(cause))}", billed=True)
+        # of a client's package, which reads some bodies itself
+        if isinstance(cause, httpx2.DecodingError | ValueError | RecursionError):
+            return TransientError("unreadable body", billed=True)
     return None
 
 

@@ -7,8 +7,7 @@ off: they know neither the journal nor the other servers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +36,11 @@ class StatusError(Exception):
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What a server says of one response; None where it says nothing."""
+    """What a server says of one response; None where it says nothing, or what cannot be."""
 
     model: str | None  # that answered
     content: str
-    finish: str | None  # in the server's words; None without any choice
+    finish: str | None  # in the server's words, empty where it has none; None without any choice
     reasoning: str | None  # what it split off before the content
     refusal: str | None
     stop: int | str | None  # the token or the words that ended it, if it was not the usual token
@@ -120,8 +119,11 @@ class OpenAIServer:
         except StatusError:
             return None
         # other servers have a /tokenize, too, which knows no chats and does not count
-        ids = body.get("tokens") if isinstance(body, dict) else None
-        return ids if isinstance(ids, list) and body.get("count") == len(ids) else None
+        try:
+            ids = _ids(body, "tokens") if isinstance(body, dict) else None
+        except UnreadableError:
+            return None
+        return ids if ids is not None and body.get("count") == len(ids) else None
 
     async def _json(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """What a good reply holds. url: whole, or behind the server's own."""
@@ -129,7 +131,7 @@ class OpenAIServer:
             response = await self._client.get(url, cast_to=httpx2.Response)
         else:
             response = await self._client.post(url, cast_to=httpx2.Response, body=body)
-        return json.loads(response.content)
+        return http.parse_json(response.content)
 
     def _explain(self, error: Exception) -> Exception:
         if not isinstance(error, openai.APIStatusError):
@@ -145,38 +147,99 @@ class OpenAIServer:
 
 def read_chat(body: Any) -> ChatReply:
     """The first choice in a chat completion's body. Raises UnreadableError for anything else."""
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        raise UnreadableError("no chat completion")
-    choices = body["choices"]
-    choice = choices[0] if choices else {}
-    if not isinstance(choice, dict):
-        raise UnreadableError("no message")
-    message = _field(choice, "message", dict) or {}  # null where nothing was written
-    usage = _field(body, "usage", dict) or {}
-    prompt_details = _field(usage, "prompt_tokens_details", dict) or {}
-    details = _field(usage, "completion_tokens_details", dict) or {}
+    body = _object(body, "no chat completion")
+    choices = body.get("choices")
+    if not isinstance(choices, list):  # some gateways send an error with status 200
+        raise UnreadableError(_said(body["error"]) if "error" in body else "no chat completion")
+    choice = _object(choices[0] if choices else {}, "no choice")
+    message = choice.get("message")  # null where nothing was written
+    message = {"content": choice.get("text")} if message is None else _object(message, "no message")
+    said: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
+    for kind, text in _parts(message.get("content")):
+        said[kind].append(text)
+    apart = "".join(said["reasoning"]) or None
     return ChatReply(
         model=_field(body, "model", str),
-        content=_content(message),
-        finish=str(choice.get("finish_reason")) if choices else None,
-        reasoning=_field(message, "reasoning", str) or _field(message, "reasoning_content", str),
-        refusal=_field(message, "refusal", str),
+        content="".join(said["text"]),
+        finish=_finish(choice.get("finish_reason")) if choices else None,
+        reasoning=_field(message, "reasoning", str)
+        or _field(message, "reasoning_content", str)
+        or apart,
+        refusal=_field(message, "refusal", str) or "".join(said["refusal"]) or None,
         stop=_field(choice, "stop_reason", (int, str)),
         token_ids=_ids(choice, "token_ids"),
         prompt_ids=_ids(body, "prompt_token_ids"),
-        prompt_tokens=_field(usage, "prompt_tokens", int),
-        tokens=_field(usage, "completion_tokens", int),
-        cached_tokens=_field(prompt_details, "cached_tokens", int),
-        thought_tokens=_field(details, "reasoning_tokens", int),
+        **_usage(body.get("usage")),
     )
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    """The text of a message, which some servers write in parts, those of their reasoning apart."""
-    parts = _field(message, "content", (str, list)) or ""
-    if isinstance(parts, str):
-        return parts
-    return "".join(_field(part, "text", str) or "" for part in parts if isinstance(part, dict))
+def _parts(content: Any) -> Iterator[tuple[str, str]]:
+    """Texts of a message, with what each is: text, reasoning or refusal.
+
+    Some servers write a message as one text, others in parts, which may have parts again. What is no
+    text, as a picture, is left out. Raises UnreadableError for a text that is none.
+    """
+    if isinstance(content, str):
+        yield "text", content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _parts(part)
+    elif isinstance(content, dict):
+        name = str(content.get("type") or "text")
+        kind = "reasoning" if "reasoning" in name or "thinking" in name else ""
+        kind = kind or ("refusal" if name == "refusal" else "")
+        inner = content[name] if kind and name in content else content.get("text")
+        if isinstance(inner, dict):  # text with annotations
+            inner = inner.get("value", inner)
+        for below, text in _parts(inner):
+            yield kind or below, text
+    elif content is not None:
+        raise UnreadableError("content")
+
+
+def _finish(reason: Any) -> str:
+    """Why a response ended, in the server's words; SGLang's own form is an object."""
+    if isinstance(reason, dict):
+        reason = reason.get("type")
+    return "" if reason in (None, "null", "None") else str(reason)
+
+
+def _usage(usage: Any) -> dict[str, int | None]:
+    """The tokens of a reply, all None where one of them is no number or they do not add up.
+
+    `completion_tokens` should have the thoughts in it, and has not at xAI and at some gateways: there
+    the total tells.
+    """
+    nothing = dict.fromkeys(("prompt_tokens", "tokens", "cached_tokens", "thought_tokens"))
+    try:
+        usage = _object(usage, "usage")
+        inside = _object(usage.get("prompt_tokens_details") or {}, "usage")
+        details = _object(usage.get("completion_tokens_details") or {}, "usage")
+        prompt, made = (
+            http.count(usage.get("prompt_tokens")),
+            http.count(usage.get("completion_tokens")),
+        )
+        cached, thoughts = (
+            http.count(inside.get("cached_tokens")),
+            http.count(details.get("reasoning_tokens")),
+        )
+        total = http.count(usage.get("total_tokens"))
+    except UnreadableError:
+        return nothing
+    if not prompt or made is None:
+        return nothing
+    if total == prompt + made + (thoughts or 0):
+        made = total - prompt
+    if total not in (None, prompt + made) or (cached or 0) > prompt or (thoughts or 0) > made:
+        return nothing
+    found = {"prompt_tokens": prompt, "tokens": made, "cached_tokens": cached}
+    return found | {"thought_tokens": thoughts}
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UnreadableError(what)
+    return value
 
 
 def _field(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
@@ -190,24 +253,27 @@ def _field(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any]
 def _ids(body: Mapping[str, Any], name: str) -> list[int] | None:
     """The same for token ids."""
     ids: list[int] | None = _field(body, name, list)
-    if ids is not None and not all(isinstance(token, int) for token in ids):
+    if ids is not None and not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         raise UnreadableError(name)
     return ids
 
 
 def _length(value: object) -> int | None:
     """A number of tokens, None for anything else."""
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and 0 < value <= http.MOST_TOKENS else None
 
 
 def _words(content: bytes) -> str:
     """What an error's body says: OpenAI's form, vLLM's, FastAPI's, or any text."""
     try:
-        body = json.loads(content)
-    except ValueError:
+        body = http.parse_json(content)
+    except UnreadableError:
         text = content.decode(errors="replace")
         return "an HTML page" if text.lstrip().startswith("<") else text
-    error = body.get("error", body) if isinstance(body, dict) else body
+    return _said(body.get("error", body) if isinstance(body, dict) else body)
+
+
+def _said(error: Any) -> str:
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
     return str(error)

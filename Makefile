@@ -56,6 +56,7 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 	$(BIN)/python -m performance.oracle_throughput
 	$(BIN)/python -m performance.client_cost
 	$(BIN)/python -m performance.grading
+	$(BIN)/python -m performance.grading_agreement
 	$(BIN)/python -m performance.pair_page
 	$(BIN)/python -m performance.vs_trl
 	$(BIN)/python -m performance.vs_trl --cv 0,1 --warmup 1 --turns 1 --table vs_trl_spread

@@ -5,14 +5,13 @@ r"""How many answers to mathematical questions are graded in a second.
 Answers of our own making in the shapes of the public sets, half of them right but written otherwise than
 the truth, half wrong; no two alike, so that nothing is remembered. `ordinary` mixes 7 integers, 2
 fractions and one each of radicals, tuples, intervals and text. Unions and expressions with variables
-take algebra; `with expressions` has one in ten of those besides, as MATH-500 has. `at once` grades the
-whole list, `one by one` an answer a call. Starting the workers is not counted.
+are read and evaluated; `with expressions` has one in ten of those besides, as MATH-500 has. `at once` grades the
+whole list, `one by one` an answer a call.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,7 +65,7 @@ def measure(name: str, mix: Sequence[str], count: int) -> dict[str, Any]:
     seconds = {}
     for way, size in {"at once": count, "one by one": 1}.items():
         with Verifier() as verifier:
-            verifier.equals([(f"x+{n}", f"{n}+x") for n in range(40)])  # starts the workers
+            verifier.equals([("x+1", "1+x")])  # imports what it takes
             start = time.perf_counter()
             grades = [
                 grade
@@ -79,7 +78,6 @@ def measure(name: str, mix: Sequence[str], count: int) -> dict[str, Any]:
     return {
         "answers": name,
         "count": count,
-        "workers": os.cpu_count(),
         "at once, answers/s": count / seconds["at once"],
         "one by one, answers/s": count / seconds["one by one"],
     }

@@ -37,7 +37,7 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[Verifier]:
-    with Verifier(workers=1) as verifier:
+    with Verifier() as verifier:
         yield verifier
 
 

@@ -49,7 +49,7 @@ WRAPPED = {
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[Verifier]:
-    with Verifier(workers=1) as verifier:
+    with Verifier() as verifier:
         yield verifier
 
 

@@ -19,7 +19,7 @@ from spot.utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def family() -> Iterator[Family]:
-    with Verifier(workers=1) as verifier:
+    with Verifier() as verifier:
         yield math_family.family(verifier.equals)
 
 

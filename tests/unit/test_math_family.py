@@ -17,7 +17,7 @@ OLYMPIAD = MathFields(question="question", answer="final_answer")
 
 @pytest.fixture(scope="module")
 def verifier():
-    with Verifier(workers=2) as shared:
+    with Verifier() as shared:
         yield shared
 
 
@@ -228,30 +228,27 @@ def test_a_question_is_plain_json():
     }  # fmt: skip
 
 
-@pytest.mark.slow
-def test_hostile_responses_have_a_named_verdict():
+def test_hostile_responses_have_a_named_verdict(verifier):
     nested = "(" * 300 + "1" + ")" * 300
     single, several = plain("5"), olympiad("1,3", is_multiple_answer=True)
-    with Verifier(workers=2, seconds=3.0) as verifier:
-        verifier.equal("a", "b+c")  # starts a worker before the clock does
-        boxes = [
-            "10^{10^{10}}",
-            nested,
-            r"\frac{1}{2}+" * 90_000 + "1",  # a megabyte
-            "1\x00+x",
-            "\ud800",
-            r"\{" * 300,
-            "1," * 900 + "1",
-            "3,1",
-        ]
-        answers = [
-            Answer(question, rf"So \boxed{{{box}}}.") for question in (single, several) for box in boxes
-        ]  # fmt: skip
-        answers += [Answer(single, r"\boxed{" * 100_000), Answer(single, "{" * 1_000_000)]
-        answers += [Answer(single, "\x00" * 1_000_000), Answer(single, r"\boxed{5}")]
-        start = time.monotonic()
-        found = math_family.grade(verifier.equals, answers)
-        assert time.monotonic() - start < 90
+    boxes = [
+        "10^{10^{10}}",
+        nested,
+        r"\frac{1}{2}+" * 90_000 + "1",  # a megabyte
+        "1\x00+x",
+        "\ud800",
+        r"\{" * 300,
+        "1," * 900 + "1",
+        "3,1",
+    ]
+    answers = [
+        Answer(question, rf"So \boxed{{{box}}}.") for question in (single, several) for box in boxes
+    ]
+    answers += [Answer(single, r"\boxed{" * 100_000), Answer(single, "{" * 1_000_000)]
+    answers += [Answer(single, "\x00" * 1_000_000), Answer(single, r"\boxed{5}")]
+    start = time.process_time()
+    found = math_family.grade(verifier.equals, answers)
+    assert time.process_time() - start < 5
     reasons = [grade.reason for grade in found]
     verdict = {"gave up": "unparseable", "box too long": "unparseable", "no box": "unparseable",
                "differs": "wrong", "": "correct"}  # fmt: skip

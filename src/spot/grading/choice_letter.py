@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import NamedTuple
 
 from spot.data.answers import boxes
-from spot.grading.math import quick_equal
+from spot.grading.math import equal
 
 MOST_STATEMENTS = 50  # of one kind that are read, from the end of a response
 LONGEST_STATEMENT = 2_000  # characters
@@ -237,7 +237,7 @@ def _is_text_of(letter: str | None, text: str, options: Sequence[str]) -> bool:
         return False
     option = _clean(options[ascii_uppercase.index(letter)]).replace("\n", " ")
     same = text.casefold().rstrip(". ") == option.casefold().rstrip(". ")
-    return same or bool(quick_equal(text, option))
+    return same or bool(equal(text, option))
 
 
 def _in_range(match: re.Match[str], options: Sequence[str]) -> str | None:

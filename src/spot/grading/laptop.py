@@ -22,7 +22,7 @@ from spot.grading.family import (
     pose,
     truncated,
 )
-from spot.grading.math import quick_equal
+from spot.grading.math import equal
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
 
@@ -60,7 +60,7 @@ def _grade(question: Question, response: str, finish_reason: str) -> Grade:
         return Grade(not broken, WRONG if broken else CORRECT, extracted, ", ".join(broken))
     if extracted is None:
         return Grade(False, UNPARSEABLE, None, "no box")
-    correct = bool(quick_equal(extracted, question.answer))
+    correct = bool(equal(extracted, question.answer))
     return Grade(correct, CORRECT if correct else WRONG, extracted)
 
 

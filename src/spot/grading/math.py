@@ -1,216 +1,100 @@
-"""Whether a mathematical answer equals the true one.
+r"""Whether a mathematical answer equals the true one.
 
-Most answers are numbers and are decided here, exactly, with fractions. The rest takes algebra, in
-processes that can be killed (`spot.grading.math_pool`).
+Two answers are equal if they are the same text, or if both can be read to their end and have the same
+parts: lists element by element, relations side by side, and arithmetic by its value, exactly. What cannot
+be read is equal to nothing but its own text. Units and nouns behind a value are no part of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache, partial
 
 from spot.data.answers import last_boxed
-from spot.grading.constants import constant
-from spot.grading.math_pool import Comparison
-from spot.grading.process_pool import WorkerPool
+from spot.grading import math_value
+from spot.grading.math_reader import read
+from spot.grading.math_sets import TURNED, builder_interval, interval, turned, union
+from spot.grading.math_tokens import UnreadableError, is_word, normalised
+from spot.grading.math_tree import (
+    DEGREE,
+    Node,
+    is_arithmetic,
+    negative,
+    number_node,
+    replaced,
+    symbol_node,
+    times,
+    variables,
+)
+from spot.grading.math_value import TooLargeError
+from spot.grading.units import NO_UNIT, Unit, conflict
 
 LONGEST_ANSWER = 2_000  # characters; anything longer is no final answer
 LONGEST_SET = 40  # elements that are matched in any order
 _INTERVALS = ("()", "(]", "[)", "[]")
+_DECIMAL = re.compile(r"[-+]?(\d*)\.(\d+)(?:[eE]([-+]?\d+))?")
+_SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)|(?<=[_^])\{(\w)\}")
+_NAMED_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
 
 # (extracted, truth) of each → equal, or None where that cannot be found out
 Equals = Callable[[Sequence[tuple[str, str]]], list[bool | None]]
 
-# ---------------------------------------------------------------- equal to the truth, without SymPy
 
-_WRAPPERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")]
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox)\s*\{([^{}]*)\}"
-_NAMED_TEXT = re.compile(_TEXT)
-_REMOVED = re.compile(
-    r"\\left(?![a-z])|\\right(?![a-z])|\\!\s*|(?<=\d)\\[,;:]\s*(?=\d{3}(?!\d))|\{,\}|\\\$"
-    r"|(?:\^\s*(?:\{\s*)?\\circ(?:\s*\})?|°)"
-)
-_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-z])")
-_MEMBER = re.compile(  # x \in [0, 1], and t(0, 4] for want of a sign
-    r"^[a-zA-Z]\s*(?:(?:\\in(?![a-z])|∈)\s*(?=[\[(\\])|(?=\([^()\[\]]*\]$))"
-)
-_EXTREME = re.compile(r"_\{\s*\\(max|min)\s*\}")  # math-verify takes it for a function
-_NUMPY = re.compile(r"(?<![a-z])np\.(?=[a-z])")
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9,
-           "trillion": 10**12, "dozen": 12}  # fmt: skip
-_UNITS = frozenset(
-    """dollar cent euro pound degree percent unit second minute hour day week month year sec min hr
-    cm mm km kg mg lb oz ml meter metre centimeter kilometer millimeter inch inches feet foot ft
-    yard mile mph gram kilogram liter litre gallon ounce square cubic sq""".split()
-)
-# Too short to be told from variables, unless they stand in a text command.
-_SYMBOLS = frozenset(
-    """m s h g t l k j n w v c a f in nm pm um µm fm ms ns ps gb mol mmol kmol cal kcal erg ergs ev
-    kev mev gev hz khz mhz ghz pa kpa mpa atm bar torr kj mj kw mw gw ma mv kv ohm ohms farad joule
-    kelvin newton watt volt amp ampere tesla coulomb rad radian steradian sr au pc kpc mpc ly yr gyr
-    myr arcsec arcmin dyn dyne gauss amu molar per cc psi angstrom celsius fahrenheit""".split()
-)
-_UNIT_TAIL = re.compile(
-    rf"(?:[\s~]*(?:{_TEXT}(?:\s*\^\s*(?:\{{\s*-?\d\s*\}}|-?\d))?|\\cdot|\\[,;: ]|[/*·]))+[\s.]*$"
-)
-_LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]+")  # outside of commands
-_SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)|(?<=[_^])\{(\w)\}")
-
-_PLAIN = r"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+"
-_VALUE = re.compile(
-    rf"""([-+]?)\s*\$?\s*(?:
-        (?:(\d+)\s+|(\d+)\s*(?=\\))?                     # the whole part of a mixed number
-        (?:\\frac\s*\{{\s*(-?\d+)\s*\}}\s*\{{\s*(\d+)\s*\}}|\\frac\s*(\d)\s*(\d)|(\d+)\.?\s*/\s*(\d+))
-        |({_PLAIN})(?:[eE]([-+]?\d{{1,3}})               # 4.5e33, 4.5 \times 10^{{33}}
-            |\s*(?:\\times|\\cdot|[×*·x])\s*10\s*\^\s*(?:\{{\s*([-+]?\d{{1,3}})\s*\}}|([-+]?\d)(?!\d)))?
-    )\s*(\\?%)?\s*([A-Za-z\s]*)\.?""",
-    re.VERBOSE,
-)
-_ALMOST = Fraction(1, 10**6)  # math-verify rounds to 6 decimals
-_FOUR_DIGITS = Fraction(1, 10**3)  # but of small numbers the first digits must count
+def equals(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+    """`equal` for each (extracted, truth); trials of one question often end alike."""
+    found = {pair: equal(*pair) for pair in dict.fromkeys(pairs)}
+    return [found[pair] for pair in pairs]
 
 
-def quick_equal(extracted: str, truth: str) -> bool | None:
-    """Whether two answers are equal as text or exact numbers; None when that takes algebra.
+def equal(extracted: str, truth: str) -> bool | None:
+    r"""Whether an answer equals the truth; None where the numbers are too large to compute.
 
-    18 = 18.00 = \\$18 = 18 dollars, 1/2 = 0.5 = \\frac{1}{2}, 2{,}125 = 2125, 4.5e3 = 4.5 \\times 10^3,
-    2\\sqrt{2} = \\sqrt{8}; tuples, intervals, lists and sets of such. Where one side alone has a percent
-    sign, 10% equals both 0.1 and 10: questions ask for either.
+    18 = 18.00 = \$18 = 18 dollars, 1/2 = 0.5 = \frac{1}{2}, 2{,}125 = 2125, 4.5e3 = 4.5 \times 10^3,
+    2\sqrt{2} = \sqrt{8}, x = 5 where 5 is asked. Where one side alone has a percent sign, 10% equals both
+    0.1 and 10: questions ask for either. A truth of six digits and more with a decimal point equals what
+    rounds to it; all else is exact.
     """
-    return _quick(*_plain_pair(extracted, truth), levels=2)
+    if max(len(extracted), len(truth)) > LONGEST_ANSWER:
+        return extracted.strip() == truth.strip()
+    left, right = _plain(extracted), _plain(truth)
+    if not left or not right:
+        return False
+    if _squeezed(left) == _squeezed(right) or _same_words(left, right):
+        return True
+    compare = partial(_same, within=_rounding(right))
+    try:
+        return any(compare(a, b) for a in _readings(left) for b in _readings(right))
+    except (TooLargeError, MemoryError):
+        return None
+    except RecursionError:
+        return False
 
 
 def number(text: str) -> Fraction | None:
     """The number an answer writes, exactly (10% is 10), or None when it is no plain number."""
-    found = _value(_plain(_without_unit(text)))
-    return None if found is None else found[0]
-
-
-def _quick(left: str, right: str, levels: int) -> bool | None:
-    """`quick_equal` of plain answers; lists in lists are looked into `levels` deep."""
-    if left == right or _squeezed(left) == _squeezed(right):
-        return bool(left)
-    if min(len(left), len(right)) > 1 and left.isalpha() and right.isalpha():
-        return left.casefold() == right.casefold()  # words: to algebra, anagrams are equal
-    a, b = _value(left), _value(right)
-    if a is None or b is None:
-        c, d = _constant(left, a), _constant(right, b)
-        if c is not None and d is not None:
-            return _equal_constants(c, d)
-        return _equal_lists(left, right, levels - 1) if levels else None
-    factors = (Fraction(1), Fraction(1, 100)) if a[1] != b[1] else (Fraction(1),)
-    pairs = [(a[0] * f, b[0]) if a[1] else (a[0], b[0] * f) for f in factors]
-    if any(x == y for x, y in pairs):
-        return True
-    # 1/3 and 0.333333 are math-verify's to decide.
-    near = (abs(x - y) <= min(_ALMOST, _FOUR_DIGITS * max(abs(x), abs(y))) for x, y in pairs)
-    return None if any(near) else False
-
-
-def _constant(text: str, value: tuple[Fraction, bool] | None) -> Decimal | None:
-    if value is None:
-        return constant(text)
-    return None if value[1] else Decimal(value[0].numerator) / value[0].denominator
-
-
-def _equal_constants(a: Decimal, b: Decimal) -> bool | None:
-    gap, size = abs(a - b), max(abs(a), abs(b))
-    if gap <= size * Decimal("1e-25"):  # `constant` has 50 digits, a decimal fraction here has 28
-        return True
-    # What is left where all digits cancel says nothing.
-    near = gap <= max(min(Decimal("1e-6"), size * Decimal("1e-3")), Decimal("1e-25"))
-    return None if near else False
-
-
-def _equal_lists(left: str, right: str, levels: int) -> bool | None:
-    """Tuples and intervals element by element, sets and bare lists in any order."""
-    a, b = _elements(left), _elements(right)
-    if a is None or b is None or len(a[1]) != len(b[1]):
-        return None
-    if a[0] != b[0]:  # other ends, another interval
-        return False if len(a[1]) == 2 and {a[0], b[0]} <= {*_INTERVALS} else None
-    if a[0][:1] in ("(", "["):
-        same = [_quick(x, y, levels) for x, y in zip(a[1], b[1], strict=True)]
-        return False if False in same else None if None in same else True
-    if len(a[1]) > LONGEST_SET:
-        return None
-    rows = [[_quick(x, y, levels) for y in b[1]] for x in a[1]]
-    return same_sets(rows)
-
-
-def same_sets(equal: Sequence[Sequence[bool | None]]) -> bool | None:
-    """Whether two sets are the same, from a row for each element of one and a column for each of the other.
-
-    Every element needs its equal on the other side; None where comparisons that gave up decide.
-    """
-    lines = [*equal, *zip(*equal, strict=True)]
-    if all(True in line for line in lines):
-        return bool(lines)
-    return False if any(set(line) == {False} for line in lines) else None
-
-
-def _elements(text: str) -> tuple[str, list[str]] | None:
-    """`(brackets, elements)` of a list with two elements or more, None for anything else."""
-    for opening, closing in (*map(tuple, _INTERVALS), (r"\{", r"\}"), ("", "")):
-        if text.startswith(opening) and text.endswith(closing):
-            parts = split_list(text[len(opening) : len(text) - len(closing)])
-            if len(parts) > 1 and all(parts):
-                return opening + closing, parts
+    for tree in _readings(_plain(text)):
+        _, value = _amount(tree)
+        if value.kind != "list" and is_arithmetic(value) and not variables(value):
+            found = math_value.exact(value)
+            if found is not None:
+                return found
     return None
 
 
-def split_list(text: str) -> list[str]:
-    """What stands between the commas (and semicolons) outside of brackets; [] if they do not balance."""
-    parts, depth, start = [], 0, 0
-    for position, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth < 0:
-            return []
-        if depth == 0 and sign in ",;" and text[position - 1 : position] != "\\":
-            parts.append(text[start:position].strip())
-            start = position + 1
-    return [*parts, text[start:].strip()] if depth == 0 else []
-
-
-def _plain_pair(extracted: str, truth: str) -> tuple[str, str]:
-    """Both answers plain, and without their units unless the truth has letters of its own."""
-    bare = _plain(_without_unit(truth))
-    if _value(bare) is None and _LETTER.search(bare):
-        return _plain(extracted), _plain(truth)
-    return _plain(_without_unit(extracted)), bare
-
-
-def _without_unit(answer: str) -> str:
-    r"""`15\text{ cm}^2` → `15`, `4 \mathrm{~J} / \mathrm{mol}` → `4`; what is no unit stays."""
-    text = answer[: LONGEST_ANSWER + 1].strip().strip("$").strip()
-    tail = _UNIT_TAIL.search(text)
-    if tail is None or not any(c.isdigit() for c in text[: tail.start()]):
-        return answer
-    named = " ".join(_NAMED_TEXT.findall(tail[0])).lower()
-    words = re.findall(r"[^\W\d_]+", named)
-    if not words or not all(
-        w in _SYMBOLS or w in _UNITS or w.removesuffix("s") in _UNITS for w in words
-    ):
-        return answer
-    return text[: tail.start()]
+# ---------------------------------------------------------------- text
 
 
 def _plain(answer: str) -> str:
-    """An answer without dollar signs, boxes, text commands, spacing and a closing full stop."""
-    text = "".join(c if c.isprintable() else " " for c in answer[: LONGEST_ANSWER + 1]).strip()
-    text = text.replace("−", "-").rstrip(".").strip()
-    for opening, closing in _WRAPPERS:
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):
-            text = text[len(opening) : -len(closing)].strip()
+    """An answer normalised, and out of its box."""
+    text = answer[: LONGEST_ANSWER + 1].strip()
     if text.startswith(r"\boxed") and (inner := last_boxed(text)) is not None:
         text = inner
-    text = _NAMED_TEXT.sub(r" \1 ", text)
-    text = _SPACES.sub(" ", _REMOVED.sub("", text))
-    text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace("$", "")
-    text = _EXTREME.sub(r"_{\1}", _NUMPY.sub(r"\\", text))
-    return _MEMBER.sub("", " ".join(text.rstrip(". ").split()))
+    for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
+        if text.startswith(opening) and text.endswith(closing):
+            text = text[2:-2]
+    return normalised(text)
 
 
 def _squeezed(plain: str) -> str:
@@ -218,54 +102,258 @@ def _squeezed(plain: str) -> str:
     return _SQUEEZED.sub(r"\1", plain.replace(r"^{\prime}", "'").replace(r"^\prime", "'"))
 
 
-def _value(text: str) -> tuple[Fraction, bool] | None:
-    """The exact number an answer writes, and whether it writes a percent sign (not applied)."""
-    match = _VALUE.fullmatch(text) if len(text) <= LONGEST_ANSWER else None
-    if match is None:
-        return None
-    sign, whole1, whole2, n1, d1, n2, d2, n3, d3, plain, e1, e2, e3, percent, words = match.groups()
-    if plain is not None:
-        value = Fraction(plain.replace(",", "").rstrip(".") + f"e{e1 or e2 or e3 or 0}")
+def _same_words(left: str, right: str) -> bool:
+    r"""Whether both say the same words, in whichever letters: `\text{East}`, east."""
+    words = [" ".join(_NAMED_TEXT.sub(r" \1 ", text).split()) for text in (left, right)]
+    plain = all(re.fullmatch(r"[^\W\d_][^\W\d_ .,'()-]*(?:[ .,'-]+[^\W\d_]+)*", w) for w in words)
+    spoken = words != [left, right] or all(len(word) > 3 for w in words for word in w.split())
+    return plain and spoken and len(words[0]) > 1 and words[0].casefold() == words[1].casefold()
+
+
+def _rounding(truth: str) -> Fraction:
+    """Half a unit of the last place of a decimal truth with six digits or more, else 0."""
+    match = _DECIMAL.fullmatch(truth)
+    if match is None or len((match[1] + match[2]).lstrip("0")) < 6:
+        return Fraction(0)
+    return Fraction(10) ** (int(match[3] or 0) - len(match[2])) / 2
+
+
+@lru_cache(maxsize=4096)  # a truth is met again in every trial
+def _readings(plain: str) -> tuple[Node, ...]:
+    """The trees that a text may mean: 1,200 may be two numbers, and `2 ab` a product. None if it is unreadable."""
+    found: dict[Node, None] = {}
+    for grouped, nouns in ((True, True), (False, True), (True, False)):
+        try:
+            found[read(plain, grouped=grouped, nouns=nouns)] = None
+        except (UnreadableError, RecursionError):
+            continue
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- amounts
+
+
+def _amount(node: Node) -> tuple[Unit, Node]:
+    return (node.name, node.parts[0]) if node.kind == "amount" else (NO_UNIT, node)
+
+
+def _same_amounts(left: Node, right: Node, within: Fraction) -> bool:
+    (unit, x), (other, y) = _amount(left), _amount(right)
+    for each, value in ((unit, x), (other, y)):
+        # behind a variable a word may say anything: `n \text{ even}`
+        if (
+            each.nouns
+            and unit.nouns != other.nouns
+            and not (is_arithmetic(value) and not variables(value))
+        ):
+            return False
+    compare = partial(_same, within=within)
+    letters = [_with_letters(value, each) for each, value in ((unit, x), (other, y))]
+    if letters != [x, y] and compare(*letters):
+        return True  # \text{m} may be a variable
+    x, y = _scaled(x, Fraction(unit.scale)), _scaled(y, Fraction(other.scale))
+    if conflict(unit, other):
+        angles = {frozenset({("degree", 1)}): True, frozenset({("radian", 1)}): False}
+        if {unit.known, other.known} != set(angles):
+            return False
+        x, y = (
+            times(value, DEGREE) if angles[each.known] else value
+            for each, value in ((unit, x), (other, y))
+        )
+    if unit.percent != other.percent:
+        hundredth = Fraction(1, 100)
+        scaled = (_scaled(x, hundredth), y) if unit.percent else (x, _scaled(y, hundredth))
+        return compare(x, y) or compare(*scaled)
+    return compare(x, y)
+
+
+def _scaled(node: Node, factor: Fraction) -> Node:
+    return node if factor == 1 else times(number_node(factor), node)
+
+
+def _with_letters(value: Node, unit: Unit) -> Node:
+    return times(value, symbol_node(unit.letters)) if len(unit.letters) == 1 else value
+
+
+# ---------------------------------------------------------------- same parts
+
+
+def _same(left: Node, right: Node, within: Fraction = Fraction(0)) -> bool:
+    """Whether two trees are the same answer. Raises TooLargeError."""
+    left, right = _unwrapped(left), _unwrapped(right)
+    if left == right:
+        return True
+    if is_arithmetic(left) and is_arithmetic(right):
+        return math_value.equal(left, right, within)
+    if "amount" in (left.kind, right.kind) and "relation" not in (left.kind, right.kind):
+        return _same_amounts(left, right, within)
+    if "relation" in (left.kind, right.kind):
+        return _same_relations(left, right, within)
+    if left.kind == right.kind == "list":
+        return _same_lists(left, right)
+    if left.kind != right.kind or len(left.parts) != len(right.parts):
+        return _same_sets_written_otherwise(left, right)
+    if left.kind == "rows" and left.name == right.name == "cases":
+        return _match(left.parts, right.parts)
+    if (
+        left.kind == "join"
+        and left.name == right.name
+        and len(set(left.name)) == 1
+        and left.name[0] != "∖"
+    ):
+        return _match(left.parts, right.parts)
+    return left.name == right.name and all(map(_same, left.parts, right.parts))
+
+
+def _unwrapped(node: Node) -> Node:
+    r"""A set of one number is the number, `t(0, 4]` wants a sign, and a set of what lies in one the interval."""
+    if node.kind == "list" and node.name == "{}" and len(node.parts) == 1:
+        inside = node.parts[0]
+        if inside.kind != "relation":
+            return inside
+        return builder_interval(inside) or node
+    if node.kind == "times" and node.parts[1].kind == "list" and node.parts[1].name in ("(]", "[)"):
+        return Node("relation", ("∈",), node.parts)
+    return node
+
+
+def _same_lists(left: Node, right: Node) -> bool:
+    """Tuples, intervals and sequences in order; sets and bare lists in any order."""
+    names = {left.name, right.name}
+    dots = symbol_node("…") in left.parts
+    if names & {*_INTERVALS, "row"} or dots:
+        ordered = len(left.parts) == len(right.parts) and all(map(_same, left.parts, right.parts))
+        brackets = len(names) == 1 or "" in names or (names == {"()", "[]"} and len(left.parts) > 2)
+        return ordered and (brackets or dots)
+    if "or" in names and (sets := [union(node) for node in (left, right)]) and all(sets):
+        return _match(*(each.parts for each in sets if each))
+    return _match(left.parts, right.parts)
+
+
+def _match(left: Sequence[Node], right: Sequence[Node]) -> bool:
+    """Whether each has its equal on the other side."""
+    if max(len(left), len(right)) > LONGEST_SET:
+        return False
+    rows = [[_same(x, y) for y in right] for x in left]
+    return all(map(any, rows)) and all(map(any, zip(*rows, strict=True)))
+
+
+# ---------------------------------------------------------------- relations and what they say as sets
+
+
+def _same_relations(left: Node, right: Node, within: Fraction) -> bool:
+    if left.kind != right.kind:
+        relation, other = (left, right) if left.kind == "relation" else (right, left)
+        return _states(relation, other, within, swap=relation is right) or (
+            _same_sets_written_otherwise(left, right)
+        )
+    if left.name == right.name and len(left.parts) == len(right.parts):
+        if all(map(_same, left.parts, right.parts)) or _congruent(left, right):
+            return True
+        if left.name == ("=",) and _names_agree(left.parts[0], right.parts[0]):
+            return _same(left.parts[1], right.parts[1], within)
+        if (renamed := _with_argument_of(left, right)) is not None:
+            return _same_relations(renamed, right, within)
+    for one, belongs in ((left, right), (right, left)):
+        if belongs.name == ("∈",) and one.name != belongs.name:
+            found = interval(one)
+            return (
+                found is not None
+                and found[0] == belongs.parts[0]
+                and _same(found[1], belongs.parts[1])
+            )
+    if not set(left.name) <= {"=", "≠", *TURNED}:
+        return False
+    back = turned(left)
+    if back.name == right.name and all(map(_same, back.parts, right.parts)):
+        return True
+    return _same_equations(left, right) or _same_equations(back, right)
+
+
+def _states(relation: Node, value: Node, within: Fraction, swap: bool) -> bool:
+    r"""Whether `x = 5`, `x \in [0, 1]` or `\frac12 = 0.5` states this value: in all parts but a leading name."""
+    signs, parts = relation.name, relation.parts
+    if set(signs) == {"∈"}:
+        parts = parts[1:]
+    elif set(signs) <= {"=", "≈"}:
+        if _is_name(parts[0]):
+            parts = parts[1:]
+        elif _is_name(parts[-1]):
+            parts = parts[:-1]
     else:
-        denominator = int(d1 or d2 or d3)
-        if denominator == 0:
-            return None
-        value = int(whole1 or whole2 or 0) + Fraction(int(n1 or n2 or n3), denominator)
-    for word in words.lower().split():
-        if word in _SCALES:
-            value *= _SCALES[word]
-        elif word == "percent":
-            percent = word
-        elif word not in _UNITS and word.removesuffix("s") not in _UNITS:
-            return None
-    return (-value if sign == "-" else value), bool(percent)
+        return False
+    found = [_same(value, p, within) if swap else _same(p, value, within) for p in parts]
+    return any(found) if "≈" in signs else all(found)
 
 
-def _decimals(truth: str) -> int:
-    """Decimals to compare at: 6 as math-verify has it, more for a truth that would vanish in them."""
-    value = _value(truth)
-    if value is None or not 0 < abs(value[0]) < _FOUR_DIGITS:
-        return 6
-    return 3 - (Decimal(value[0].numerator) / value[0].denominator).adjusted()
+def _is_name(node: Node) -> bool:
+    r"""Whether this can be given a value: `I`, `m_{max}`, `f(x)`, `xy`, `(x, y)`, `|AB|`, words."""
+    if node.kind in ("symbol", "call"):
+        return True
+    composed = node.kind in ("times", "divide") or (node.kind, node.name) in (
+        ("list", "()"),
+        ("function", "abs"),
+    )
+    return composed and all(map(_is_name, node.parts))
 
 
-# ---------------------------------------------------------------- equal to the truth, by algebra
+def _names_agree(one: Node, other: Node) -> bool:
+    """Whether two names may be of the same thing: `y` and `f(x)`, or one in words."""
+    kinds = {one.kind, other.kind}
+    if kinds in ({"symbol", "call"}, {"symbol", "divide"}):
+        return True
+    return kinds == {"symbol"} and is_word(one.name) != is_word(other.name)
 
 
-def equals(pool: WorkerPool, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-    """Whether each (extracted, truth) is equal; None where algebra exceeded its limits or its worker died."""
-    found: dict[tuple[str, str], bool | None] = {}
-    hard: dict[tuple[str, str], Comparison] = {}
-    for pair in dict.fromkeys(pairs):  # trials of one question often end alike
-        extracted, truth = pair
-        if len(extracted) > LONGEST_ANSWER or len(truth) > LONGEST_ANSWER:
-            found[pair] = extracted.strip() == truth.strip()
-        elif (quick := quick_equal(extracted, truth)) is not None:
-            found[pair] = quick
-        else:
-            plain = _plain_pair(extracted, truth)
-            hard[pair] = Comparison(*plain, _decimals(plain[1]))
-    results = pool.map(list(hard.values()))
-    equal = [None if isinstance(result, BaseException) else result for result in results]
-    found.update(zip(hard, equal, strict=True))
-    return [found[pair] for pair in pairs]
+def _with_argument_of(left: Node, right: Node) -> Node | None:
+    """`f(t) = 2t` in the variable of `f(x) = 2x`."""
+    one, other = left.parts[0], right.parts[0]
+    arguments = [
+        node.parts[0] for node in (one, other) if node.kind == "call" and len(node.parts) == 1
+    ]
+    if len(arguments) != 2 or one.name != other.name or arguments[0] == arguments[1]:
+        return None
+    old, new = arguments
+    if {old.kind, new.kind} != {"symbol"} or new.name in variables(left):
+        return None
+    return replaced(left, old, new)
+
+
+def _same_equations(left: Node, right: Node) -> bool:
+    r"""Whether one relation is a multiple of the other: `2x + 2y = 4` and `y = 2 - x`."""
+    if left.name != right.name or len(left.name) != 1 or left.name[0] not in ("=", *TURNED, "≠"):
+        return False
+    if not all(is_arithmetic(part) for part in (*left.parts, *right.parts)):
+        return False
+    factor = math_value.ratio(_difference(left), _difference(right))
+    return factor > 0 or (factor < 0 and left.name[0] in "=≠")
+
+
+def _difference(relation: Node) -> Node:
+    first, second = relation.parts
+    return Node("add", "", (first, negative(second)))
+
+
+def _congruent(left: Node, right: Node) -> bool:
+    r"""Whether `n \equiv -1 \pmod 6` says what `n \equiv 5 \pmod 6` says."""
+    if left.name != ("≡", "mod"):
+        return False
+    (name, x, modulus), (other, y, other_modulus) = left.parts, right.parts
+    numbers = [math_value.exact(node) for node in (x, y, modulus)]
+    if None in numbers or not _same(name, other) or not _same(modulus, other_modulus):
+        return False
+    a, b, m = (n for n in numbers if n is not None)
+    return m != 0 and (a - b) % m == 0
+
+
+def _same_sets_written_otherwise(left: Node, right: Node) -> bool:
+    """A relation, or several with `or`, against an interval or a union of them."""
+    for one, other in ((left, right), (right, left)):
+        if one.kind == "relation" or (one.kind, one.name) == ("list", "or"):
+            found = union(one)
+            if found is None:
+                return False
+            if other.kind == "join":
+                return set(other.name) <= {"∪"} and _match(found.parts, other.parts)
+            return other.kind == "list" and len(found.parts) == 1 and _same(found.parts[0], other)
+    return False

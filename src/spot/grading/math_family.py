@@ -1,7 +1,7 @@
 r"""Mathematics with a final answer: AIME, AMC, MATH-500, Minerva, OlympiadBench and their like.
 
-The last balanced `\boxed{…}` is the answer, or what another answer format names, and math-verify says whether
-it equals the truth (spot.grading.math). Only what a row says of itself changes how it is graded: several
+The last balanced `\boxed{…}` is the answer, or what another answer format names, compared with the truth by
+spot.grading.math. Only what a row says of itself changes how it is graded: several
 answers are compared as a set, and a tolerance holds for the row that names one.
 """
 
@@ -26,9 +26,7 @@ from spot.grading.family import (
     pose,
     truncated,
 )
-from spot.grading.math import LONGEST_ANSWER, Equals, number, same_sets, split_list
-
-MOST_ANSWERS = 40  # in one box; more are a list of guesses
+from spot.grading.math import LONGEST_ANSWER, Equals, number
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ def read(
         raise RowError(f"{fields.question}: no problem")
     truths = _truths(fields, row, answer_format)
     meta: dict[str, Any] = {}
-    if value_at(row, fields.multiple) is True or len(truths) > 1:
+    if str(value_at(row, fields.multiple)) == "True" or len(truths) > 1:
         answers = [part for truth in truths for part in _listed(truth)]
         if len(answers) > 1:
             meta["answers"] = answers
     truth = ", ".join(truths)
     if value_at(row, fields.unit) == "%" and "%" not in truth:
         truth += r"\%"
-    if (tolerance := value_at(row, fields.tolerance)) not in (None, ""):
+    if (tolerance := value_at(row, fields.tolerance)) not in (None, "", "None"):
         meta["tolerance"] = _tolerance(tolerance, fields.tolerance)
     name = scalar_text(value_at(row, fields.id)) or row_id
     if not encodable(name + text + truth):
@@ -153,26 +151,17 @@ def _grade(answer: Answer, box: str | None, equal: bool | None, name: str) -> Gr
 
 def _equal(equals: Equals, pairs: Sequence[tuple[str, Question]]) -> list[bool | None]:
     """Whether each box answers its question; None where the comparison gave up."""
-    results: list[bool | None] = [_within_tolerance(box, question) for box, question in pairs]
-    sets = [
-        (i, given, question.meta["answers"])
-        for i, (box, question) in enumerate(pairs)
-        if "answers" in question.meta
-        for given in _readings(box)
+    equal = equals([(box, _truth(question)) for box, question in pairs])
+    return [
+        _within_tolerance(box, question) or same
+        for same, (box, question) in zip(equal, pairs, strict=True)
     ]
-    equal_sets = _equal_sets(equals, [(given, truths) for _, given, truths in sets])
-    for (i, _, _), same in zip(sets, equal_sets, strict=True):
-        results[i] = results[i] or same
-    whole = [i for i, result in enumerate(results) if result is False]
-    equal = equals([(pairs[i][0], _whole(pairs[i][1])) for i in whole])
-    for i, same in zip(whole, equal, strict=True):
-        results[i] = same
-    return results
 
 
-def _whole(question: Question) -> str:
-    """The truth in one piece. In `1, 200` the space keeps two answers from being 1,200."""
-    return ", ".join(question.meta.get("answers", [question.answer]))
+def _truth(question: Question) -> str:
+    """The truth in one piece: several answers are a set, in which 1, 200 are never 1,200."""
+    answers = question.meta.get("answers")
+    return question.answer if answers is None else r"\{" + ", ".join(answers) + r"\}"
 
 
 def _within_tolerance(box: str, question: Question) -> bool:
@@ -188,36 +177,20 @@ def _within_tolerance(box: str, question: Question) -> bool:
 _AND = re.compile(
     r"\\(?:text|mathrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
 )
-_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 _AROUND = [("$", "$"), (r"\(", r"\)"), (r"\left\{", r"\right\}"), (r"\{", r"\}")]
 
 
-def _readings(box: str) -> list[list[str]]:
-    """The answers in a box: with 1,350 as two of them, and as one if that is another reading."""
-    readings = [_listed(box), _listed(_THOUSANDS.sub("", box))]
-    return [r for r in readings[: 1 + (readings[0] != readings[1])] if len(r) <= MOST_ANSWERS]
-
-
 def _listed(text: str) -> list[str]:
-    r"""The answers that a text lists, in brackets of a set or in none; `3 \pm x` are two."""
+    """The answers that a text lists, in brackets of a set or in none."""
     text = text.strip().rstrip(".").strip()
     for opening, closing in _AROUND:
         if text.startswith(opening) and text.endswith(closing):
             text = text[len(opening) : -len(closing)].strip()
-    parts = [part for part in split_list(_AND.sub(",", text.replace("$", ""))) if part]
-    return [sign for part in parts for sign in _signs(part)]
-
-
-def _signs(part: str) -> list[str]:
-    if r"\pm" not in part:
-        return [part]
-    return [re.sub(r"\\pm(?![a-z])", sign, part) for sign in ("+", "-")]
-
-
-def _equal_sets(
-    equals: Equals, sets: Sequence[tuple[Sequence[str], Sequence[str]]]
-) -> list[bool | None]:
-    """Whether each (given, truths) are the same set: every one has its equal on the other side."""
-    pairs = [(x, y) for given, truths in sets for x in given for y in truths]
-    equal = iter(equals(pairs))
-    return [same_sets([[next(equal) for _ in truths] for _ in given]) for given, truths in sets]
+    parts, depth = [""], 0
+    for sign in _AND.sub(",", text.replace("$", "")):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign in ",;" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts if part.strip()]

@@ -11,30 +11,26 @@ from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
 from spot.grading import choice, code, connect4, ifeval, laptop, math, math_family
 from spot.grading.family import Answer, Family, Grade, RowError, most_frequent_answer, pose
-from spot.grading.math_pool import OUTER_SECONDS, math_pool
 
 Verdict = tuple[str, str | None]  # correct, wrong, truncated or unparseable; the answer extracted
 
 
 class Verifier:
-    """Grades responses; owns the worker processes, which are started only when algebra is needed.
+    """Grades responses, from any thread.
 
-    Use it as a context manager, from any thread. A comparison that exceeds its limits or kills its
-    worker makes the verdict `unparseable`: such an answer is known neither right nor wrong.
+    An answer whose numbers are too large to compute makes the verdict `unparseable`: it is known neither
+    right nor wrong.
     """
-
-    def __init__(self, workers: int | None = None, seconds: float = OUTER_SECONDS) -> None:
-        self.pool = math_pool(workers, seconds)
 
     def __enter__(self) -> Verifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.close()
+        pass
 
     def equals(self, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-        """Whether each (extracted, truth) is equal, all cores at work; None where it gave up."""
-        return math.equals(self.pool, pairs)
+        """Whether each (extracted, truth) is equal; None where it gave up."""
+        return math.equals(pairs)
 
     def equal(self, extracted: str, truth: str) -> bool:
         """Whether an extracted answer equals the truth; False when that cannot be found out."""

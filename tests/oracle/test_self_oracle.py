@@ -48,6 +48,9 @@ class Student:
             finish = LENGTH if number == 5 else STOP
             yield Completion(request.key, world.marked(text), (1, 2, 3), finish, 50, 3, "student")
 
+    def ready(self) -> None:
+        """Nothing is to be started."""
+
     def close(self) -> None:
         """Nothing was started."""
 
@@ -157,6 +160,9 @@ class Resampled:
                 text = {1: another(number), 2: world.corrected(number)}.get(request.trial, text)
             finish = LENGTH if request.trial == 4 else STOP
             yield Completion(request.key, text, (1, 2, 3), finish, 50, 3, "student")
+
+    def ready(self) -> None:
+        """Nothing is to be started."""
 
     def close(self) -> None:
         """Nothing was started."""

@@ -47,6 +47,8 @@ class Scripted:
             text, finish = self.said[request.key]
             yield Completion(request.key, text, (), finish, 9, len(text), "scripted")
 
+    def ready(self) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from spot.config import DataConfig
 from spot.data import artifacts
+from spot.data.advice import ungraded
 from spot.data.rows import WRONG, Attempt
 from spot.utils.errors import UserError
 
@@ -21,7 +22,11 @@ def split_attempts(
     """
     rows = artifacts.read_rows(attempts.folder, Attempt)
     if first is None or first.key == attempts.key:
-        return split_held_out(rows, data.held_out, data.seed)
+        try:
+            return split_held_out(rows, data.held_out, data.seed)
+        except UserError as error:  # asking more of the same helps little where few can be graded
+            why = ungraded(Counter(row.verdict for row in rows), data)
+            raise UserError(f"{why}. Now {error}" if why else str(error)) from None
     held_out = {row.question for row in split_attempts(data, first)[1]}
     return (
         [row for row in rows if row.question not in held_out],

@@ -83,6 +83,9 @@ class RemoteGenerator:
         if count < len(todo):
             raise RuntimeError(f"closed after {count} of {len(todo)} completions")
 
+    def ready(self) -> None:
+        """The servers run already, or are waited for when they are asked."""
+
     def close(self) -> None:
         """Cancel what is in flight, also of iterators that nobody has closed."""
         for worker in list(self._workers):

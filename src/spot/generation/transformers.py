@@ -80,6 +80,9 @@ class TransformersGenerator:
                     if row.key not in finished:
                         yield self._completion(row, ids)
 
+    def ready(self) -> None:
+        """The model is in memory."""
+
     def close(self) -> None:
         """Nothing was started."""
 

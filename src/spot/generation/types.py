@@ -59,7 +59,11 @@ class Completion:
 
 
 class Generator(Protocol):
-    """Answers requests; `close` ends what it started and frees what it holds."""
+    """Answers requests; `ready` starts what is needed for it, `close` ends that and frees what it holds."""
+
+    def ready(self) -> None:
+        """Return when requests can be answered. Raises UserError."""
+        ...
 
     def generate(
         self, requests: Sequence[Request], done: Collection[str] = ()

@@ -196,6 +196,10 @@ class VllmGenerator:
         )
         yield from client.generate(requests, done)
 
+    def ready(self) -> None:
+        """Start the servers; return when all are healthy. Raises UserError."""
+        self.servers.start()
+
     def close(self) -> None:
         """End the servers; return when their memory is free."""
         self.servers.close()

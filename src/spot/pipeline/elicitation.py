@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from spot.data.rows import CORRECT, Attempt, Question
 from spot.generation import Generator, Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
 from spot.utils.errors import UserError
+from spot.utils.progress import say
 
+FIRST = 100  # responses after which is said that most cannot be used
 # (response, truth, finish reason) → verdict and the final answer found
 Grade = Callable[[str, str, str], tuple[str, str | None]]
 
@@ -67,32 +69,33 @@ def elicit(
 
 
 class Tally:
-    """Progress of an elicitation while it runs, and its summary."""
+    """Progress of an elicitation while it runs, and its summary.
 
-    def __init__(self) -> None:
-        self._first: float | None = None  # when the first response came
-        self._last = 0.0
-        self._tokens = 0  # of the responses after the first
+    advise: what to say of verdicts, for instance that most responses were cut off; empty: nothing.
+    """
+
+    def __init__(self, advise: Callable[[Mapping[str, int]], str] = lambda _: "") -> None:
+        self._advise = advise
+        self._began = self._last = 0.0
+        self._tokens = 0
         self._verdicts: Counter[str] = Counter()
         self.summary = ""  # the details in one line for the screen
 
     def watch(self, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
         """Count the attempts that pass."""
+        self._began = self._last = time.monotonic()
         for attempt in attempts:
             self._last = time.monotonic()
-            if self._first is None:
-                self._first = self._last
-            else:
-                self._tokens += attempt.tokens
+            self._tokens += attempt.tokens
             self._verdicts[attempt.verdict] += 1
+            if self._verdicts.total() == FIRST and (advice := self._advise(self._verdicts)):
+                say(f"elicit: {advice}")
             yield attempt
 
     @property
     def tokens_per_second(self) -> float:
-        """From the first response to the last: servers take their time to start."""
-        if self._first is None or self._last == self._first:
-            return 0.0
-        return self._tokens / (self._last - self._first)
+        """Tokens of the responses ÷ seconds since the first question could be asked."""
+        return self._tokens / (self._last - self._began) if self._tokens else 0.0
 
     def note(self) -> str:
         total = sum(self._verdicts.values())
@@ -106,6 +109,8 @@ class Tally:
                 "No prompt leaves room for a response in the model's context: choose shorter questions "
                 "or another model."
             )
+        if self._verdicts.total() < FIRST and (advice := self._advise(self._verdicts)):
+            say(f"elicit: {advice}")
         from spot.evaluation.statistics import mean_interval, means_by_question
 
         means = means_by_question((a.question_id, a.verdict == CORRECT) for a in attempts)

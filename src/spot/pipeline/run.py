@@ -20,7 +20,7 @@ from spot.data.held_out import split_attempts
 from spot.data.rows import Attempt, Pair
 from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.pipeline import heartbeat
-from spot.utils import progress
+from spot.utils import progress, terminal
 from spot.utils.errors import UserError
 from spot.utils.files import write_aside
 from spot.utils.machine import processor
@@ -112,7 +112,7 @@ class Run:
         count = counts[poorest]
         if most is not None and most < count:
             return most
-        say(f"matched: {count} {'pair' if count == 1 else 'pairs'}, decided by {poorest}")
+        say(f"matched: {terminal.count(count, 'pair')}, decided by {poorest}")
         return count
 
     def last(self, stage: str) -> artifacts.Product:

@@ -17,6 +17,7 @@ from spot.data.edits import change_ratio, common_prefix
 from spot.data.held_out import seeded_order
 from spot.data.rows import CORRECT, Attempt, Pair, Rectification
 from spot.grading.registry import Verifier
+from spot.utils.terminal import count
 
 EMPTY = "empty"
 IDENTICAL = "identical"
@@ -29,6 +30,23 @@ OVER_LONG = "over_long"
 ABOVE_GAMMA = "change_ratio_above_gamma"
 BEYOND_PAIRS = "beyond_pairs"
 
+_ADVICE = {  # by how the commonest reason begins
+    "outcome_refused": "have these attempts corrected, too, or choose another Oracle",
+    "outcome_not_corrected": "have these attempts corrected, too: spot correct",
+    "outcome_truncated": "raise oracle.max_tokens",
+    "outcome_rewritten": "raise oracle.largest_change",
+    "outcome_unchanged": "choose an Oracle that finds the error, or oracle.ground_truth=true",
+    "outcome_unparseable": "the corrections have no answer as data.answer_format wants it",
+    "outcome_": "read what the Oracle wrote: spot pairs <the folder of its rectifications>",
+    "verdict_truncated": "raise generator.max_new_tokens",
+    "verdict_unparseable": "choose data.prompt or data.answer_format so that answers are found",
+    "verdict_wrong": "data.arm=self trains on correct responses: ask more or easier questions",
+    CHOSEN_NOT_CORRECT: "check data.fields.answer and data.answer_format",
+    REJECTED_IS_CORRECT: "these responses are right: check data.fields.answer and data.answer_format",
+    OVER_LONG: "raise model.context_length",
+    IDENTICAL: "choose an Oracle that finds the error",
+    EMPTY: "read what the Oracle wrote: spot pairs <the folder of its rectifications>",
+}
 _MARKER = re.compile(r"==[ \t]*CORRECTED\b[^=\n]*==", re.IGNORECASE)
 
 
@@ -122,16 +140,25 @@ def select(
     return Selection(pairs, dict(sieve.dropped), min(ratios, default=None))
 
 
-def nothing_left(selection: Selection, rules: Rules, key: str = "data.gamma") -> str:
-    """The message when no pair was selected: one line with the next step; `key` holds γ."""
+def nothing_left(
+    selection: Selection, rules: Rules, key: str = "data.gamma", held_out: bool = False
+) -> str:
+    """The message when no pair was selected: one line with what helps against the commonest reason.
+
+    key: which one holds γ; held_out: whether the pairs are those to watch, and not to train on.
+    """
     smallest = selection.smallest_ratio
     if selection.dropped.get(ABOVE_GAMMA) and rules.gamma is not None and smallest is not None:
         return (
             f"{key}={rules.gamma:g} leaves no pair: the smallest change ratio of "
-            f"{len(selection.dropped[ABOVE_GAMMA])} corrections is {smallest:.3f}; raise {key}."
+            f"{count(len(selection.dropped[ABOVE_GAMMA]), 'correction')} is {smallest:.3f}; raise {key}."
         )
-    reasons = ", ".join(f"{reason} {count}" for reason, count in selection.counts.items())
-    return f"no pair is left to train on ({reasons or 'no rows came in'}): ask more questions."
+    counts = selection.counts
+    reasons = ", ".join(f"{reason} {number}" for reason, number in counts.items())
+    commonest = max(counts, key=lambda reason: counts[reason], default="")
+    kind = next((start for start in _ADVICE if commonest.startswith(start)), "")
+    what = "no pair is left of those held out" if held_out else "no pair is left to train on"
+    return f"{what} ({reasons or 'no row came in'}): {_ADVICE.get(kind, 'ask more questions')}."
 
 
 def _candidate(row: Attempt | Rectification, arm: str) -> _Candidate:

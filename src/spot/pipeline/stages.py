@@ -17,8 +17,9 @@ from typing import Any
 
 from spot.config import ASKED, Config, resolved_loss
 from spot.data import artifacts
+from spot.data.advice import nothing_wrong, ungraded
 from spot.data.held_out import split_attempts, wrong_attempts
-from spot.data.rows import Attempt, Pair, Rectification, Score
+from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.grading import sandbox
@@ -89,12 +90,14 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
         questions, dropped = sourcing.questions(config)
         if run.holds_out:
             sourcing.check_held_out(data, len(questions))
-        tally = Tally()
+        tally = Tally(partial(ungraded, data=data))
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
             counts.update(dropped)
             generator = clients.generator(config, config.generator, policy)
             with closing(generator), Verifier() as verifier:
+                if len(done) < len(questions) * data.samples:
+                    generator.ready()
                 yield from tally.watch(
                     elicit(
                         questions,
@@ -134,7 +137,11 @@ def _import(run: Run) -> artifacts.Product:
         counts.update(dropped)
         yield from (row for row in rows if row.id not in done)
 
-    make = partial(artifacts.compute_rows, target, Attempt, produce)
+    def make() -> None:
+        artifacts.compute_rows(target, Attempt, produce)
+        if why := ungraded(target.counts, data):
+            say(f"elicit: {why}")
+
     return run.stage("attempts", target, make)
 
 
@@ -166,6 +173,8 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
     target = artifacts.product(run.root, "rectify", settings, inputs)
 
     def make() -> None:
+        if not attempts.counts.get(WRONG):
+            raise UserError(nothing_wrong(attempts.counts, data))
         wrong = wrong_attempts(data, attempts, part, run.first)
         outcomes: Counter[str] = Counter()
         with Verifier() as verifier:
@@ -266,7 +275,7 @@ def _select(
             selection = select_pairs(rows, tokenizer, rules, verifier)
         if not selection.pairs:
             key = "data.matched_gamma" if name == "matched_pairs" else "data.gamma"
-            raise UserError(nothing_left(selection, rules, key))
+            raise UserError(nothing_left(selection, rules, key, held_out=name == "held_out"))
         dropped.update(selection.dropped)
         counts.update(selection.counts)
         yield from (pair for pair in selection.pairs if pair.id not in done)

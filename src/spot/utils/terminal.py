@@ -30,3 +30,8 @@ def signed(value: float, digits: int = 1) -> str:
     """`+3.2`, `−1.0` with a true minus sign, `0.0` without one."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if not text.strip("+−0.") else text
+
+
+def count(number: int, noun: str, many: str = "") -> str:
+    """`1 pair`, `2,000 pairs`; many: a plural that is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"

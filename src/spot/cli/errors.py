@@ -23,7 +23,7 @@ def mistakes_in_one_line() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         _stop(str(error).strip().splitlines()[0], 2)
     except RankError as error:
-        _stop(str(error), 1)
+        _stop(str(error), 1, lines=True)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here.", 130)
     except BrokenPipeError:  # `spot config | head`: nobody reads on
@@ -38,6 +38,8 @@ def mistakes_in_one_line() -> Iterator[None]:
         _stop(f"the disk is full{where}: free some space; the same command goes on from here.", 1)
 
 
-def _stop(message: str, code: int) -> None:
-    print(f"spot: {message}", file=sys.stderr, flush=True)
+def _stop(message: str, code: int, *, lines: bool = False) -> None:
+    from spot.utils.terminal import clean  # late: it imports rich
+
+    print(f"spot: {clean(message, lines=lines)}", file=sys.stderr, flush=True)
     raise SystemExit(code)

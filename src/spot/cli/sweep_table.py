@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -25,13 +25,13 @@ def say(line: str) -> None:
 
 def print_line(name: str, line: str) -> None:
     """A line, after the name of the job whose it is."""
-    print(f"{name:>5} | {line}", flush=True)
+    print(f"{name:>5} | {terminal.clean(line)}", flush=True)
 
 
 @contextmanager
 def watched(jobs: list[Job]) -> Iterator[PrintLine]:
     """Show the jobs as long as the block lasts; yields what to call with every line."""
-    console = Console()
+    console = terminal.Console()
     if not sys.stdout.isatty() or console.is_dumb_terminal:
         yield print_line
         return
@@ -66,7 +66,7 @@ def table(jobs: list[Job], rows: int, width: int) -> Group:
             Text(job.state, COLOURS.get(job.state, "dim green")),
             str(timedelta(seconds=int(job.seconds))) if job.began else "",
             ",".join(job.gpus),
-            Text.from_ansi(job.error or job.last_line),
+            Text(terminal.clean(job.error or job.last_line)),
         )
     # last and narrow: what Ctrl-C makes a terminal print fits behind it and moves no line
     return Group(result, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))

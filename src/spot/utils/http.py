@@ -216,7 +216,9 @@ def says_asked_too_much(status: int, words: str) -> bool:
 
 def one_line(words: str) -> str:
     """A server's words, short enough for a message."""
-    return " ".join(words.split())[:_LONGEST_REASON]
+    from spot.utils.terminal import clean  # late: it imports rich
+
+    return " ".join(clean(words, lines=True).split())[:_LONGEST_REASON]
 
 
 def retry_after(headers: Mapping[str, str], now: datetime.datetime | None = None) -> float | None:

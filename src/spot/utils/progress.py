@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from spot.utils.terminal import Console, clean
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
@@ -25,7 +26,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(message: str) -> None:
     """One line to the person who waits (stderr, so that stdout stays for results)."""
-    console.print(message, markup=False)
+    console.print(clean(message), markup=False)
 
 
 def track(
@@ -55,7 +56,7 @@ def _lines(
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             done = f"{label}: {count}" + (f" of {total}" if total else "")
-            print("; ".join(filter(None, [done, note()])), file=sys.stderr)
+            print(clean("; ".join(filter(None, [done, note()]))), file=sys.stderr)
 
 
 def _bar(

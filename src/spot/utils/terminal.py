@@ -1,14 +1,49 @@
-"""What a terminal or a log shows: the one kind of table, and numbers with their sign."""
+"""What a terminal or a log shows: the one kind of table, numbers with their sign, and no text of others
+that would command the terminal.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.segment import Segment
 from rich.table import Table
 
 WIDTH = 10_000  # columns where there is no terminal: nothing is wrapped or cut in a log
+
+# Whole sequences first, so that nothing of them is left as text: ECMA-48, 5.4 and 8.3.
+_COMMANDS = re.compile(
+    r"(?:\x1b[P\]X^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # strings, as titles
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # control sequences, as colours
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # all other control characters
+    r"|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # the order of what is read (Unicode, UAX 9)
+)
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair: no encoding has it
+
+
+def clean(text: str, *, lines: bool = False) -> str:
+    """Text of others without what a terminal obeys: escape sequences, control characters, overrides of
+    the direction. Tabs and ends of lines stay where `lines` are wanted, else they are blanks.
+    """
+    text = _HALF.sub("\ufffd", _COMMANDS.sub("", text))
+    return text if lines else re.sub("[\t\n\u2028\u2029]", " ", text)
+
+
+class Console(RichConsole):
+    """Rich's console, which shows no control characters but its own."""
+
+    def render(self, *given: Any, **named: Any) -> Iterable[Segment]:
+        for segment in super().render(*given, **named):
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=clean(segment.text, lines=True))
+            )
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:

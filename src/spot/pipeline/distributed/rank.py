@@ -20,6 +20,7 @@ from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.utils import progress
 from spot.utils.errors import FULL, UNUSABLE, UserError
 from spot.utils.files import write_aside
+from spot.utils.terminal import clean
 
 PR_SET_PDEATHSIG = 1
 
@@ -80,9 +81,9 @@ def _report(rank: int, error: BaseException) -> None:
         # never a part of it, which the agent could not read
         write_aside(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps(report))
     except OSError:  # a full disk must not swallow why
-        print(text, file=sys.stderr, flush=True)
+        print(clean(text, lines=True), file=sys.stderr, flush=True)
     if rank > 0:  # its log; rank 0's is shown by `launch`, on the screen
-        print(text, file=sys.stderr, flush=True)
+        print(clean(text, lines=True), file=sys.stderr, flush=True)
 
 
 def leave() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from spot.pipeline.plan.account import GIB, Plan
 from spot.training.memory_model import RESERVE
+from spot.utils import terminal
 
 Line = tuple[str, str, str]  # what, how much, a note
 
 
-def show(plan: Plan, console: Console | None = None) -> None:
+def show(plan: Plan, console: terminal.Console | None = None) -> None:
     """Print the plan: memory, work, disk, Oracle, and whether it fits."""
-    out = console or Console(highlight=False, soft_wrap=True)
+    out = console or terminal.Console(highlight=False, soft_wrap=True)
     config, shape, hardware = plan.config, plan.shape, plan.config.hardware
     kind = hardware.accelerator.upper()
     ranks = f"one {kind}"

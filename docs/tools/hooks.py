@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import reference  # beside this file
+import reference  # beside this file, as supported is
+import supported
 import yaml
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -24,7 +25,7 @@ FROM_ELSEWHERE = {  # files of the repository that are pages, too
     "performance/README.md": "measurements.md",
     "experiments/laptop/README.md": "laptop/index.md",
 }
-LEFT_OVER = re.compile(r"-\s?-?\s?8\s?<\s?-.*|<!-- (?:commands|studies|supported) -->")
+LEFT_OVER = re.compile(r"-\s?-?\s?8\s?<\s?-.*|<!-- (?:commands|studies) -->")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -51,7 +52,8 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add what is not written by hand in docs/."""
-    for uri, text in reference.pages().items():
+    written = reference.pages() | {"supported.md": supported.page()}
+    for uri, text in written.items():
         files.append(File.generated(config, uri, content=text))
     for source, uri in published().items():
         text = (ROOT / source).read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import importlib.util
 import re
 import subprocess
@@ -23,6 +24,9 @@ from playwright.sync_api import Page, expect
 from spot import config
 from spot.cli import main
 from spot.config import compose
+from spot.data import answers, hub
+from spot.grading.registry import FAMILIES
+from spot.utils import finish
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +109,12 @@ def test_an_include_that_was_not_made_stops_the_build(
     page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
     with pytest.raises(Exception, match=r"index.md shows") if refused else nullcontext():
         assert hooks.on_page_content(content, page) == content
+
+
+def test_what_is_supported_is_what_the_code_has(site: Path) -> None:
+    page = (site / "supported.html").read_text("utf-8")
+    names = {*finish.FINISH_REASONS, *hub.SUFFIXES, *answers.ANSWER_FORMATS, *FAMILIES}
+    assert not [name for name in names if f"<code>{html.escape(name)}</code>" not in page]
 
 
 def test_no_description_is_cut(site: Path) -> None:

@@ -1,8 +1,8 @@
 """Attempts in a table for a person to correct, in a spreadsheet or on the local page, and back again.
 
-One file for both: comma- or tab-separated (by its suffix), a row an attempt. Spreadsheets take a cell
-that begins with a sign for a formula, so such cells get an apostrophe in front, which reading takes
-away; they may also save with semicolons, tabs or in UTF-16, all of which is read.
+One file for both: comma- or tab-separated (by its suffix), a row an attempt. What spreadsheets
+take for a formula gets an apostrophe in front, which reading takes away; they may also save with
+semicolons, tabs or in UTF-16, all of which is read.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from spot.data.hub import delimiter
 from spot.data.jsonl import LONGEST_LINE, UNREADABLE, open_text
 from spot.oracle.types import Task
+from spot.utils.cells import defused, original
 from spot.utils.errors import UserError, first_line
 from spot.utils.files import check_output, write_aside
 
 COLUMNS = ("id", "question", "answer", "attempt", "correction", "fingerprint")
 SHEETS = (".csv", ".tsv")
-_FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")  # what a spreadsheet does not take for text
 
 
 def place(path: str | None, output: str) -> Path:
@@ -49,7 +49,7 @@ def write(path: Path, tasks: Sequence[Task], corrections: Mapping[str, str]) -> 
     for task in tasks:
         cells = [task.id, task.question, task.answer, task.response]
         cells += [corrections.get(task.id, ""), _fingerprint(task)]
-        writer.writerow([_guarded(cell) for cell in cells])
+        writer.writerow([defused(cell) for cell in cells])
     # Excel takes a file without a byte order mark for one in the machine's old code page
     path.parent.mkdir(parents=True, exist_ok=True)
     write_aside(path, text.getvalue().encode("utf-8-sig"))
@@ -72,7 +72,7 @@ def read(path: Path, tasks: Sequence[Task], *, others: bool = False) -> dict[str
     found: dict[str, str] = {}
     seen: dict[str, int] = {}
     for number, row in enumerate(rows[1:], 2):
-        cells = {name: _unguarded(row[at]) if at < len(row) else "" for name, at in head.items()}
+        cells = {name: original(row[at]) if at < len(row) else "" for name, at in head.items()}
         task_id, correction = cells["id"], cells["correction"]
         if not correction.strip():
             continue
@@ -119,11 +119,3 @@ def _fingerprint(task: Task) -> str:
     """What tells one attempt from another of the same id; no spreadsheet takes it for a number."""
     text = "\0".join((task.question, task.response))
     return "x" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _guarded(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
-def _unguarded(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell

@@ -8,6 +8,7 @@ there yet.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections import Counter, defaultdict
@@ -25,6 +26,7 @@ from spot.data import run_record
 from spot.data.run_record import COMPLETE, EVALUATION, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.pipeline.sweep_jobs import JOBS
+from spot.utils.cells import original
 from spot.utils.errors import UserError
 
 STATES = ("running", "failed", "stopped", "waiting", COMPLETE)  # what wants most attention first
@@ -294,8 +296,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return []
-    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [row for row in rows if None not in row and None not in row.values()]
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    whole = (row for row in rows if None not in row and None not in row.values())
+    return [{name: original(cell) for name, cell in row.items()} for row in whole]
 
 
 def log_lines(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from spot.report.arm_names import differences
 from spot.report.claims import FAILS, HOLDS, UNCLEAR
 from spot.report.load import Study, load
 from spot.report.warnings import cautions
+from spot.utils.cells import defused
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed
 
@@ -82,7 +83,9 @@ def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: defused(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows
+    )
     return text.getvalue()
 
 

@@ -243,8 +243,17 @@ def test_a_sheet_that_a_person_filled_in(folder: Path) -> None:
     human_sheet.write(folder / "sheet.csv", tasks, corrections)
     code, told = run(folder, [*SPOT, "rectify", *data, "oracle=human", "oracle.path=sheet.csv"])
     assert code == 0, told
-    outcomes = [row["outcome"] for product in products(folder) for row in product["rows"]]
-    assert (outcomes.count("ok"), outcomes.count("refused")) == (60, 30)
+    parts = {
+        product["settings"]["part"]: [row["outcome"] for row in product["rows"]]
+        for product in products(folder)
+    }
+    assert (parts["train"].count("ok"), parts["train"].count("not_corrected")) == (50, 30)
+    assert parts["held_out"] == ["ok"] * 10, "what is held out is corrected"
+    few = dict([*corrections.items()][:5])
+    human_sheet.write(folder / "sheet.csv", tasks, few)
+    code, told = run(folder, [*SPOT, "rectify", *data, "oracle=human", "oracle.path=sheet.csv"])
+    assert code == 2
+    assert "data.held_out=10 takes all 5 corrections: lower it, data.held_out=1" in told
 
 
 def test_a_whole_run_leaves_no_key(server: Server, folder: Path) -> None:

@@ -93,7 +93,8 @@ def test_open_edit_save_reload_finish(
         typed(page, "It is\n$\\boxed{2}$")
         page.click("#finish")
         expect(page.locator("#over")).to_be_visible()
-        assert dialogs == ["1 attempts are not corrected and will be left out. Finish?"]
+        left = "Without a correction that ends in the true answer, and left out: 1 of 3. Finish?"
+        assert dialogs == [left]
         assert corrections.finished.is_set()
     done = {"q1#0": right, "q3#0": "It is\r\n$\\boxed{2}$"}
     assert corrections.result() == human_sheet.read(corrections.sheet, TASKS) == done
@@ -175,13 +176,14 @@ def test_the_whole_way_without_a_browser(corrections: Corrections) -> None:
     thread = threading.Thread(target=lambda: found.update(correct(corrections, tell=said.put)))
     thread.start()
     line = said.get(timeout=30)
-    assert "3 attempts wait for you" in line
+    assert "correct 3 attempts at http" in line
     address = next(word for word in line.split() if word.startswith("http://"))
     ask(address, "save", edit("So $\\boxed{7}$."))
     ask(address, "finish", {})
     thread.join(30)
     assert not thread.is_alive()
     assert found == {"q1#0": "So $\\boxed{7}$."}
+    assert said.get(timeout=30) == "1 of 3 attempts are corrected"
 
 
 def test_only_this_machine_and_who_knows_the_address(corrections: Corrections) -> None:
@@ -247,21 +249,53 @@ def test_what_is_too_long_is_not_read(corrections: Corrections) -> None:
             assert ask(address, "save", "x", {"Content-Length": length})[0] == 413
 
 
+NONE, WITHOUT = {"done": False, "wrong": False}, {"done": False, "wrong": True}
+
+
+def test_a_correction_without_the_true_answer_is_not_done(corrections: Corrections) -> None:
+    assert corrections.save(0, "So $\\boxed{7}$.") == {"done": True, "wrong": False}
+    assert corrections.save(2, "So $\\boxed{3}$.") == WITHOUT
+    states = [(task["done"], task["wrong"]) for task in corrections.overview()]
+    assert states == [(True, False), (False, False), (False, True)]
+    assert corrections.counts() == (
+        "1 of 3 attempts are corrected; 1 correction does not end in the true answer and will be left out"
+    )
+    again = Corrections(corrections.sheet, TASKS, corrections.verifier)
+    assert again.overview() == corrections.overview(), "the text is kept"
+    assert again.save(2, "So $\\boxed{2}$.") == {"done": True, "wrong": False}
+
+
+@pytest.mark.browser
+def test_the_page_says_that_the_answer_is_not_the_true_one(
+    page: Page, complaints: list[str], corrections: Corrections
+) -> None:
+    with served(corrections) as address:
+        page.goto(address)
+        expect(page.locator("#ratio")).to_have_text("0.0%")
+        typed(page, "So $\\boxed{9}$.")
+        assert page.text_content("#progress") == "0 of 3 corrected, 1 without the true answer"
+        assert page.locator("#list .wrong").count() == 1
+        typed(page, "So $\\boxed{7}$.")
+        assert page.text_content("#progress") == "1 of 3 corrected"
+        assert page.locator("#list .wrong").count() == 0
+    assert complaints == []
+
+
 def test_every_edit_is_in_the_file_and_an_older_one_never_wins(corrections: Corrections) -> None:
     saved = lambda: human_sheet.read(corrections.sheet, TASKS)  # noqa: E731
     with served(corrections) as address:
-        assert ask(address, "save", edit("newer", serial=2)) == (200, {"done": True})
+        assert ask(address, "save", edit("newer", serial=2)) == (200, WITHOUT)
         assert saved() == {"q1#0": "newer"}
-        assert ask(address, "save", edit("older", serial=1)) == (200, {"done": True})
+        assert ask(address, "save", edit("older", serial=1)) == (200, WITHOUT)
         assert saved() == {"q1#0": "newer"}
         other = human_sheet.read(corrections.sheet, TASKS) | {"q3#0": "in a spreadsheet"}
         human_sheet.write(corrections.sheet, TASKS, other)
         ask(address, "save", edit("half \ud800 a pair", serial=3))
         assert saved() == {"q1#0": "half ? a pair", "q3#0": "in a spreadsheet"}
-        assert ask(address, "save", edit(TASKS[0].response, serial=4)) == (200, {"done": False})
+        assert ask(address, "save", edit(TASKS[0].response, serial=4)) == (200, NONE)
         assert saved() == {"q3#0": "in a spreadsheet"}, "the attempt itself is no correction"
         same = edit(TASKS[2].response.replace("\r\n", "\n"), index=2, serial=5)
-        assert ask(address, "save", same) == (200, {"done": False})
+        assert ask(address, "save", same) == (200, NONE)
     again = Corrections(corrections.sheet, TASKS, corrections.verifier)
     assert again.result() == {}
 

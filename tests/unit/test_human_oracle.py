@@ -60,7 +60,7 @@ def test_corrections_are_verified_like_any_other(tmp_path):
     with Verifier() as verifier:
         oracle = LocalOracle("human", lambda _: Solutions(path).correct, verifier, "last")
         results = list(oracle.rectify(tasks))
-    assert [result.outcome for result in results] == ["ok", "wrong", "unparseable", "refused"]
+    assert [result.outcome for result in results] == ["ok", "wrong", "unparseable", "not_corrected"]
 
 
 def test_bad_files(tmp_path):

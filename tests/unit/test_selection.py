@@ -236,6 +236,26 @@ def test_holding_out_everything_is_refused():
     assert (len(train), held_out) == (1, [])
 
 
+def test_where_corrections_are_there_only_they_are_held_out():
+    attempts = [attempt(n, verdict="wrong") for n in range(40)]
+    corrected = {a.id for a in attempts[::4]}
+    train, held_out = split_held_out(attempts, 3, 0, corrected)
+    assert len(held_out) == 3
+    assert {a.id for a in held_out} < corrected
+    assert len(train) == 37, "the others are on the side of training, and counted there"
+    assert split_held_out(attempts, 3, 0, {a.id for a in attempts}) == split_held_out(
+        attempts, 3, 0
+    )
+    with pytest.raises(
+        UserError, match=r"takes all 10 corrections: lower it, data\.held_out=2, or correct"
+    ):
+        split_held_out(attempts, 64, 0, corrected)
+    with pytest.raises(UserError, match=r"takes the only correction: correct more"):
+        split_held_out(attempts, 64, 0, {attempts[0].id})
+    with pytest.raises(UserError, match="no wrong attempt has a correction"):
+        split_held_out(attempts, 64, 0, set())
+
+
 def test_a_question_listed_under_several_ids_stays_on_one_side():
     attempts = [
         replace(attempt(n, verdict="wrong"), question=f"the  same {n // 4}?" if n % 2 else f"the same {n // 4}?")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import BenchmarkConfig, BenchmarksConfig, DataConfig, ProbeConfig
-from spot.data import artifacts, hub, templates
-from spot.data.held_out import wrong_attempts
+from spot.data import hub, templates
 from spot.data.jsonl import Problem, value_at
-from spot.data.rows import Question
+from spot.data.rows import Attempt, Question
 from spot.grading import registry
 from spot.grading.family import Family, RowError
 from spot.grading.registry import Options, Verifier
@@ -79,17 +78,16 @@ def local_path(task: BenchmarkConfig, folder: str | None) -> Path | None:
 def benchmarks(
     group: BenchmarksConfig,
     data: DataConfig,
-    attempts: artifacts.Product | None,
+    held_out: Sequence[Attempt],
     verifier: Verifier,
 ) -> list[Benchmark]:
-    """Every task with its questions; those of the family `data` were held out of training."""
+    """Every task with its questions; those of the family `data` are the ones of `held_out`."""
     result = []
     for task in group.tasks.values():
         family = family_of(task, verifier, data.answer_format)
         family.ready()
         if task.family == "data":
-            assert attempts is not None  # elicited where a benchmark asks for them
-            questions = _held_out(data, attempts)[: task.questions]
+            questions = _held_out(held_out)[: task.questions]
         else:
             questions = _questions(group, task, family)
         result.append(_benchmark(task, family, questions))
@@ -136,8 +134,8 @@ def template(task: BenchmarkConfig) -> str:
     return templates.of_family(task.family).text
 
 
-def _held_out(data: DataConfig, attempts: artifacts.Product) -> list[Question]:
-    rows = {row.question_id: row for row in wrong_attempts(data, attempts, "held_out")}
+def _held_out(attempts: Sequence[Attempt]) -> list[Question]:
+    rows = {row.question_id: row for row in attempts}
     return [Question(row.question_id, row.task, row.question, row.answer) for row in rows.values()]
 
 

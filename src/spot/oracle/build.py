@@ -50,7 +50,7 @@ def build(config: OracleConfig, data: DataConfig, around: Surroundings) -> Oracl
         rule = RuleEditor(config.seed, config.minimal, config.continuation, solves)
         return LocalOracle("rule", lambda _: rule.correct, around.verifier, data.answer_format)
     if config.kind == "human":
-        source = _written(config, data, around.pose)
+        source = written(config, data, around.pose)
         return LocalOracle("human", source, around.verifier, data.answer_format)
     price = price_of(config)
     spec = partial(_spec, config, data, around, price)
@@ -88,7 +88,7 @@ def settings(
         names = ["kind", "seed", "minimal", "continuation"]
         return _named(config, names if config.ground_truth else [*names, "solves"])
     if config.kind == "human":
-        file = digests.hash_file(_file(config, data))
+        file = corrections_digest(config, data)
         return {"kind": "human", "file": file, "fields": asdict(data.fields)}
     if config.kind == "self":
         asked = {"kind": "self", "seed": config.seed, "generation": dict(generation)}
@@ -116,7 +116,7 @@ def check(config: OracleConfig, data: DataConfig) -> None:
     is not there.
     """
     if config.kind == "human":
-        _written(config, data, str)
+        written(config, data, str)
     if config.kind not in ASKED:
         return
     for mode in {"rectified", data.arm} - {"self"}:
@@ -201,7 +201,12 @@ def _prompts(config: OracleConfig, data: DataConfig, mode: str) -> Prompts:
     )
 
 
-def _written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
+def corrections_digest(config: OracleConfig, data: DataConfig) -> str:
+    """Of the file of a human's corrections."""
+    return digests.hash_file(_file(config, data))
+
+
+def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
     """Corrections out of a sheet of `spot correct`, or worked solutions in JSON Lines."""
     path = _file(config, data)
     if path.suffix.lower() in human_sheet.SHEETS:

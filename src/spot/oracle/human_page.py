@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from spot.data.edits import change_ratio
+from spot.data.rows import CORRECT
 from spot.data.word_diff import marked
 from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
@@ -54,6 +55,7 @@ class Corrections:
     tokens: Callable[[str], Sequence[int]] = words
     answer_format: str = "boxed"
     finished: threading.Event = field(default_factory=threading.Event)
+    _verified: dict[tuple[str, str], bool] = field(default_factory=dict)  # of (id, correction)
     _done: dict[str, str] = field(default_factory=dict)
     _serials: dict[tuple[str, int], int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -69,10 +71,22 @@ class Corrections:
                 {
                     "id": t.id,
                     "title": " ".join(t.question.split())[:TITLE],
-                    "done": t.id in self._done,
+                    **self._state(t),
                 }
                 for t in self.tasks
             ]
+
+    def counts(self) -> str:
+        """`7 of 9 attempts are corrected; 1 correction does not end in the true answer …`."""
+        states = self.overview()
+        done, wrong = (sum(each[key] for each in states) for key in ("done", "wrong"))
+        says = f"{done} of {len(self.tasks)} attempts are corrected"
+        if wrong:
+            says += (
+                f"; {wrong} {'correction does' if wrong == 1 else 'corrections do'} not end in the true "
+                "answer and will be left out"
+            )
+        return says
 
     def show(self, index: int) -> dict[str, Any]:
         """One task and its correction so far."""
@@ -106,7 +120,7 @@ class Corrections:
                 self._done = kept if empty else kept | {task.id: text}
                 human_sheet.write(self.sheet, self.tasks, self._done)
                 self._serials[session, index] = serial
-            return {"done": task.id in self._done}
+            return self._state(task)
 
     def look(self, index: int, text: str) -> dict[str, Any]:
         """Change ratio (eq. 1), final answer and its verdict, and both texts in pieces (text, edited)."""
@@ -120,6 +134,16 @@ class Corrections:
         return {
             "ratio": ratio, "verdict": verdict, "extracted": extracted, "before": before, "after": after
         }  # fmt: skip
+
+    def _state(self, task: Task) -> dict[str, bool]:
+        """done: its correction ends in the true answer; wrong: it has one that does not."""
+        if (text := self._done.get(task.id)) is None:
+            return {"done": False, "wrong": False}
+        if (task.id, text) not in self._verified:
+            verdict, _ = self.verifier.verdict(text, task.answer, "stop", self.answer_format)
+            self._verified[task.id, text] = verdict == CORRECT
+        right = self._verified[task.id, text]
+        return {"done": right, "wrong": not right}
 
     def result(self) -> dict[str, str]:
         """The corrections by id."""
@@ -147,9 +171,10 @@ def correct(
     """
     with page(corrections, port) as address:
         tell(
-            f"{len(corrections.tasks)} attempts wait for you at {address} (kept in {corrections.sheet})"
+            f"correct {len(corrections.tasks)} attempts at {address} (kept in {corrections.sheet})"
         )
         corrections.finished.wait()
+    tell(corrections.counts())
     return corrections.result()
 
 

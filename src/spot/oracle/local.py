@@ -8,8 +8,10 @@ from spot.data.rows import CORRECT, UNPARSEABLE
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
 from spot.oracle.human import Source
-from spot.oracle.postprocess import EMPTY, OK, REFUSED, UNCHANGED, WRONG
+from spot.oracle.postprocess import EMPTY, OK, UNCHANGED, WRONG
 from spot.oracle.types import Result, Task
+
+NOT_CORRECTED = "not_corrected"  # there is no correction, which is no refusal
 
 
 class LocalOracle(Oracle):
@@ -39,7 +41,7 @@ class LocalOracle(Oracle):
     def _outcome(self, task: Task, chosen: str | None) -> tuple[str, str | None]:
         """`ok` and the final answer, or what is wrong with a correction."""
         if chosen is None:
-            return REFUSED, None
+            return NOT_CORRECTED, None
         if not chosen.strip():
             return EMPTY, None
         if chosen == task.response:

@@ -17,7 +17,7 @@ from spot.generation.types import Generator
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
 from spot.oracle import build as oracles
-from spot.pipeline import questions
+from spot.pipeline import parts, questions
 from spot.pipeline.policy import Policy
 
 
@@ -56,7 +56,7 @@ def score_settings(config: Config) -> dict[str, Any]:
             "held_out": data.held_out,
             "split_seed": data.seed,
             "answer_format": data.answer_format,
-        }
+        } | parts.settings(config)
     return settings
 
 

@@ -17,10 +17,9 @@ from typing import Any, cast
 
 from spot.config import PAID, Config, ModelConfig
 from spot.data import artifacts
-from spot.data.held_out import split_attempts, wrong_attempts
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
-from spot.pipeline import policy, stages, way
+from spot.pipeline import parts, policy, stages, way
 from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
@@ -126,7 +125,7 @@ class PreviewRun:
         if read is not None and not read.complete and recipe["corpus"] == "data":
             target = artifacts.product(self.root, "model", recipe, {"texts": read.digest})
         else:
-            texts = split_attempts(self.config.data, read)[0] if read and read.complete else None
+            texts = parts.split(self.config, read)[0] if read and read.complete else None
             target = policy.student(model, self.root, texts)[0]
         return self._note("model", target, "the student is pretrained")
 
@@ -267,7 +266,7 @@ def _corrections(run: PreviewRun, preview: Preview, target: artifacts.Product) -
     config, part = run.config, target.settings["part"]
     attempts = run.existing.get(target.inputs["attempts"])
     if attempts is not None:
-        count = len(wrong_attempts(config.data, attempts, part, run.first))
+        count = len(parts.wrong(config, attempts, part, run.first))
         journal = None
         if config.oracle.kind in PAID:
             journal = build.journal_path(config.oracle, attempts.digest, Path(config.output))

@@ -14,7 +14,8 @@ from spot.data.rows import WRONG, Attempt, Rectification
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
 from spot.oracle.postprocess import COMMENTED
-from spot.oracle.types import Result, Task
+from spot.oracle.types import Result
+from spot.pipeline.parts import task
 
 COMMENTS = "speaking of a known answer, an earlier attempt or the student"
 _MENTIONED = "mentioned"  # counted beside the outcomes: corrections of which a reply was refused so
@@ -35,7 +36,7 @@ def rectify(
     """
     by_id = {attempt.id: attempt for attempt in attempts}
     finished = {row.id for row in done}
-    tasks = [_task(attempt, mode) for attempt in attempts if attempt.id not in finished]
+    tasks = [task(attempt, mode) for attempt in attempts if attempt.id not in finished]
     for result in oracle.rectify(tasks, sum(row.outcome == "ok" for row in done)):
         if outcomes is not None:
             outcomes[result.outcome] += 1
@@ -48,7 +49,7 @@ def correct(config: Config, attempts: artifacts.Product, sheet: Path) -> None:
     from spot.oracle import human_page
 
     wrong = [row for row in artifacts.read_rows(attempts.folder, Attempt) if row.verdict == WRONG]
-    tasks = [_task(row, "rectified") for row in wrong]
+    tasks = [task(row, "rectified") for row in wrong]
     with Verifier() as verifier:
         corrections = human_page.Corrections(
             sheet, tasks, verifier, answer_format=config.data.answer_format
@@ -64,12 +65,6 @@ def note(oracle: Oracle, outcomes: Counter[str]) -> str:
     if mentioned:
         counts.append(f"{mentioned / sum(told.values()):.0%} refused at least once for {COMMENTS}")
     return ", ".join(filter(None, [*counts, oracle.note()]))
-
-
-def _task(attempt: Attempt, mode: str) -> Task:
-    return Task(
-        attempt.id, attempt.question, attempt.answer, attempt.response, mode, attempt.question_id
-    )
 
 
 def _row(attempt: Attempt, mode: str, name: str, result: Result) -> Rectification:

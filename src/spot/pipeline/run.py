@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, plain
 from spot.data import artifacts, run_record
-from spot.data.held_out import split_attempts
 from spot.data.rows import Attempt, Pair
 from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.pipeline import heartbeat
@@ -101,7 +100,9 @@ class Run:
         return policy.pretrain(self.config.model, self.root, self._texts(read))
 
     def _texts(self, read: artifacts.Product | None) -> list[Attempt] | None:
-        return None if read is None else split_attempts(self.config.data, read)[0]
+        from spot.pipeline import parts
+
+        return None if read is None else parts.split(self.config, read)[0]
 
     def fewest(self, pools: Mapping[str, artifacts.Product], most: int | None) -> int | None:
         """As many pairs as the smallest pool has, `most` at most; says which pool decides."""

@@ -18,14 +18,13 @@ from typing import Any
 from spot.config import ASKED, Config, resolved_loss
 from spot.data import artifacts
 from spot.data.advice import nothing_wrong, ungraded
-from spot.data.held_out import split_attempts, wrong_attempts
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.grading import sandbox
 from spot.grading.registry import Verifier
 from spot.oracle import build as oracles
-from spot.pipeline import clients, rectification
+from spot.pipeline import clients, parts, rectification
 from spot.pipeline import questions as sourcing
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
@@ -169,13 +168,13 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
         "mode": mode,
         "oracle": oracles.settings(config.oracle, data, mode, target_pairs, generation),
         "answer_format": data.answer_format,
-    }
+    } | parts.settings(config)
     target = artifacts.product(run.root, "rectify", settings, inputs)
 
     def make() -> None:
         if not attempts.counts.get(WRONG):
             raise UserError(nothing_wrong(attempts.counts, data))
-        wrong = wrong_attempts(data, attempts, part, run.first)
+        wrong = parts.wrong(config, attempts, part, run.first)
         outcomes: Counter[str] = Counter()
         with Verifier() as verifier:
             oracle = clients.oracle(
@@ -255,7 +254,7 @@ def _select(
     }
     inputs = {"material": material.digest, "policy": policy.digest}
     if settings["arm"] == "self":
-        settings |= {"held_out": config.data.held_out}
+        settings |= {"held_out": config.data.held_out} | parts.settings(config)
         inputs |= _first(run, material)
     target = artifacts.product(run.root, "select", settings, inputs)
 
@@ -267,7 +266,7 @@ def _select(
 
         rows: list[Rectification] | list[Attempt]
         if rules.arm == "self":
-            rows = split_attempts(config.data, material, run.first)[0]
+            rows = parts.split(config, material, run.first)[0]
         else:
             rows = artifacts.read_rows(material.folder, Rectification)
         with Verifier() as verifier:
@@ -330,8 +329,9 @@ def evaluate(
     """
     config = run.config
     inputs = {"policy": policy.digest}
-    if attempts is not None and measuring.asks_held_out(config.benchmarks.tasks):
-        inputs["attempts"] = attempts.digest
+    asking = attempts if measuring.asks_held_out(config.benchmarks.tasks) else None
+    if asking is not None:
+        inputs["attempts"] = asking.digest
     target = artifacts.product(run.root, "evaluate", clients.score_settings(config), inputs)
 
     def make() -> None:
@@ -339,7 +339,8 @@ def evaluate(
 
         evaluator = clients.evaluator(config)
         with Verifier() as verifier:
-            benchmarks = measuring.benchmarks(config.benchmarks, config.data, attempts, verifier)
+            held_out = [] if asking is None else parts.wrong(config, asking, "held_out")
+            benchmarks = measuring.benchmarks(config.benchmarks, config.data, held_out, verifier)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
                 with closing(clients.generator(config, evaluator, policy)) as generator:

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const session = crypto.randomUUID();
-let tasks = []; // {id, title, done}
+let tasks = []; // {id, title, done, wrong}; wrong: saved, without the true answer
 let current = -1;
 let attempt = "";
 let serial = 0;
@@ -44,8 +44,8 @@ function note(text, bad = false) {
 
 const save = latest(async (edit) => {
   try {
-    const { done } = await ask("save", edit);
-    tasks[edit.index].done = done;
+    const { done, wrong } = await ask("save", edit);
+    Object.assign(tasks[edit.index], { done, wrong });
     unsaved = edit.serial === serial ? 0 : 1;
     if (!unsaved) note("saved");
     overview();
@@ -78,11 +78,13 @@ function pieces(place, parts, tag) {
 
 function overview() {
   const done = tasks.filter((task) => task.done).length;
-  $("progress").textContent = `${done} of ${tasks.length} corrected`;
+  const wrong = tasks.filter((task) => task.wrong).length;
+  $("progress").textContent = `${done} of ${tasks.length} corrected${wrong ? `, ${wrong} without the true answer` : ""}`;
   $("bar").max = tasks.length || 1;
   $("bar").value = done;
   [...$("list").children].forEach((item, index) => {
     item.classList.toggle("done", tasks[index].done);
+    item.classList.toggle("wrong", tasks[index].wrong);
     if (index === current) item.firstChild.setAttribute("aria-current", "true");
     else item.firstChild.removeAttribute("aria-current");
   });
@@ -118,7 +120,7 @@ async function open(index) {
 
 async function finish() {
   const left = tasks.filter((task) => !task.done).length;
-  if (left && !confirm(`${left} attempts are not corrected and will be left out. Finish?`)) return;
+  if (left && !confirm(`Without a correction that ends in the true answer, and left out: ${left} of ${tasks.length}. Finish?`)) return;
   if (unsaved) await edited();
   if (unsaved) return;
   try {

@@ -6,15 +6,10 @@ type, `python train.py <overrides>`, writing to `<sweep>/<n>`. A failed job leav
 a repeated sweep skips the jobs that are complete.
 """
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, setup_globals
@@ -78,7 +73,7 @@ class FreshProcessLauncher(Launcher):
             self._job(number, list(overrides), sweep, gpus)
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        with _ended_by_sigterm(), heartbeat.alive(sweep):
+        with heartbeat.alive(sweep):
             with watched(jobs) as print_line:
                 for job in jobs:
                     if job.state == "skipped":
@@ -147,20 +142,3 @@ def _retire(sweep: Path, jobs: int) -> None:
     for folder in sweep.iterdir():
         if folder.name.isdigit() and int(folder.name) >= jobs:
             set_aside(folder)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that the running jobs are ended on the way out."""
-
-    def stop(number: int, frame: FrameType | None) -> Any:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -217,3 +220,49 @@ def test_a_full_disk_and_an_interruption_are_one_line_too(
     assert "disk is full" in first
     assert "/data/rows.jsonl" in first
     assert "interrupted" in second
+
+
+def test_libraries_that_meet_a_full_disk_are_one_line_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def saves_weights() -> None:  # as safetensors says it, which has no errno
+        raise RuntimeError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    def wraps() -> None:
+        try:
+            with open("/dev/full", "w") as file:
+                file.write("x" * 99999)
+        except OSError as error:
+            raise RuntimeError("writing failed") from error
+
+    def explains() -> None:
+        try:
+            saves_weights()
+        except RuntimeError as error:
+            raise UserError("the disk is full: free some, and go on") from error
+
+    for write in (saves_weights, wraps, explains):
+        with pytest.raises(SystemExit) as full, mistakes_in_one_line():
+            write()
+        assert full.value.code == 1
+        assert capsys.readouterr().err.startswith("spot: the disk is full")
+    with pytest.raises(RuntimeError, match="other"), mistakes_in_one_line():
+        raise RuntimeError("other")
+
+
+def test_sigterm_says_what_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def works() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with pytest.raises(SystemExit) as ended, mistakes_in_one_line():
+        works()
+    assert ended.value.code == 143
+    assert (
+        capsys.readouterr().err == "spot: ended by SIGTERM; the same command goes on from here.\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Rectification
+from tests.support.command_line import spot
 from tests.support.laptop import SMALL, content, copy, last_run, products, run
-from tests.support.processes import killed
+from tests.support.processes import ended
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -109,11 +111,30 @@ def test_interrupted_in_a_stage_it_ends_the_same(
 
 
 @pytest.mark.timeout(900)
-def test_killed_while_it_trains_it_ends_the_same(laptop: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGKILL, -9, ""),
+        pytest.param(signal.SIGINT, 130, "spot: interrupted", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "spot: ended by SIGTERM", marks=pytest.mark.slow),
+    ],
+)
+def test_ended_while_it_trains_it_ends_the_same(
+    laptop: Path, tmp_path: Path, number: signal.Signals, code: int, says: str
+) -> None:
     copy(laptop, tmp_path, without=("train",))
     train = tmp_path / "outputs" / "products" / "train"
     command = [sys.executable, str(TRAIN), *SMALL]
-    assert killed(command, tmp_path, lambda: any(train.glob("*/resume/step_*/state.ckpt")))
+    trains = lambda: any(train.glob("*/resume/step_*/state.ckpt"))  # noqa: E731
+    found, errors = ended(command, tmp_path, trains, number)
     assert not list(train.glob("*/manifest.json")), "the run ended before it was killed"
+    assert found == code, errors
+    lines = errors.splitlines()
+    assert [line for line in lines if line.startswith("spot: ")] == [
+        f"{says}; the same command goes on from here."
+    ] * bool(says)
+    assert not says or lines[-1].startswith(says)
+    assert last_run(tmp_path)[1].get("exit") == (code if says else None)
+    assert "stopped train" in spot(tmp_path, "runs").stdout
     assert "Training goes on after step" in run(tmp_path, "run")
     assert content(tmp_path) == content(laptop)

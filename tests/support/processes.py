@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,16 +30,33 @@ def killed(
     environment: Mapping[str, str] | None = None,
 ) -> bool:
     """Start it in `folder` and SIGKILL it when `moment()` holds. False if it ended before."""
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=quiet, stdout=quiet, stderr=quiet
-    ) as process:
+    return ended(command, folder, moment, signal.SIGKILL, environment)[0] == -signal.SIGKILL
+
+
+def ended(
+    command: Sequence[str],
+    folder: Path,
+    moment: Callable[[], bool],
+    number: signal.Signals,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Start it in `folder` and send the signal when `moment()` holds; its exit code and standard error."""
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=errors,
+            # a shell starts what it puts in the background deaf to Ctrl-C, and that is inherited
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process,
+    ):  # fmt: skip
         try:
             while process.poll() is None:
                 if moment():
-                    process.send_signal(signal.SIGKILL)
-                    return True
+                    process.send_signal(number)
+                    process.wait(120)
                 time.sleep(0.002)
         finally:
             process.kill()
-    return False
+        errors.seek(0)
+        return process.wait(), errors.read()

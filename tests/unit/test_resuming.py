@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from spot.config import HardwareConfig, ProbeConfig, SaveConfig
 from spot.training.checkpoint import Checkpoints, MetricsTable
 from spot.training.loop import RunOptions, TrainResult, train
-from spot.utils.errors import UserError
+from spot.utils.errors import Terminated, UserError
 from tests.support.processes import killed
 from tests.unit.runs import loss, rows, weights, without_timings
 
@@ -71,6 +72,23 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     assert wanted.keys() == got.keys()
     assert all(torch.equal(wanted[k], got[k]) for k in wanted)
     assert without_timings(tmp_path / "stopped") == without_timings(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, Terminated(143), SystemExit(7)], ids=repr)
+def test_what_ends_a_training_is_what_its_caller_sees(
+    how: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    """Lightning exits with 1 for Ctrl-C and ignores any later one."""
+
+    def probe(model: Any) -> dict[str, float]:
+        raise how
+
+    before = signal.getsignal(signal.SIGINT)
+    options = RunOptions(ability_probe=probe, probe=ProbeConfig(ability_every=1))
+    with pytest.raises(how if isinstance(how, type) else type(how)) as caught:
+        train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, options)
+    assert getattr(caught.value, "code", None) == getattr(how, "code", None)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_state_of_another_run_is_refused(

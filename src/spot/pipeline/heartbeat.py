@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spot.utils.errors import UNUSABLE, UserError
+from spot.utils.errors import UNUSABLE, UserError, full_disk
 from spot.utils.files import is_locked, locked
 from spot.utils.progress import say
 
@@ -75,5 +75,7 @@ def exit_code(error: BaseException) -> int:
         return 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if full_disk(error) is not None:
+        return 1
     unusable = isinstance(error, OSError) and error.errno in UNUSABLE and error.filename
     return 2 if isinstance(error, UserError) or unusable else 1

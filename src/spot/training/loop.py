@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -255,8 +257,22 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls
-        trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=path)
+        with interruptible():
+            trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=path)
     return step
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C through, for which Lightning would exit with 1, and leave SIGINT as it was."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
 
 
 def make_trainer(hardware: HardwareConfig, loggers: Sequence[Any], clip: float) -> pl.Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import math
+import os
 from collections.abc import Iterable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -15,6 +16,10 @@ class UserError(Exception):
     """A mistake the user can fix. The message is one line and names the next step."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM, raised so that what runs is recorded and ended on the way out. Its code is 143."""
+
+
 class RankError(Exception):
     """A process of a training failed. The message is that process's error, with its traceback."""
 
@@ -22,6 +27,19 @@ class RankError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its full stop; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """The full disk or spent quota that led to an error, if one did; libraries have errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return cause
+        says = (*map(os.strerror, FULL), "PytorchStreamWriter failed writing")
+        if any(words in str(cause) for words in says):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def guess(word: str, valid: Iterable[str]) -> str:

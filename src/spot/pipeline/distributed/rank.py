@@ -18,7 +18,7 @@ from pathlib import Path
 from spot.pipeline import heartbeat
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.utils import progress
-from spot.utils.errors import FULL, UNUSABLE, UserError
+from spot.utils.errors import UNUSABLE, UserError, full_disk
 from spot.utils.files import write_aside
 from spot.utils.terminal import clean
 
@@ -73,8 +73,10 @@ def _report(rank: int, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error)).rstrip()
         text = f"rank {rank} failed:\n{trace}"
     system = None
-    if isinstance(error, OSError) and error.errno in (*FULL, *UNUSABLE):  # one line is enough
-        system = [error.errno, error.strerror, error.filename and str(error.filename)]
+    unusable = isinstance(error, OSError) and error.errno in UNUSABLE
+    if (place := error if unusable else full_disk(error)) is not None:  # one line is enough
+        assert isinstance(place, OSError)
+        system = [place.errno, place.strerror, place.filename and str(place.filename)]
     extra = {"timestamp": int(now), "time": now, "mistake": mistake, "os": system}
     report = {"message": {"message": text, "extraInfo": extra}}
     try:

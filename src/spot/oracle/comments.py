@@ -1,77 +1,116 @@
 """What a correction must not say: that its answer was known beforehand, or that there was an earlier attempt.
 
 A policy that learns such a sentence appeals to what it will not have. Ordinary mathematics speaks of a
-given expression, of answer choices and of the previous equation: that is no comment.
+given expression, of answer choices and of the previous equation: that is no comment
+(`performance/false_alarms.py` measures it).
 """
 
 from __future__ import annotations
 
 import re
 
-_ANSWER = r"answer\b(?![\s-]+(?:choice|option|form|format|blank|box))"
-_RESULT = rf"(?:{_ANSWER}|(?:result|solution)\b(?!\s+set))"
-_KNOWN = r"(?:expected|provided|stated|target|reference|official|supplied|intended|prescribed)"
-_RIGHT = r"(?:correct|right|true|actual|required|desired|final|numerical|given)"
-_NUMBER = r"[$\\({\s]{0,4}(?:[-−+]?\d|boxed|d?frac|sqrt|text|known|given)"
-_MATCH = (
-    r"(?:match(?:es|ed|ing)?|agree(?:s|d|ing|ment)?\s+with|consistent\s+with|(?:in\s+)?line\s+(?:up\s+)?with"
-    r"|coincid(?:e|es|ing)\s+with|align(?:s|ed|ing)?\s+with|compar(?:e|ed|ing)\s+(?:it\s+)?(?:with|to)"
-    r"|(?:check|checked|checking|verif\w+)\s+(?:it\s+)?(?:against|with)|in\s+accordance\s+with|fit(?:s|ting)?)"
-)
-_EARLIER = r"(?:previous|earlier|initial|original|prior|first)"
-_WORK = r"(?:attempt|calculation|computation|answer|solution|reasoning|response|working|approach|result|step|value)"
 STUDENT = "student"  # whom a question may be about
-KINDS = {
-    "answer known beforehand": rf"""ground[ -]truth | reference\s+(?:value|says|states|gives|shows)
-        | (?:answer|solution)[ -]key\b | (?:marking|mark)\s+scheme | back\s+of\s+the\s+book
-        | (?:textbook|teacher['’]s|author['’]?s|problem['’]s|question['’]s)\s+(?:answer|solution)\b | model\s+answer | solutions?\s+manual
-        | {_KNOWN}\s+(?:{_RIGHT}\s+)?{_RESULT}
-        | (?:given|known|true|gold)\s+(?:(?:correct|final|numerical)\s+)?{_ANSWER}
-        | \banswer\s+(?:we|i|you)\s+(?:are|were|was|have\s+been)\s+(?:given|told|supplied|provided)
-        | \banswer\s*,?\s+(?:(?:that|which)\s+)?(?:(?:is|was|has\s+been|being|to\s+be)\s+)?(?:already\s+)?
-          (?:given|known|expected|provided|stated|supplied|specified|told)\b
-          (?!\s+(?:by|that|if|as\s+an?\b|in\s+(?:terms|the\s+form|simplest)))
-        | \banswer\s+(?:is\s+supposed\s+to\s+be|says|states|tells\s+us|indicates|confirms|requires)
-        | (?:according\s+to|as\s+per|going\s+by|knowing|told|look(?:s|ing)?\s+at|back(?:ward)?s?\s+from|appeal\w*\s+to)
-          \s+(?:what\s+)?(?:that\s+)?the\s+(?:{_RIGHT}\s+)*{_ANSWER}
-        | (?:since|because|as|given(?:\s+that)?|know(?:ing|n)?(?:\s+that)?|told(?:\s+that)?|stated\s+that)\s+
-          (?:the|our)\s+(?:{_RIGHT}\s+)*{_ANSWER}\s+(?:is|must\s+be|should\s+be|has\s+to\s+be|equals|of)\s*(?={_NUMBER})
-        | \b(?:know\w*\s+(?:that\s+)?the\s+(?:{_RIGHT}\s+)*{_RESULT}\s+(?:should|must|has\s+to)\s+be|need\s+the\s+{_ANSWER}\s+to\s+be\s*(?={_NUMBER}))
-        | \b(?:gives?|states?|says?|tells?\s+us)\s+(?:that\s+)?the\s+(?:{_RIGHT}\s+)*{_ANSWER}\s+(?:as|is|to\s+be)\b
-        | \bto\s+(?:get|reach|obtain|arrive\s+at|force|reproduce)\s+the\s+(?:correct|right|required)\s+{_ANSWER}
-        | {_MATCH}\s+(?:the|our|this|that)\s+(?:{_RIGHT}\s+)*{_ANSWER}
-        | {_MATCH}\s+the\s+(?:correct|required|desired|right)\s+{_RESULT}""",
-    "earlier attempt": rf"""\b(?:my|your|the\s+student['’]?s?)\s+(?:previous|earlier|initial|original|prior|first|last)\s+
-          (?:attempt|try|calculation|computation|answer|solution|reasoning|response|work|working|result|claim|step)
-        | \bour\s+(?:previous|earlier|initial|original|prior|first|last)\s+(?:attempt|try|answer|reasoning|response)
-        | \b(?:{_EARLIER}\s+{_WORK}|{_WORK}\s+above)\s+(?:(?:of|in|for|was|is|were|has|had|been|an?|the|that|contain\w*|made|{_NUMBER}[^\s.]*)\s+){{0,4}}
-          (?:not\s+(?:correct|right)|wrong|incorrect|mistaken|flaw|erroneous|faulty|in\s+error|error|mistake|missed|overlooked|forgot)
-        | \b(?:previous|earlier|original|prior)\s+attempt | \bunlike\s+(?:in\s+)?the\s+(?:first|previous|earlier|original)
-        | \bthe\s+(?:wrong|incorrect|mistaken|erroneous)\s+(?:answer|attempt|calculation|computation|solution|reasoning)
-        | \b(?:previous|earlier|initial|original|prior|first|student['’]s)\s+(?:mistake|(?:wrong|incorrect|mistaken|flawed|erroneous|faulty)\s+\w+)
-        | \b(?:i|we)\s+(?:had\s+|have\s+|previously\s+|earlier\s+|originally\s+|initially\s+)*
-          (?:mis(?!s)\w+ed|misread|mistakenly|incorrectly|wrongly|erroneously|made\s+an?\s+(?:\w+\s+)?(?:mistake|error)
-            |overlooked|forgot\s+to|should\s+have\s+\w+ed)
-        | \bi\s+(?:had\s+|have\s+)?(?:previously|earlier|originally|initially)\s+\w+
-        | \b(?:corrected|correcting|correction\s+of|revised|revising|rectif\w+|redo|redoing)\s+
-          (?:(?:the|this|that|my|our|your)\s+)?(?:(?:previous|earlier|initial|original|above)\s+)?
-          (?:mistake|error|calculation|computation|attempt|reasoning|derivation|working|work|solution|answer|version|step)s?\b
-        | \b(?:correct(?:s|ing|ed)?|fix(?:es|ing|ed)?|rectify)\s+(?:the|this|that|my|our)\s+(?:\w+\s+)?(?:mistake|error)s?\b
-        | \bmy\s+(?:\w+\s+)?(?:mistake|error)s?\b | \bthe\s+(?:mistake|error)\s+(?:was|lies|lay)\b
-        | \b(?:mistake|error)s?\s+(?:(?:was\s+)?made\s+)?(?:above|earlier|before|in\s+(?:my|the\s+(?:(?:previous|earlier|original|first|above)\b|{_WORK})))
-        | \b(?:earlier|previously|originally|initially)\s*,?\s+i\b | \bi\s+(?:was|got\s+(?:this|it|that))\s+wrong | \boops\b
-        | \boriginal\s+(?:response|attempt|text) | \bin\s+the\s+original\s*[.,;]
-        | \b{_WORK}\s+should\s+have\s+been\b
-        | \b(?:not|instead\s+of|rather\s+than|unlike)\s[^.\n]{{1,40}}\bas\s+(?:(?:i|we|it|was|were|is|had|been)\s+){{0,3}}
-          (?:previously|earlier|originally|initially|incorrectly|mistakenly|wrongly)
-        | \bas\s+(?:incorrectly|mistakenly|wrongly|erroneously)\s+\w+
-        | \byour\s+(?:attempt|solution|mistake|error|calculation|reasoning|working|answer\s+(?:is|was)\s+(?:wrong|incorrect))
-        | \bi\s+apologi[sz]e""",
-    STUDENT: r"""\b(?:the|this)\s+student(?:['’]s)?\s+
-          (?:model\b|answer\b|response|solution|attempt|reasoning|calculation|work\b|working\b|text|mistake|error|incorrectly
-            |mistakenly|wrongly|forgot|made\s+an?\s+(?:\w+\s+)?(?:mistake|error)|should\s+have)""",
+
+# Parts of the phrases below, by the name that stands for them there.
+_PARTS = {
+    "ANSWER": r"answer\b(?![\s-]+(?:choice|option|form|format|blank|box))",
+    "RESULT": r"(?:ANSWER|(?:result|solution)\b(?!\s+set))",
+    "KNOWN": r"(?:expected|provided|stated|target|reference|official|supplied|intended|prescribed)",
+    "RIGHT": r"(?:correct|right|true|actual|required|desired|final|numerical|given)",
+    "NUMBER": r"\s*(?=[$\\({\s]{0,4}(?:[-−+]?\d|boxed|d?frac|sqrt|text|known|given))",
+    "MATCHING": (
+        r"(?:match(?:es|ed|ing)?|agree(?:s|d|ing|ment)? with|consistent with|(?:in )?line (?:up )?with"
+        r"|coincid(?:e|es|ing) with|align(?:s|ed|ing)? with|compar(?:e|ed|ing) (?:it )?(?:with|to)"
+        r"|(?:check|checked|checking|verif\w+) (?:it )?(?:against|with)|in accordance with|fit(?:s|ting)?"
+        r"|differs? from|different from|contradict\w*|disagree\w* with)"
+    ),
+    "EARLIER": r"(?:previous|earlier|initial|original|prior|first|above|my)",
+    "WORK": (
+        r"(?:attempt|calculation|computation|answer|solution|reasoning|response|working|approach|result"
+        r"|step|value)"
+    ),
+    "WRONG": r"(?:wrong|incorrect|mistaken|flawed|erroneous|faulty)",
+    "WRONGLY": r"(?:incorrectly|mistakenly|wrongly|erroneously)",
+    "SLIP": r"(?:mistake|error)",
 }
-_PATTERNS = {kind: re.compile(text, re.IGNORECASE | re.VERBOSE) for kind, text in KINDS.items()}
+# One phrase a line; a blank stands for any.
+_PHRASES = {
+    "answer known beforehand": r"""
+        ground[\s-]truth
+        reference (?:value|says|states|gives|shows)
+        the reference\s*(?:[,.;:]|$)
+        (?:answer|solution)[\s-]key\b
+        (?:marking|mark) scheme
+        back of the book
+        solutions? manual
+        model answer
+        (?:textbook|teacher['’]s|author['’]?s|problem['’]s|question['’]s) (?:answer|solution)\b
+        KNOWN (?:RIGHT )?RESULT
+        (?:given|known|true|gold) (?:(?:correct|final|numerical) )?ANSWER
+        given the (?:RIGHT )*ANSWER
+        answer (?:we|i|you) (?:are|were|was|have been) (?:given|told|supplied|provided)
+        answer\s*,? (?:(?:that|which|as) )?(?:(?:is|was|has been|being|to be) )?(?:already )?(?:given|known|expected|provided|stated|supplied|specified|told)\b(?! (?:by|that|if|as an?\b|in (?:terms|the form|simplest)))
+        answer (?:is supposed to be|says|states|tells us|indicates|confirms|requires)
+        solution (?:provided|supplied)\b(?! (?:by|that))
+        (?:according to|as per|going by|knowing|told|look(?:s|ing)? at|back(?:ward)?s? from|appeal\w* to) (?:what )?(?:that )?the (?:RIGHT )*ANSWER
+        (?:since|because|as|given(?: that)?|know(?:ing|n)?(?: that)?|told(?: that)?|stated that) (?:the|our) (?:RIGHT )*ANSWER (?:is|must be|should be|has to be|equals|of)NUMBER
+        know (?:\w+ ){0,3}(?:that )?the (?:RIGHT )+RESULT isNUMBER
+        know (?:\w+ ){0,3}that the ANSWER isNUMBER
+        know\w* (?:that )?the (?:RIGHT )*RESULT (?:should|must|has to) be
+        need the ANSWER to beNUMBER
+        (?:but|however|hmm|wait)[,\s]+the (?:RIGHT )*ANSWER (?:should|must|has to) beNUMBER
+        (?:stated|shown|seen|read|deduced?|infer\w*|see|know) (?:\w+ )?(?:in|from) the (?:RIGHT )*ANSWER(?! (?:to|of|above|for|from)\b)
+        with the (?:RIGHT )*ANSWER being\b
+        (?:gives?|states?|says?|tells? us) (?:that )?the (?:RIGHT )*ANSWER (?:as|is|to be)\b
+        (?:review|see|consult|check)\w* the (?:correct|given|known) ANSWER
+        to (?:get|reach|obtain|arrive at|force|reproduce) the (?:correct|right|required) ANSWER
+        MATCHING (?:the|our|this|that) (?:RIGHT )*ANSWER
+        MATCHING the (?:correct|required|desired|right) RESULT""",
+    "earlier attempt": r"""
+        my (?:previous|earlier|initial|original|prior)\b
+        (?:my|your|the student['’]?s?) (?:first|last|previous|earlier|initial|original|prior) (?:WORK|try|work|claim)
+        our (?:first|last|previous|earlier|initial|original|prior) (?:attempt|try|answer|reasoning|response)
+        (?:EARLIER WORK|WORK above) (?:(?:of|in|for|was|is|were|has|had|been|an?|the|that|contain\w*|made|[$\\({]*[-−+]?\d[^\s.]*) ){0,4}(?:not (?:correct|right)|WRONG|flaw|in error|SLIP|missed|overlooked|forgot)
+        (?:previous|earlier|original|initial|prior) attempt
+        original (?:response|attempt|text)
+        in the original\s*[.,;]
+        unlike (?:in )?the (?:first|previous|earlier|original)
+        the WRONG (?:WORK|sum)
+        (?:previous|earlier|initial|original|prior|first|student['’]s) (?:mistake|WRONG \w+)
+        (?:i|we) (?:had |have |previously |earlier |originally |initially )*(?:mis(?!s)\w+ed|misread|WRONGLY|made an? (?:\w+ )?SLIP|overlooked|forgot to|should have \w+ed)
+        i (?:had |have )?(?:previously|earlier|originally|initially) \w+
+        (?:earlier|previously|originally|initially)\s*,? i\b
+        i (?:was|got (?:this|it|that)) wrong
+        i (?:now )?(?:see|notice|spot|realize|found) (?:an?|my|the) (?:\w+ )?SLIP\b
+        (?:corrected|correcting|correction of|revised|revising|rectif\w+|redo|redoing) (?:(?:the|this|that|my|our|your) )?(?:(?:previous|earlier|initial|original|above) )?(?:WORK|SLIP|derivation|work|version)s?\b
+        (?:correct(?:s|ing|ed)?|fix(?:es|ing|ed)?|rectify) (?:the|this|that|my|our) (?:\w+ )?SLIPs?\b
+        let me (?:fix|correct|redo|revise|rectify)\b
+        let(?:['’]s| us) (?:fix|redo|revise)\b
+        my (?:\w+ )?SLIPs?\b
+        the SLIP (?:here|was|lies|lay|comes|came)\b
+        the mistake is\b
+        SLIPs? (?:(?:was )?made )?(?:above|earlier|before|in (?:my|the (?:(?:previous|earlier|original|first|above)\b|WORK)))
+        WORK should have been\b
+        (?:not|instead of|rather than|unlike)\s[^.\n]{1,40}\bas (?:(?:i|we|it|was|were|is|had|been) ){0,3}(?:previously|earlier|originally|initially|WRONGLY)
+        as WRONGLY \w+
+        your (?:attempt|solution|SLIP|calculation|reasoning|working|answer (?:is|was) WRONG)
+        (?<![a-z,]\s)corrections?\s*:
+        corrected (?:from|to)\b
+        oops\b
+        i apologi[sz]e""",
+    STUDENT: r"""
+        (?:the|this) student(?:['’]s)? (?:(?:final|own|first|original|WRONG) )?(?:model\b|answer\b|response|solution|attempt|reasoning|calculation|work\b|working\b|text|SLIP|WRONGLY|forgot|made an? (?:\w+ )?SLIP|should have)""",
+}
+
+
+def _compiled(phrases: str) -> re.Pattern[str]:
+    text = "|".join(line.strip() for line in phrases.strip().split("\n"))
+    for _ in range(2):  # a part may have parts
+        text = re.sub("[A-Z]{4,}", lambda name: _PARTS[name[0]], text)
+    return re.compile(r"\b(?:" + text.replace(" ", r"\s+") + ")", re.IGNORECASE)
+
+
+_PATTERNS = {kind: _compiled(phrases) for kind, phrases in _PHRASES.items()}
 
 
 def comment(chosen: str, attempt: str = "", question: str = "") -> tuple[str, str] | None:

@@ -35,7 +35,7 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 def loop(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_ends: torch.Tensor, k_ends: torch.Tensor,
-    longest_q: int, longest_k: int, scale: float | None, corner: int = 1,
+    longest_q: int, longest_k: int, scores: attention.Scores, corner: int = 1,
 ) -> torch.Tensor:  # fmt: skip
     """A variable-length call as a GPU kernel has it: segment by segment, causal from the bottom right.
 
@@ -50,10 +50,10 @@ def loop(
         assert q1 - q0 <= longest_q
         assert k1 - k0 <= longest_k
         keys, values = (t[k0:k1].repeat_interleave(groups, 1) for t in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q[q0:q1], keys) * scale
+        products = torch.einsum("qhd,khd->hqk", q[q0:q1], keys) * scores.scale
         ones = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool)
         seen = ones.tril((k1 - k0 - (q1 - q0)) * corner)
-        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        weights = products.masked_fill(~seen, float("-inf")).softmax(-1)
         outputs.append(torch.einsum("hqk,khd->qhd", weights, values))
     return torch.cat(outputs)
 
@@ -91,7 +91,7 @@ def test_packed_attention_equals_dense(name: str) -> None:
     k, v = (torch.randn(total, 2, 8, dtype=torch.float64, requires_grad=True) for _ in "kv")
     kernel = attention.KERNELS[name]
     layout = kernel.layout(ROWS, torch.float64)
-    got = kernel.attend(q, k, v, layout, 0.3)
+    got = kernel.attend(q, k, v, layout, attention.Scores(0.3))
     for wanted in (dense(q, k, v), kernel_checks.dense(q, k, v, ROWS, 0.3)):
         torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
         weights = torch.randn_like(got)
@@ -173,22 +173,22 @@ def test_auto_is_varlen_only_where_it_can_be() -> None:
     assert attention.choose("flash", torch.bfloat16, "cuda") == "flash"
 
 
-def test_a_model_with_a_sliding_window_is_refused() -> None:
-    """Its layers would silently see further than they should."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=45, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        use_sliding_window=True, sliding_window=8, max_window_layers=0,
-    )  # fmt: skip
-    pack = build_pack([PairTokens("p", (2,), (3, 0), (4, 0))], PackingSettings(9))
-    model = Qwen3ForCausalLM(config)
-    with (
-        attention.packed(model),
-        pytest.raises(UserError, match="sliding_window, which packs do not compute"),
-    ):
-        attention.hidden_states(model, pack)
+@pytest.mark.parametrize("window", [1, 3, 6, 50])
+def test_windows_by_hand(window: int) -> None:
+    """Each query sees itself and window - 1 keys before it; no row of a mask is empty."""
+    rows = [(20, 1, 9), (2, 14, 1), (1, 3, 0)]
+    for block in attention.make_blocks(rows).blocks:
+        wide, long = len(block.queries) // block.rows, len(block.keys) // block.rows
+        query = torch.zeros(block.rows, 4, wide, 8)
+        mask = block.mask_of(attention.Scores(window=window), query, long)
+        if mask is None:
+            assert window >= long
+            continue
+        for row, before in enumerate(block.before[:, 0].tolist()):
+            for i in range(wide):
+                place = min(before + i, long - 1)
+                seen = [j for j in range(long) if place - window < j <= place]
+                assert (mask[row, 0, i] == 0).nonzero()[:, 0].tolist() == seen
 
 
 @pytest.mark.gpu

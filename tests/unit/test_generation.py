@@ -14,7 +14,6 @@ from spot.data.chat import chat_ids, prompt_ids, user
 from spot.generation import Request, Sampling, decoding, request_seed
 from spot.generation import transformers as generation
 from spot.generation.transformers import TransformersGenerator, sample
-from spot.utils.errors import UserError
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=24)
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, top_k=20, max_new_tokens=40)
@@ -328,14 +327,6 @@ def test_a_model_in_training_stays_as_it_was(model, tokenizer, requests):
         model.set_attn_implementation("sdpa")
         model.eval()
     assert found == expected
-
-
-def test_a_sliding_window_is_refused_where_it_would_matter(model, tokenizer, requests):
-    narrow = copy.deepcopy(model)
-    for layer in narrow.model.layers:
-        layer.self_attn.sliding_window = 10
-    with pytest.raises(UserError, match="sliding window"):
-        run(TransformersGenerator(narrow, tokenizer), requests)
 
 
 def test_a_saved_model_is_loaded(model, tokenizer, requests, tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from spot.training import kernel_checks, logprobs
 from spot.training.kernel_checks import check_logprobs
-from spot.training.logprobs import token_logprobs
+from spot.training.logprobs import Shaping, token_logprobs
 from spot.utils.errors import UserError
 
 
@@ -44,6 +45,42 @@ def test_gradients_against_finite_differences() -> None:
     assert torch.autograd.gradcheck(
         lambda h, w: token_logprobs(h, w, targets, tile=(3, 4))[0], (hidden, weight)
     )
+
+
+SHAPINGS = [Shaping(), Shaping(0.25), Shaping(cap=2.0), Shaping(3.0, 1.5)]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shaping", SHAPINGS, ids=str)
+def test_a_head_with_bias_scale_and_cap(shaping: Shaping, with_bias: bool) -> None:
+    """Granite and Cohere scale their logits, Gemma caps them, Phi's head has a bias."""
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True) if with_bias else None
+    inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
+    targets = torch.tensor([0, 6, 6, 2, 3])
+    z = hidden @ weight.T + (0 if bias is None else bias)
+    logits = shaping.scale * z
+    if shaping.cap is not None:
+        logits = shaping.cap * (logits / shaping.cap).tanh()
+    wanted = torch.distributions.Categorical(logits=logits)
+
+    def got(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        return token_logprobs(h, w, targets, bias=b, shaping=shaping, tile=(3, 4))[0]
+
+    torch.testing.assert_close(got(*inputs), wanted.log_prob(targets))
+    entropy = token_logprobs(*inputs[:2], targets, entropy=True, bias=bias, shaping=shaping)[1]
+    torch.testing.assert_close(entropy, wanted.entropy())
+    assert torch.autograd.gradcheck(got, inputs)
+    check_logprobs("torch", 16, torch.float32, "cpu", shaping)
+
+
+def test_liger_refuses_a_head_that_is_more_than_a_matrix() -> None:
+    some = torch.ones(2, 2), torch.ones(3, 2), torch.tensor([0, 1])
+    for more in ({"bias": torch.ones(3)}, {"shaping": Shaping(2.0)}):
+        with pytest.raises(UserError, match=r"logprobs=torch"):
+            logprobs.KERNELS["liger"](*some, **more)
 
 
 @pytest.mark.parametrize("tile", [(2, 7), (50, 50)])
@@ -179,9 +216,9 @@ def test_liger_gives_the_same_numbers(needs: Callable[[object, str], None]) -> N
 
 def test_a_kernel_with_other_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def doubled(
-        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, entropy: bool
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logps, entropies = token_logprobs(hidden, weight, targets, entropy=entropy)
+        logps, entropies = token_logprobs(hidden, weight, targets, **options)
         return 2 * logps - logps.detach(), entropies
 
     monkeypatch.setitem(logprobs.KERNELS, "doubled", doubled)

@@ -1,12 +1,14 @@
-"""A model's folder that is damaged or incomplete is refused before it answers anything."""
+"""A model's folder that is damaged, incomplete or hostile is refused before it answers anything."""
 
 import json
 import re
 import shutil
 
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 
+from spot.data import model_probe
 from spot.generation import transformers as generation
 from spot.pipeline.policy import SHIPPED
 from spot.utils.errors import UserError
@@ -63,7 +65,7 @@ WANTS_SYSTEM = (
         (cut_weights, "model.safetensors is damaged"),
         (lose_a_shard, "00001-of-00002.safetensors is missing"),
         (lose_a_tensor, "lack model.layers.1.mlp.up_proj.weight"),
-        (lose_the_tokenizer, "no tokenizer"),
+        (lose_the_tokenizer, "holds no tokenizer.json"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read"),
         (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
         (template("{% if %}"), "does not work"),
@@ -82,3 +84,75 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(saved, damage, said
         generation.load(saved)
     assert "\n" not in str(refusal.value)
     assert str(saved) in str(refusal.value)
+
+
+LOOP = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
+
+
+def break_the_pattern(pattern):
+    def damage(folder):
+        whole = json.loads((folder / "tokenizer.json").read_text())
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+        whole["pre_tokenizer"] = {**split, "invert": False}
+        (folder / "tokenizer.json").write_text(json.dumps(whole))
+
+    return damage
+
+
+def configured(**values):
+    def damage(folder):
+        whole = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(whole | values))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (configured(num_attention_heads=0), "num_attention_heads=0, which must be"),
+        (lose_the_tokenizer, "holds no tokenizer.json"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)  # each starts a process
+            for case in (
+                (template(LOOP), "chat template of the model in .* takes more than"),
+                (template("{{ 'a' * 9_000_000_000 }}"), "MemoryError|takes more than"),
+                (template("{{ messages[0].content * 99999 }}<|im_end|>"), "writes 500,005 char"),
+                (template("{% include 'other.jinja' %}"), "no loader"),
+                (template(WANTS_SYSTEM), "wants a system turn"),
+                (break_the_pattern("(("), "unmatched parenthesis"),
+                (break_the_pattern("(a+)+$"), "retry-limit"),
+                (configured(vocab_size="many"), "config.json"),
+                (configured(model_type="of tomorrow"), "config.json"),
+                (lambda f: (f / "config.json").write_text("[]"), "config.json"),
+            )
+        ),
+    ],
+)
+def test_the_files_of_others_are_tried_within_limits(saved, damage, said, monkeypatch):
+    """What would loop, fill the memory or end in a traceback is one line, before anything reads it."""
+    monkeypatch.setattr(model_probe, "GIBIBYTES", 2)
+    damage(saved)
+    with pytest.raises(UserError, match=said) as refusal:
+        model_probe.probe(saved)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_good_folder_is_tried_once(saved, monkeypatch):
+    assert model_probe.probe(saved) == ""
+    monkeypatch.setattr(model_probe, "_probe", None)
+    assert model_probe.probe(saved) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("MambaConfig", "no attention heads"),
+        pytest.param("BloomConfig", "cannot be replaced", marks=pytest.mark.slow),
+        pytest.param("LlamaConfig", "", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_trained_is_known_without_torch(saved, kind, why):
+    getattr(transformers, kind)().save_pretrained(saved)
+    assert why in model_probe.probe(saved)
+    assert bool(why) == bool(model_probe.probe(saved))

@@ -62,11 +62,13 @@ def generator(
 
         set_threads(threads)
         return transformers.load(folder, batch_size=config.batch, thinking=thinking, name=name)
+    from transformers import AutoConfig
+
     from spot.generation import vllm
-    from spot.generation.folder import check_folder
+    from spot.generation.folder import check_folder, context_length
     from spot.generation.remote import RemoteGenerator
 
-    longest = context_length(folder)
+    longest = context_length(AutoConfig.from_pretrained(folder))
     if config.kind == "openai":
         tokenizer = check_folder(folder)
         return RemoteGenerator(config, tokenizer, longest, thinking=thinking, group=group)
@@ -79,10 +81,3 @@ def generator(
         name=name,
         group=group,
     )
-
-
-def context_length(folder: Path) -> int:
-    """Tokens of prompt and response that the model can hold."""
-    from transformers import AutoConfig
-
-    return int(AutoConfig.from_pretrained(folder).max_position_embeddings)

@@ -17,15 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from spot.utils.errors import UserError
+from spot.generation.attention import ATTENTION, Groups
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] → tokens [B]
-Groups = Sequence[tuple[int, int]]  # neighbouring rows: how many, and the first column of any
 
-ATTENTION = "spot_generation"  # the name under which transformers finds `_attend`
 REFILL_BELOW = 0.8  # finished rows leave when less than this share of the batch still runs
 ROOM = 64  # a rectangle has room for at least so many new columns …
 ROOM_SHARE = 8  # … or for one per so many that are in use
@@ -333,40 +329,3 @@ def _inference(model: Any) -> Iterator[None]:
     finally:
         model.train(training)
         model.set_attn_implementation(attention)
-
-
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    row_groups: Groups | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """One query `[B, heads, 1, width]` per row over keys `[B, groups, L, width]`; more go to SDPA.
-
-    On a CPU two matrix products over the cache as it lies take half of SDPA's time, and groups of
-    rows leave out the columns that none of them has.
-    """
-    window = kwargs.get("sliding_window")
-    if (window is not None and key.shape[2] > window) or kwargs.get("s_aux") is not None:
-        raise UserError(
-            "This model's attention has a sliding window or sinks, which generator=transformers does "
-            "not compute: choose generator=vllm."
-        )
-    if row_groups is None or mask is None or key.device.type != "cpu" or key.dtype != torch.float32:
-        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
-    batch, heads, _, width = query.shape
-    grouped = (query * scaling).reshape(batch, key.shape[1], heads // key.shape[1], width)
-    sizes = [size for size, _ in row_groups]
-    parts = zip(*(part.split(sizes) for part in (grouped, key, value, mask)), strict=True)
-    outputs = []
-    for (_, first), (q, k, v, m) in zip(row_groups, parts, strict=True):
-        weights = torch.softmax(q @ k[:, :, first:].transpose(2, 3) + m[..., first:], dim=-1)
-        outputs.append(weights @ v[:, :, first:])
-    return torch.cat(outputs).reshape(batch, 1, heads, -1), None
-
-
-AttentionInterface.register(ATTENTION, _attend)

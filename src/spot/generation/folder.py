@@ -73,7 +73,18 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
         raise UserError(
-            f"{folder} has no tokenizer: copy the model's tokenizer.json and tokenizer_config.json "
-            "there."
+            f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and "
+            "tokenizer_config.json there."
         )
     return tokenizer
+
+
+def context_length(config: Any) -> int:
+    """Tokens of prompt and response that a model of this configuration can hold."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not longest:
+        raise UserError(
+            f"The model's config.json ({config.model_type}) does not say how many tokens it can hold: set "
+            "max_position_embeddings there."
+        )
+    return int(longest)

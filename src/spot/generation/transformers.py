@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from spot.data import chat
+from spot.generation.agreement import differ
 from spot.generation.decoding import Row, decode
-from spot.generation.folder import check_folder
+from spot.generation.folder import check_folder, context_length
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request, Sampling
 from spot.utils.errors import UserError, first_line
 
@@ -44,7 +44,7 @@ class TransformersGenerator:
         self.batch_size = batch_size
         self.thinking = thinking
         self.name = name
-        self.context_length = int(model.config.max_position_embeddings)
+        self.context_length = context_length(model.config)
         self.stop_ids = _stop_ids(model, tokenizer)
 
     def generate(
@@ -130,6 +130,7 @@ def load(
     """
     tokenizer = check_folder(folder)
     model = _load_model(folder, getattr(torch, dtype)).to(device).eval()
+    check_decoding(model)
     return TransformersGenerator(model, tokenizer, batch_size, thinking, name)
 
 
@@ -139,7 +140,7 @@ def _load_model(folder: str | Path, dtype: torch.dtype) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever transformers meets in files of others
         raise UserError(
             f"{folder} cannot be loaded ({first_line(error)}): copy the model again."
         ) from error
@@ -147,6 +148,37 @@ def _load_model(folder: str | Path, dtype: torch.dtype) -> Any:
     if missing := report["missing_keys"]:  # transformers would make them up
         raise UserError(f"The weights in {folder} lack {min(missing)}: copy the model again.")
     return model
+
+
+@torch.inference_mode()
+def check_decoding(model: Any) -> None:
+    """Refuse a model that would be sampled from another distribution than that of its own forward pass.
+
+    Two rows of unequal length are made to say given tokens, and the logits they meet are compared.
+    """
+    words = min(model.get_input_embeddings().num_embeddings, 97)
+    said = [[i * 7 % words for i in range(n)] for n in (9, 6)]  # 4 tokens of each are new
+    rows = [Row(str(i), ids[:-4], 0, 4) for i, ids in enumerate(said)]
+    met: list[Tensor] = []
+
+    def choose(logits_B_V: Tensor, _: Tensor) -> Tensor:
+        met.append(logits_B_V)
+        return torch.tensor([ids[len(met) - 5] for ids in said], device=logits_B_V.device)
+
+    try:
+        list(decode(model, rows, choose, [], batch_size=2))
+        ours = torch.stack(met, dim=1)  # [2, 4, V]
+        own = [model(torch.tensor([ids[:-1]], device=ours.device), use_cache=False) for ids in said]
+        wanted = torch.stack([output.logits[0, -4:] for output in own])
+        logps, theirs = (logits.float().log_softmax(-1) for logits in (ours, wanted))
+        why = "its log-probs are others" if differ(logps, theirs, model.dtype) else ""
+    except Exception as error:  # a cache or an attention that is not as ours
+        why = first_line(error)
+    if why:
+        raise UserError(
+            f"generator=transformers does not decode this model ({model.config.model_type}) as its own "
+            f"forward pass does ({why}): choose generator=vllm."
+        )
 
 
 def sample(logits_B_V: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:

@@ -34,7 +34,7 @@ def checks(config: Config, until: str | None) -> Iterator[Check]:
         yield devices
     if until != "pretrain":
         yield clients.check
-        yield lambda config: policy.check(config.model)
+        yield lambda config: policy.check(config.model, trains=until != "evaluate")
     if until != "evaluate" or benchmarks.asks_held_out(config.benchmarks.tasks):
         yield partial(questions.check, splits=until in CORRECTS)
     if until in CORRECTS:

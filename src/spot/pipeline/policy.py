@@ -9,6 +9,7 @@ from typing import Any
 
 from spot.config import ModelConfig
 from spot.data import artifacts
+from spot.data.model_probe import probe
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
 
@@ -31,6 +32,7 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     """
     if model.path is not None:
         folder = _folder_of(model.path, model.revision)
+        probe(folder)
         artifacts.check_part(folder)
         return Policy(model.name, folder, artifacts.model_digest(folder))
     if model.pretrain is None:
@@ -43,9 +45,18 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     return Policy(model.name, made.folder / "model", made.digest)
 
 
-def check(model: ModelConfig) -> None:
-    """Raise UserError, without fetching anything, where `model.path` cannot be a model."""
-    if model.path is None or _local(model.path) is not None:
+def check(model: ModelConfig, trains: bool) -> None:
+    """Raise UserError, without fetching anything, where `model.path` cannot be a model.
+
+    trains: nor one that can be trained.
+    """
+    if model.path is None:
+        return
+    if (folder := _local(model.path)) is not None:
+        if (why := probe(folder)) and trains:
+            raise UserError(
+                f"model.path={model.path} cannot be trained here: {why}; choose another model."
+            )
         return
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -149,6 +160,14 @@ def _local(path: str) -> Path | None:
     if not _has_weights(folder):
         raise UserError(f"model.path={path} holds no weights: give the whole folder of a model.")
     return folder
+
+
+def check_layout(model: ModelConfig, policy: Policy) -> None:
+    """Refuse, before anything is sampled for it, a model of others' that packs do not compute."""
+    if model.path is not None:
+        from spot.training import model_check
+
+        model_check.check_layout(policy.folder)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -44,6 +44,7 @@ class Run:
         self.first: artifacts.Product | None = None  # the first round's attempts
         self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.holds_out = False  # whether it gets as far as holding attempts out of training
+        self.trains = False  # whether a training is what it is for
         self.root = Path(config.output) / "products"
         self._overrides = list(overrides)
         self._products: dict[str, artifacts.Product] = {}

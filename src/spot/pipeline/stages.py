@@ -29,7 +29,7 @@ from spot.pipeline import questions as sourcing
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
 from spot.pipeline.elicitation import Tally, elicit
-from spot.pipeline.policy import Policy
+from spot.pipeline.policy import Policy, check_layout
 from spot.pipeline.run import Run
 from spot.pipeline.selection import Rules, nothing_left
 from spot.pipeline.selection import select as select_pairs
@@ -86,6 +86,8 @@ def _elicit(run: Run, policy: Policy) -> artifacts.Product:
     def make() -> None:
         if data.answer_format == "code":
             sandbox.ready()
+        if run.trains:
+            check_layout(config.model, policy)
         questions, dropped = sourcing.questions(config)
         if run.holds_out:
             sourcing.check_held_out(data, len(questions))
@@ -174,6 +176,8 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
     def make() -> None:
         if not attempts.counts.get(WRONG):
             raise UserError(nothing_wrong(attempts.counts, data))
+        if run.trains:
+            check_layout(config.model, student or policy(run, attempts))
         wrong = parts.wrong(config, attempts, part, run.first)
         outcomes: Counter[str] = Counter()
         with Verifier() as verifier:

@@ -37,6 +37,7 @@ def run(
     """
     new = Run(config, folder, overrides)
     new.holds_out = until != "elicit"
+    new.trains = True
     way(new, until)
     if until is not None:
         return new.last(until).folder

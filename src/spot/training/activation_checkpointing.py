@@ -23,8 +23,10 @@ from spot.utils.progress import say
 
 
 def layers_of(model: Any) -> list[Any]:
-    """The decoder layers, in order."""
-    return list(model.base_model.layers)
+    """The decoder layers, in order. Families have their own names for the list of them."""
+    count = model.config.num_hidden_layers
+    lists = (m for m in model.base_model.modules() if isinstance(m, torch.nn.ModuleList))
+    return list(next(layers for layers in lists if len(layers) == count))
 
 
 def checkpoint_layers(model: Any, count: int) -> None:

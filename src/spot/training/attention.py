@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -26,9 +26,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
+from spot.generation.attention import capped
 from spot.utils.errors import UserError
 
 Rows = Sequence[tuple[int, int, int]]  # lengths of (c, a, b), in the order of the tokens
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a layer makes of queries and keys: scores = cap · tanh(scale · q k / cap), within a window."""
+
+    scale: float | None = None  # None: 1 / √d
+    window: int | None = None  # how many keys a query sees at most, itself among them
+    cap: float | None = None
+
+
+PLAIN = Scores()
 WASTE = 1.3  # a block ends where its longest segment would pad a shorter one beyond this ratio …
 SHORT, SHORT_WASTE = 256, 2.5  # … and up to so many keys beyond this: another block costs more
 
@@ -46,7 +59,21 @@ class Block:
     rows: int
     queries: Tensor  # [rows * wide] places in the pack
     keys: Tensor  # [rows * long] places in the pack
+    before: Tensor  # [rows, 1] how many keys precede a row's first query
     mask: Tensor | None  # [rows, 1, wide, long] additive; None: queries are the keys, causal
+    windows: dict[int, Tensor] = field(default_factory=dict)  # the masks of sliding windows
+
+    def mask_of(self, scores: Scores, query: Tensor, keys: int) -> Tensor | None:
+        """The mask of a layer; None: causal."""
+        window = min(scores.window or keys, keys)
+        if self.mask is not None and window == keys:
+            return self.mask
+        if window == keys and scores.cap is None:
+            return None
+        if window not in self.windows:
+            before, dtype = self.before.to(query.device), query.dtype
+            self.windows[window] = _mask(before, query.shape[2], keys, dtype, window)
+        return self.windows[window]
 
 
 @dataclass(frozen=True)
@@ -72,9 +99,11 @@ def make_blocks(
     for segments, masked in ((heads, False), (tails, True)):
         for group in _groups([(len(q), len(k)) for q, k in segments]):
             members = [segments[i] for i in group]
+            before = torch.tensor([[len(k) - len(q)] for q, k in members])
             q, k = (pad_sequence(list(s), True, -1) for s in zip(*members, strict=True))
-            mask = _mask(members, q.shape[1], k.shape[1], dtype).to(device) if masked else None
-            blocks.append(Block(len(group), _filled(q).to(device), _filled(k).to(device), mask))
+            mask = _mask(before, q.shape[1], k.shape[1], dtype).to(device) if masked else None
+            places_q, places_k = _filled(q).to(device), _filled(k).to(device)
+            blocks.append(Block(len(group), places_q, places_k, before, mask))
             queries.append(q.flatten())
     places = torch.cat(queries)
     real = (places >= 0).nonzero()[:, 0]
@@ -84,17 +113,24 @@ def make_blocks(
 
 
 def _mask(
-    segments: Sequence[tuple[Tensor, Tensor]], queries: int, keys: int, dtype: torch.dtype
+    before: Tensor, queries: int, keys: int, dtype: torch.dtype, window: int | None = None
 ) -> Tensor:
-    """Additive [segments, 1, queries, keys]: each query sees what is not behind it, from the right."""
-    before = torch.tensor([[len(k) - len(q)] for q, k in segments])
-    seen = _aligned_right(before, queries, keys)[:, None]
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    """Additive [rows, 1, queries, keys]: each query sees what is not behind it, from the right."""
+    seen = _aligned_right(before, queries, keys)
+    if window is not None:
+        place = torch.arange(keys, device=before.device)
+        # padding, which may lie behind the last key, must see one or its gradient is NaN
+        query = (before + place[:queries]).clamp(max=keys - 1)[..., None]
+        seen &= place > query - window
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(
+        ~seen, float("-inf")
+    )[:, None]
 
 
 def _aligned_right(before: Tensor, queries: int, keys: int) -> Tensor:
     """Boolean [rows, queries, keys]: what a query sees when `before` [rows, 1] keys precede the first."""
-    return torch.arange(keys) <= (before + torch.arange(queries))[..., None]
+    place = torch.arange(queries, device=before.device)
+    return torch.arange(keys, device=before.device) <= (before + place)[..., None]
 
 
 def _filled(places: Tensor) -> Tensor:
@@ -117,35 +153,44 @@ def _groups(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
     return groups
 
 
-def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Blocks, scale: float | None) -> Tensor:
-    """q [T, heads, d], k and v [T, kv_heads, d] → [T, heads, d]."""
+def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, layout: Blocks, scores: Scores) -> Tensor:
+    """q and k [T, heads, d], v [T, heads, d_v] → [T, heads, d_v]; keys and values may be grouped."""
 
     def gather(states: Tensor, places: Tensor, rows: int) -> Tensor:  # → [rows, heads, length, d]
         _, heads, d = states.shape
         flat = states.reshape(-1, heads * d).index_select(0, places)
         return flat.view(rows, -1, heads, d).transpose(1, 2)
 
-    outputs = []
+    outputs, width = [], q.shape[1] * v.shape[2]
     for block in layout.blocks:
         query = gather(q, block.queries, block.rows)
         key, value = (gather(states, block.keys, block.rows) for states in (k, v))
-        causal, grouped = block.mask is None, q.shape[1] != k.shape[1]
-        if grouped and q.is_cuda and (not causal or q.dtype == torch.float32):
-            # no fast CUDA kernel takes grouped heads with a mask or in fp32
-            key, value = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (key, value))
-            grouped = False
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=block.mask,
-            is_causal=causal,
-            scale=scale,
-            enable_gqa=grouped,
-        )
-        outputs.append(out.transpose(1, 2).reshape(-1, q.shape[1] * q.shape[2]))
+        mask = block.mask_of(scores, query, key.shape[2])
+        out = _sdpa(query, key, value, mask, scores)
+        outputs.append(out.transpose(1, 2).reshape(-1, width))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return flat.index_select(0, layout.back).view(q.shape)
+    return flat.index_select(0, layout.back).view(len(q), q.shape[1], v.shape[2])
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scores: Scores) -> Tensor:
+    if scores.cap is not None:
+        scale = query.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+        return capped(query, key, value, mask, scale, scores.cap)
+    groups = query.shape[1] // key.shape[1]
+    grouped = groups > 1
+    if grouped and query.is_cuda and (mask is not None or query.dtype == torch.float32):
+        # no fast CUDA kernel takes grouped heads with a mask or in fp32
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+        grouped = False
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scores.scale,
+        enable_gqa=grouped,
+    )
 
 
 # ---- varlen and flash: segments ------------------------------------------------------------------
@@ -194,7 +239,7 @@ def packed_segments(
     k: Tensor,
     v: Tensor,
     layout: Segments,
-    scale: float | None,
+    scores: Scores,
 ) -> Tensor:
     """One variable-length call. Keys are put together by slices: their gradient is then a plain sum."""
 
@@ -202,20 +247,25 @@ def packed_segments(
         pieces = states.split(layout.pieces)
         return torch.cat([pieces[i] for i in layout.keys])
 
-    return call(q, seen(k), seen(v), layout.q_ends, layout.k_ends, *layout.longest, scale)
+    return call(q, seen(k), seen(v), layout.q_ends, layout.k_ends, *layout.longest, scores)
 
 
 def torch_varlen(
     q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
-    longest_q: int, longest_k: int, scale: float | None,
+    longest_q: int, longest_k: int, scores: Scores,
 ) -> Tensor:  # fmt: skip
     """torch.nn.attention.varlen (CUDA only; 2.12 and later know grouped heads)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    causal = (-1, 0)
+    if scores.cap is not None:
+        raise UserError(
+            "hardware.attention=varlen knows no soft cap of scores, and this model has one: choose "
+            "hardware.attention=sdpa."
+        )
     grouped: dict[str, Any] = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
     out = varlen_attn(
-        q, k, v, q_ends, k_ends, longest_q, longest_k, window_size=causal, scale=scale, **grouped
+        q, k, v, q_ends, k_ends, longest_q, longest_k, window_size=_causal(scores),
+        scale=scores.scale, **grouped
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out
@@ -223,15 +273,21 @@ def torch_varlen(
 
 def flash_varlen(
     q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
-    longest_q: int, longest_k: int, scale: float | None,
+    longest_q: int, longest_k: int, scores: Scores,
 ) -> Tensor:  # fmt: skip
     """flash-attn (2.1 and later, whose causal mask is aligned to the bottom right)."""
     from flash_attn import flash_attn_varlen_func
 
     out: Tensor = flash_attn_varlen_func(
-        q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale, causal=True
-    )
+        q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scores.scale, causal=True,
+        window_size=_causal(scores), softcap=scores.cap or 0.0
+    )  # fmt: skip
     return out
+
+
+def _causal(scores: Scores) -> tuple[int, int]:
+    """How many keys before and behind its own place a query sees; -1: all."""
+    return (-1 if scores.window is None else scores.window - 1), 0
 
 
 # ---- kernels by name -----------------------------------------------------------------------------
@@ -252,8 +308,13 @@ def _segments(call: Callable[..., Tensor]) -> Kernel:
 KERNELS: dict[str, Kernel] = {}
 
 
+def _interface(name: str) -> str:
+    """What transformers knows a kernel by: it refuses names with `sdpa` to models without (Gemma 2)."""
+    return "spot." + ".".join(name)
+
+
 def register(name: str, kernel: Kernel) -> None:
-    """Make a kernel known to `packed`, and to transformers as `spot_<name>`."""
+    """Make a kernel known to `packed` and to transformers."""
 
     def attention(
         module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
@@ -262,17 +323,16 @@ def register(name: str, kernel: Kernel) -> None:
         """query [1, heads, T, d], key and value [1, kv_heads, T, d] → [1, T, heads, d]."""
         if layout is None:
             raise RuntimeError("packed attention was called without a layout; see attention.packed")
-        for name in ("sliding_window", "softcap", "s_aux"):
-            if kwargs.get(name) is not None:
-                raise UserError(
-                    f"This model's attention has a {name}, which packs do not compute: choose a "
-                    "model with full attention."
-                )
+        if kwargs.get("s_aux") is not None:
+            raise UserError(
+                "This model's attention has sinks, which packs do not compute: choose another model."
+            )
+        given = (kwargs.get(name) for name in ("scaling", "sliding_window", "softcap"))
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-        return kernel.attend(q, k, v, layout, kwargs.get("scaling"))[None], None
+        return kernel.attend(q, k, v, layout, Scores(*given))[None], None
 
     KERNELS[name] = kernel
-    AttentionInterface.register(f"spot_{name}", attention)
+    AttentionInterface.register(_interface(name), attention)
 
 
 register("sdpa", Kernel(make_blocks, packed_sdpa))
@@ -292,7 +352,7 @@ def choose(wanted: str, dtype: torch.dtype, device: torch.device | str) -> str:
 def packed(model: Any, kernel: str = "sdpa") -> Iterator[None]:
     """Within, the model's attention is ours and takes packs; outside, it is the model's own."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(f"spot_{kernel}")
+    model.set_attn_implementation(_interface(kernel))
     try:
         yield
     finally:
@@ -301,8 +361,9 @@ def packed(model: Any, kernel: str = "sdpa") -> Iterator[None]:
 
 def hidden_states(model: Any, pack: Any) -> Tensor:
     """Last hidden states [T, hidden] of a pack. The model's attention must be ours: see `packed`."""
-    name = model.config._attn_implementation.removeprefix("spot_")
-    if name == model.config._attn_implementation or name not in KERNELS:
+    known = {_interface(name): name for name in KERNELS}
+    name = known.get(model.config._attn_implementation, "")
+    if not name:
         raise RuntimeError(f"the model's attention is {model.config._attn_implementation}")
     layout = KERNELS[name].layout(pack.rows, model.dtype, pack.input_ids.device)
     output = model.base_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -27,7 +28,8 @@ class Kernels:
 
         config: the model's. Returns the disagreement of attention, as a relative L2 distance.
         """
-        kernel_checks.check_logprobs(self.logprobs, config.hidden_size, dtype, device)
+        shaping = logprobs.Shaping.of(config)
+        kernel_checks.check_logprobs(self.logprobs, config.hidden_size, dtype, device, shaping)
         return kernel_checks.check_attention(self.attention, config, dtype, device)
 
     def versions(self) -> dict[str, str]:
@@ -59,17 +61,23 @@ def score_pack(
     The model's attention must be ours: see `attention.packed`.
     """
     hidden = attention.hidden_states(model, pack)[pack.sources]
-    kernel = logprobs.KERNELS[kernels.logprobs]
-    return _as_forward(model.get_output_embeddings(), kernel, hidden, pack.targets, entropy)
+    kernel = partial(
+        logprobs.KERNELS[kernels.logprobs],
+        entropy=entropy,
+        shaping=logprobs.Shaping.of(model.config),
+    )
+    return _as_forward(model.get_output_embeddings(), kernel, hidden, pack.targets)
 
 
-def _as_forward(head: nn.Module, kernel: logprobs.TokenLogProbs, *inputs: Any) -> Any:
+def _as_forward(
+    head: nn.Module, kernel: logprobs.TokenLogProbs, hidden: Tensor, targets: Tensor
+) -> Any:
     """Call the kernel as the head's own forward pass.
 
     ZeRO-3 gathers a module's weight in hooks around its forward and backward pass, and only there.
     """
-    hidden, targets, entropy = inputs
-    head.forward = lambda states: kernel(states, head.weight, targets, entropy=entropy)  # type: ignore[method-assign, arg-type]
+    given: dict[str, Any] = {} if getattr(head, "bias", None) is None else {"bias": head.bias}
+    head.forward = lambda states: kernel(states, head.weight, targets, **given)  # type: ignore[method-assign]
     try:
         return head(hidden)
     finally:

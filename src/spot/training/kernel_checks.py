@@ -77,7 +77,9 @@ def disagreement(
 
     kernel = attention.KERNELS[name]
     layout = kernel.layout(CHECK_ROWS, dtype, device)
-    actual = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, d**-0.5))
+    actual = outcome(
+        dtype, lambda q, k, v: kernel.attend(q, k, v, layout, attention.Scores(d**-0.5))
+    )
     exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
     return max(
         ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
@@ -114,11 +116,21 @@ def check_attention(
 
 
 def plain_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, entropy: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    entropy: bool = False,
+    bias: Tensor | None = None,
+    shaping: logprobs.Shaping = logprobs.UNSHAPED,
 ) -> tuple[Tensor, Tensor | None]:
     """The oracle: all logits at once, in fp32 (fp64 for fp64 states)."""
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    logps = (hidden.to(wide) @ weight.to(wide).T).log_softmax(-1)
+    logits = F.linear(hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
+    logits = shaping.scale * logits
+    if shaping.cap is not None:
+        logits = shaping.cap * torch.tanh(logits / shaping.cap)
+    logps = logits.log_softmax(-1)
     entropies = -(logps.exp() * logps).sum(-1).detach() if entropy else None
     return logps.gather(-1, targets[:, None])[:, 0], entropies
 
@@ -131,7 +143,13 @@ LOGPROB_BOUNDS = {  # of log-probs and entropies (nats), and of gradients (relat
 }
 
 
-def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.device | str) -> None:
+def check_logprobs(
+    name: str,
+    hidden: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    shaping: logprobs.Shaping = logprobs.UNSHAPED,
+) -> None:
     """Compare a kernel with the oracle on random tensors; a UserError where its numbers differ.
 
     There are more rows than a kernel takes at once, so that adding up the head's gradient is tried.
@@ -145,7 +163,7 @@ def check_logprobs(name: str, hidden: int, dtype: torch.dtype, device: torch.dev
 
     def outcome(kernel: logprobs.TokenLogProbs) -> tuple[Tensor, ...]:
         inputs = h.clone().requires_grad_(), w.clone().requires_grad_()
-        logps, entropies = kernel(*inputs, targets, entropy=True)
+        logps, entropies = kernel(*inputs, targets, entropy=True, shaping=shaping)
         assert entropies is not None
         gradients = torch.autograd.grad(logps, inputs, upstream.to(logps))
         return torch.cat([logps.detach(), entropies]).double(), *(g.double() for g in gradients)

@@ -8,70 +8,129 @@ gradient are fp32 (fp64 for fp64 states) whatever the states' dtype: bf16 logits
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spot.training.memory_model import TILES
+from spot.utils.errors import UserError
 
 TokenLogProbs = Callable[..., tuple[Tensor, Tensor | None]]
 
 
+@dataclass(frozen=True)
+class Shaping:
+    """What a model makes of its head's output z = h Wᵀ + b: logits = cap · tanh(scale · z / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None  # None: no tanh
+
+    @classmethod
+    def of(cls, config: Any) -> Shaping:
+        """As a model's configuration says; each family has its own word for it."""
+        text = config.get_text_config()
+        scale = float(getattr(text, "logit_scale", None) or 1.0)  # Cohere
+        scale /= float(getattr(text, "logits_scaling", None) or 1.0)  # Granite
+        return cls(scale, getattr(text, "final_logit_softcapping", None))  # Gemma
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Logits, in the place of z."""
+        if self.scale != 1.0:
+            z.mul_(self.scale)
+        return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """∂ logits / ∂ z, where the logits are these."""
+        return self.scale if self.cap is None else (1 - (logits / self.cap) ** 2).mul_(self.scale)
+
+
+UNSHAPED = Shaping()
+
+
 class _TokenLogProbs(torch.autograd.Function):
-    """log p(target) = logit[target] − logsumexp(logits), with logits = h Wᵀ."""
+    """log p(target) = logit[target] − logsumexp(logits)."""
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         tile: tuple[int, int],
         with_entropy: bool,
+        shaping: Shaping,
     ) -> tuple[Tensor, Tensor]:
-        head = _operand(weight)
-        memory = _memory(head, tile)
+        head = _Head(weight, bias, shaping, tile)
         parts = [
-            _forward_rows(h, head, t, tile[1], memory, with_entropy)
+            _forward_rows(h, head, t, with_entropy)
             for h, t in zip(hidden.split(tile[0]), targets.split(tile[0]), strict=True)
         ]
         logps, normaliser, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
-        ctx.tile = tile
+        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+        ctx.tile, ctx.shaping = tile, shaping
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """∂ log p(t) / ∂ logits = onehot(t) − softmax(logits)."""
-        hidden, weight, targets, normaliser = ctx.saved_tensors
-        rows, words = ctx.tile
-        head = _operand(weight)
-        memory = _memory(head, ctx.tile)
+        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
+        head = _Head(weight, bias, ctx.shaping, ctx.tile)
         wide = normaliser.dtype
-        grad_hidden = torch.zeros_like(hidden, dtype=wide) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
-        for i in range(0, len(hidden), rows):
-            part = slice(i, i + rows)
+        grads = [
+            torch.zeros_like(t, dtype=wide) if t is not None and needed else None
+            for t, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        ]
+        grad_hidden, grad_weight, grad_bias = grads
+        for i in range(0, len(hidden), ctx.tile[0]):
+            part = slice(i, i + ctx.tile[0])
             g = grad[part, None]
-            for j in range(0, len(head), words):
-                block = head[j : j + words]
-                d_logits = _product(hidden[part], block.T, memory)
+            for words, block, d_logits in head.tiles(hidden[part]):
+                slope = head.shaping.slope(d_logits)
                 d_logits.sub_(normaliser[part, None]).exp_().mul_(-g)
-                at, inside = _place(targets[part], j, len(block))
+                at, inside = _place(targets[part], words.start, len(block))
                 d_logits.scatter_add_(1, at, g * inside)
-                d_logits = d_logits.to(head.dtype)
+                if head.shaping != UNSHAPED:
+                    d_logits.mul_(slope)
+                if grad_bias is not None:
+                    grad_bias[words] += d_logits.sum(0)
+                d_logits = d_logits.to(block.dtype)
                 if grad_hidden is not None:
                     _accumulate(grad_hidden[part], d_logits, block)
                 if grad_weight is not None:
-                    _accumulate(grad_weight[j : j + words], d_logits.T, hidden[part])
-        return _as(hidden, grad_hidden), _as(weight, grad_weight), None, None, None
+                    _accumulate(grad_weight[words], d_logits.T, hidden[part])
+        given = zip((hidden, weight, bias), grads, strict=True)
+        return *(_as(like, values) for like, values in given), None, None, None, None
+
+
+class _Head:
+    """The logits of some rows, tile by tile of the vocabulary."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, shaping: Shaping, tile: tuple[int, int]
+    ) -> None:
+        self.weight = _operand(weight)
+        self.bias = bias  # added to fp32: no copy is needed
+        self.shaping, self.words = shaping, tile[1]
+        self.memory = _memory(self.weight, tile)
+
+    def tiles(self, h: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Which words, their rows of the weight, and their logits, in memory that the next tile takes."""
+        for j in range(0, len(self.weight), self.words):
+            block = self.weight[j : j + self.words]
+            words = slice(j, j + len(block))
+            z = _product(h, block.T, self.memory)
+            if self.bias is not None:
+                z.add_(self.bias[words])
+            yield words, block, self.shaping(z)
 
 
 def _forward_rows(
-    h: Tensor, head: Tensor, targets: Tensor, words: int, memory: Tensor | None, with_entropy: bool
+    h: Tensor, head: _Head, targets: Tensor, with_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs, logsumexp and entropy (empty unless asked for) of some rows, each [rows].
 
@@ -80,10 +139,8 @@ def _forward_rows(
     """
     tops, sums, weighted = [], [], []
     picked: Tensor | float = 0.0
-    for j in range(0, len(head), words):
-        block = head[j : j + words]
-        logits = _product(h, block.T, memory)
-        at, inside = _place(targets, j, len(block))
+    for words, block, logits in head.tiles(h):
+        at, inside = _place(targets, words.start, len(block))
         picked = picked + logits.gather(1, at)[:, 0] * inside[:, 0]
         top = logits.amax(1)
         shifted = logits.sub_(top[:, None])
@@ -155,24 +212,36 @@ def token_logprobs(
     targets: Tensor,
     *,
     entropy: bool = False,
+    bias: Tensor | None = None,
+    shaping: Shaping = UNSHAPED,
     tile: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [N] of `targets` [N], and on request the entropy [N] of each prediction, both fp32.
 
     hidden: [N, hidden] the states that predict them; weight: [vocabulary, hidden] of the head, tied
-    to the embedding or not; tile: how many rows and words are done at once (default: `TILES`). The
-    entropy carries no gradient. fp64 states give fp64.
+    to the embedding or not; bias: [vocabulary]; tile: how many rows and words are done at once
+    (default: `TILES`). The entropy carries no gradient. fp64 states give fp64.
     """
-    logps, entropies = _TokenLogProbs.apply(
-        hidden, weight, targets, tile or TILES[hidden.device.type], entropy
-    )
+    tile = tile or TILES[hidden.device.type]
+    logps, entropies = _TokenLogProbs.apply(hidden, weight, bias, targets, tile, entropy, shaping)
     return logps, entropies if entropy else None
 
 
 def liger_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, entropy: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    entropy: bool = False,
+    bias: Tensor | None = None,
+    shaping: Shaping = UNSHAPED,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same through Liger's fused linear cross entropy."""
+    """The same through Liger's fused linear cross entropy, for a head that is one matrix."""
+    if bias is not None or shaping != UNSHAPED:
+        raise UserError(
+            "hardware.logprobs=liger knows no bias, scale or cap of logits, and this model's head has "
+            "one: choose hardware.logprobs=torch."
+        )
     from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
         LigerFusedLinearScaledCrossEntropyFunction as Fused,
     )

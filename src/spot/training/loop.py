@@ -75,6 +75,7 @@ class TrainResult:
     max_start_reward: float  # max |r| at step 0, over held-out pairs and the first batch
     kernels: dict[str, str]  # what computed attention and log-probs
     kernel_error: float  # relative distance of the attention kernel to the dense one, at start-up
+    model_error: float  # largest distance of a token's log-prob to the model's own forward pass
     checkpointed_layers: int
     over_long: list[str]  # ids of pairs, dropped because they do not fit a pack
     held_out_over_long: list[str]
@@ -146,6 +147,7 @@ def train(
         max_start_reward=module.max_start_reward,
         kernels=dict(vars(computing.kernels)),
         kernel_error=kernel_error,
+        model_error=module.model_error,
         checkpointed_layers=checkpointed,
         over_long=over_long,
         held_out_over_long=held_over_long,

@@ -33,6 +33,7 @@ from spot.training.forward import (
     score_pack,
 )
 from spot.training.losses import LOSSES
+from spot.training.model_check import check_model
 from spot.training.monitoring import REWARDS, BatchValues, Monitoring
 from spot.training.packing import Pack, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
@@ -84,6 +85,7 @@ class PairModule(pl.LightningModule):
         self.masters: MasterWeights | None = None
         self.delta = Delta(loss.delta.mode, loss.delta.decay)
         self.max_start_reward = 0.0
+        self.model_error = 0.0
         self.record: Record = lambda step, metrics: None
         self.run_key = ""  # names what the run is determined by; a checkpoint of another is refused
         self.steps = 0  # of the whole run; set with the plan
@@ -130,6 +132,8 @@ class PairModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """The weights are still the reference's: a checkpoint is loaded after this."""
         begin = time.perf_counter()
+        shortest = min(self.pairs, key=lambda pair: pair.tokens(self.packing))
+        self.model_error = check_model(self.model, shortest, self.kernels)
         self.reference, held_out = self.refer(self.model)
         self.monitoring.held_out.start(held_out, self.model.device)
         self._spend("reference", time.perf_counter() - begin)

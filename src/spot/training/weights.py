@@ -29,9 +29,13 @@ INDEX = "model.safetensors.index.json"
 
 def model_config(folder: Path) -> Any:
     """The model's configuration, without dropout."""
-    config = AutoConfig.from_pretrained(folder)
+    return without_dropout(AutoConfig.from_pretrained(folder))
+
+
+def without_dropout(config: Any) -> Any:
+    """The same configuration, changed in place."""
     for name, value in vars(config).items():
-        if "dropout" in name and isinstance(value, float):
+        if "drop" in name and isinstance(value, float):  # GPT-2's is attn_pdrop
             setattr(config, name, 0.0)
     return config
 

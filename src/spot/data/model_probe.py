@@ -1,0 +1,164 @@
+"""A model's configuration, tokenizer and chat template, tried in a process that may be killed.
+
+They are files of others: a template may loop for ever or write until the memory is gone, a tokenizer's
+pattern may take exponential time. So they are used once here, within limits and without torch, before
+anything else reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from spot.utils.errors import UserError, first_line
+
+SECONDS = 4  # of computing, for each of the three
+WALL_SECONDS = 60.0  # for everything, with the start of the process
+GIBIBYTES = 4
+LONGEST = 100_000  # characters that a template may write around a short question
+FILES = ("config.json", "generation_config.json", "token*", "*.jinja", "vocab*", "merges.txt")
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")  # one is needed
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+PARTS = {"config": "config.json", "tokenizer": "tokenizer", "template": "chat template"}
+_good: dict[str, str] = {}  # digest of the files → why such a model cannot be trained, if it cannot
+
+
+def probe(folder: Path) -> str:
+    """Why the model in `folder` cannot be trained, as far as its files tell; empty where it may be.
+
+    Raises UserError where it cannot be used at all. What was tried before in this process costs nothing.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise UserError(
+            f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and "
+            "tokenizer_config.json there."
+        )
+    digest = _digest(folder)
+    if digest not in _good:
+        _good[digest] = _probe(folder)
+    return _good[digest]
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
+        if path.is_file():
+            digest.update(f"{path.name} {path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _probe(folder: Path) -> str:
+    command = [sys.executable, "-P", "-m", __name__, str(folder.absolute())]
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=WALL_SECONDS, env=quiet
+        )
+        lines = done.stdout.decode(errors="replace").splitlines()
+    except subprocess.TimeoutExpired as error:
+        lines = (error.stdout or b"").decode(errors="replace").splitlines()
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    if found and "untrained" in found[-1]:
+        return str(found[-1]["untrained"])
+    if found and "error" in found[-1]:
+        raise UserError(found[-1]["error"])
+    part = PARTS[found[-1]["part"]] if found else "files"
+    raise UserError(
+        f"The {part} of the model in {folder} takes more than {SECONDS} s or {GIBIBYTES} GiB to use: "
+        "copy the model's own again."
+    )
+
+
+# ---- in the process apart ------------------------------------------------------------------------
+
+
+def _main(folder: Path) -> None:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # transformers does without, three times faster
+    from transformers import AutoConfig, AutoTokenizer
+
+    most = GIBIBYTES << 30
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        _begin("config")
+        config = AutoConfig.from_pretrained(folder, **where)
+        _check_sizes(config)
+        _begin("tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+        tokenizer("1 + 1 = 2. " + "a" * 200 + " " * 200 + "1" * 200)
+        _begin("template")
+        _try_template(tokenizer)
+        _say(untrained=_untrained(config))
+    except UserError as error:
+        _say(error=str(error))
+    except MemoryError:
+        pass  # the last part that began is named
+    except BaseException as error:  # Rust's panics are no Exceptions
+        _say(error=_broken(folder, error))
+
+
+def _begin(part: str) -> None:
+    """From now on this part computes for so many seconds at most."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + 1 + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+    _say(part=part)
+
+
+def _say(**line: str) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _broken(folder: Path, error: BaseException) -> str:
+    return (
+        f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): copy the model's "
+        "files again."
+    )
+
+
+def _check_sizes(config: Any) -> None:
+    text = config.get_text_config()
+    for name in SIZES:
+        value = getattr(text, name, None)
+        if value is not None and not (type(value) is int and value > 0):
+            raise UserError(
+                f"The model's config.json has {name}={str(value)[:40]}, which must be a whole number "
+                "above 0: copy the model's own again."
+            )
+
+
+def _try_template(tokenizer: Any) -> None:
+    from spot.data import chat
+
+    chat.check(tokenizer)
+    text = chat.write(tokenizer, chat.user("1 + 1"), add_generation_prompt=True)
+    if len(text) > LONGEST:
+        raise UserError(
+            f"The chat template writes {len(text):,} characters around a short question: copy the model's "
+            "own again."
+        )
+
+
+def _untrained(config: Any) -> str:
+    """Why packs cannot go through it: seen in its configuration and in transformers' code for it."""
+    if not getattr(config, "num_attention_heads", None):
+        return "it has no attention heads"
+    module = inspect.getmodule(type(config))
+    code = Path(str(getattr(module, "__file__", ""))).parent.glob("modeling_*.py")
+    if not any("ALL_ATTENTION_FUNCTIONS" in file.read_text(encoding="utf-8") for file in code):
+        return "its attention in transformers cannot be replaced (ALiBi, as a rule)"
+    return ""
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

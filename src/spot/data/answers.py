@@ -21,7 +21,10 @@ _NO_VALUE = ("nan", "null", "<na>", "nat", "inf", "-inf", "+inf", "infinity", "-
 _BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]])[-−]\s?)?\$?{_NUMBER}(?:\s?/\s?{_NUMBER})?%?")
-_MARKER = re.compile(r"####|^[ \t]*A:", re.MULTILINE)  # how GSM8K and models trained on it label it
+_MARKER = "####"  # GSM8K's, before the answer
+_EMPTY = re.compile(  # spacing, dots to be filled in
+    r"(?:[\s{}$~.…]|\\[,;:! ]|\\(?:q?quad|[lc]?dots|text\w{0,2}|mathrm|mbox)(?![a-zA-Z]))*"
+)
 _JSON_ANSWER = re.compile(
     r'"answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",{}][^",{}\n]*))', re.DOTALL
 )
@@ -67,17 +70,16 @@ def boxes(text: str) -> list[tuple[int, int]]:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last box (of nested ones the innermost), or None."""
-    found = boxes(text)
-    return text[slice(*found[-1])] if found else None
+    """The content of the last box (of nested ones the innermost) that is not empty, or None."""
+    contents = (text[start:end] for start, end in reversed(boxes(text)))
+    return next((content for content in contents if not _EMPTY.fullmatch(content)), None)
 
 
 def extract(text: str, answer_format: str) -> str | None:
     r"""The final answer as written, or None when there is none.
 
-    boxed: the last balanced `\boxed{…}`; last: the number after the last `####` (or `A:` at the
-    start of a line), otherwise the last number; json: the last "answer" of an object, which may be
-    broken around it.
+    boxed: the last balanced `\boxed{…}` that is not empty; last: the number after the last `####`,
+    otherwise the last number; json: the last "answer" of an object, which may be broken around it.
     """
     return whole_characters(_READERS[answer_format](text) or "").strip() or None
 
@@ -89,9 +91,9 @@ def final_truth(answer: str, answer_format: str) -> str:
 
 
 def _last_number(text: str) -> str | None:
-    marks = list(_MARKER.finditer(text))
-    numbers = _LAST_NUMBER.findall(text, marks[-1].end() if marks else 0)
-    number = (numbers[0] if marks else numbers[-1]) if numbers else ""
+    mark = text.rfind(_MARKER)
+    numbers = _LAST_NUMBER.findall(text, mark + len(_MARKER) if mark >= 0 else 0)
+    number = numbers[0 if mark >= 0 else -1] if numbers else ""
     return number.replace("$", "").replace("−", "-").rstrip(",")
 
 

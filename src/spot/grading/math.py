@@ -15,13 +15,14 @@ from functools import lru_cache, partial
 from spot.data.answers import last_boxed
 from spot.grading import math_value
 from spot.grading.math_reader import read
-from spot.grading.math_sets import TURNED, builder_interval, interval, turned, union
+from spot.grading.math_sets import REAL, TURNED, builder_interval, interval, turned, union
 from spot.grading.math_tokens import UnreadableError, is_word, normalised
 from spot.grading.math_tree import (
     DEGREE,
     Node,
     is_arithmetic,
     negative,
+    nodes,
     number_node,
     replaced,
     symbol_node,
@@ -34,6 +35,8 @@ from spot.grading.units import NO_UNIT, Unit, conflict
 LONGEST_ANSWER = 2_000  # characters; anything longer is no final answer
 LONGEST_SET = 40  # elements that are matched in any order
 _INTERVALS = ("()", "(]", "[)", "[]")
+_OPERATORS = ("int", "sum", "prod", "lim")  # what they make is named by its text
+_COMPOSED = (("list", "()"), ("function", "abs"))
 _DECIMAL = re.compile(r"[-+]?(\d*)\.(\d+)(?:[eE]([-+]?\d+))?")
 _SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)|(?<=[_^])\{(\w)\}")
 _NAMED_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
@@ -63,7 +66,7 @@ def equal(extracted: str, truth: str) -> bool | None:
         return False
     if _squeezed(left) == _squeezed(right) or _same_words(left, right):
         return True
-    compare = partial(_same, within=_rounding(right))
+    compare = partial(_same, within=_rounding(left, right))
     try:
         return any(compare(a, b) for a in _readings(left) for b in _readings(right))
     except (TooLargeError, MemoryError):
@@ -110,12 +113,16 @@ def _same_words(left: str, right: str) -> bool:
     return plain and spoken and len(words[0]) > 1 and words[0].casefold() == words[1].casefold()
 
 
-def _rounding(truth: str) -> Fraction:
-    """Half a unit of the last place of a decimal truth with six digits or more, else 0."""
-    match = _DECIMAL.fullmatch(truth)
-    if match is None or len((match[1] + match[2]).lstrip("0")) < 6:
+def _rounding(given: str, truth: str) -> Fraction:
+    """Half a unit of the last place of a decimal truth, or of a decimal with fewer digits; 0 below six digits."""
+    written = [match for text in (truth, given) if (match := _DECIMAL.fullmatch(text))]
+    if not written or written[0].string != truth:
         return Fraction(0)
-    return Fraction(10) ** (int(match[3] or 0) - len(match[2])) / 2
+    places = [len(match[2]) - int(match[3] or 0) for match in written]
+    digits = [len((match[1] + match[2]).lstrip("0")) for match in written]
+    if min(digits) < 6 or len(places) > len(set(places)):
+        return Fraction(0)
+    return Fraction(10) ** -min(places) / 2
 
 
 @lru_cache(maxsize=4096)  # a truth is met again in every trial
@@ -212,6 +219,8 @@ def _unwrapped(node: Node) -> Node:
         if inside.kind != "relation":
             return inside
         return builder_interval(inside) or node
+    if node.kind == "symbol" and node.name in ("mathbb(R)", "all real numbers"):
+        return REAL
     if node.kind == "times" and node.parts[1].kind == "list" and node.parts[1].name in ("(]", "[)"):
         return Node("relation", ("∈",), node.parts)
     return node
@@ -287,13 +296,14 @@ def _states(relation: Node, value: Node, within: Fraction, swap: bool) -> bool:
 
 
 def _is_name(node: Node) -> bool:
-    r"""Whether this can be given a value: `I`, `m_{max}`, `f(x)`, `xy`, `(x, y)`, `|AB|`, words."""
+    r"""Whether this can be given a value: `I`, `m_{max}`, `f(x)`, `xy`, `(x, y)`, `|AB|`, an integral, words."""
     if node.kind in ("symbol", "call"):
         return True
-    composed = node.kind in ("times", "divide") or (node.kind, node.name) in (
-        ("list", "()"),
-        ("function", "abs"),
-    )
+    if is_arithmetic(node) and any(
+        n.kind == "symbol" and n.name.startswith(_OPERATORS) for n in nodes(node)
+    ):
+        return True
+    composed = node.kind in ("times", "divide") or (node.kind, node.name) in _COMPOSED
     return composed and all(map(_is_name, node.parts))
 
 
@@ -314,7 +324,11 @@ def _with_argument_of(left: Node, right: Node) -> Node | None:
     if len(arguments) != 2 or one.name != other.name or arguments[0] == arguments[1]:
         return None
     old, new = arguments
-    if {old.kind, new.kind} != {"symbol"} or new.name in variables(left):
+    if (
+        {old.kind, new.kind} != {"symbol"}
+        or new.name in variables(left)
+        or old.name not in variables(left.parts[1])
+    ):
         return None
     return replaced(left, old, new)
 

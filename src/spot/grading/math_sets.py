@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from spot.grading.math_tree import Node, negative, symbol_node, variables
 
+_INFINITY = symbol_node("∞")
+REAL = Node("list", "()", (negative(_INFINITY), _INFINITY))
 TURNED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
 
@@ -23,16 +25,14 @@ def interval(relation: Node) -> tuple[Node, Node] | None:
         signs, parts = relation.name, relation.parts
     if not set(signs) <= {"<", "≤"}:
         return None
-    infinity = symbol_node("∞")
-    below: Node = negative(infinity)
     if len(parts) == 2:
         if parts[0].kind == "symbol" and not variables(parts[1]) & {parts[0].name}:
             return parts[0], Node(
-                "list", "(" + (")" if signs[0] == "<" else "]"), (below, parts[1])
+                "list", "(" + (")" if signs[0] == "<" else "]"), (REAL.parts[0], parts[1])
             )
         if parts[1].kind == "symbol":
             return parts[1], Node(
-                "list", ("(" if signs[0] == "<" else "[") + ")", (parts[0], infinity)
+                "list", ("(" if signs[0] == "<" else "[") + ")", (parts[0], _INFINITY)
             )
         return None
     if parts[1].kind != "symbol":

@@ -109,6 +109,7 @@ _TOKEN = re.compile(
 def normalised(text: str) -> str:
     """An answer without dollar signs, sizes and spacing commands, in one way of writing."""
     text = "".join(_UNICODE.get(c, c if c.isprintable() else " ") for c in text)
+    text = re.sub(r"(?i)(?<![a-z])([ap])\.\s?m(?![a-z])\.?", r"\1m", text)
     text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = _GROUPS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text).replace("{,}", ",")
     if price := _DOLLARS.fullmatch(text.strip(" .$")):
@@ -255,7 +256,7 @@ class _Lexer:
     def text(self, content: str) -> None:
         """The inside of a text command: words, or what might stand outside as well."""
         words = " ".join(content.split()).strip()
-        bare = re.sub(r"(?i)\b([ap])\.\s?m\.?", r"\1m", words).strip(" .,")
+        bare = words.strip(" .,")
         if not bare:
             if "," in words:
                 self.add(",", ",")
@@ -264,6 +265,9 @@ class _Lexer:
             self.add("or" if bare.casefold().endswith("or") else ",", bare)
         elif self.unit(bare):
             return
+        elif re.search(r"[^\W\d_]{2}.*(?: is| are| equals|[:=])$", words):
+            self.add("text", bare.casefold())
+            self.add("relation", "=")  # The area is
         elif (
             any(c.isdigit() for c in bare)
             or (not re.search(r"[^\W\d_]{2}", bare) and len(bare) > 1)

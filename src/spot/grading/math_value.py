@@ -144,19 +144,18 @@ def _same_at(point: _Point, one: Node, other: Node, within: Fraction) -> tuple[b
     A difference that is none shrinks with every digit more.
     """
     before: Value = None
-    digits = 0
+    evaluation = _Evaluation(point)
     for more in DIGITS:
-        digits = more if not digits else digits + more - DIGITS[0]
+        digits = more + int(evaluation.bits * 0.302)
         with _mp().workdps(digits):
-            evaluation = _Evaluation(point)
             a, b = evaluation.value(one), evaluation.value(other)
-            size = evaluation.bits * 0.302
-        if digits == DIGITS[0] and size > 10:
-            digits += int(size)
-            with _mp().workdps(digits):
-                a, b = evaluation.value(one), evaluation.value(other)
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return abs(a - b) <= within, evaluation.rounded
+        size = evaluation.bits * 0.302
+        if more + size > digits + 10:  # more stands before the point than was known
+            digits = more + int(size)
+            with _mp().workdps(digits):
+                a, b = evaluation.value(one), evaluation.value(other)
         with _mp().workdps(digits):
             gap = abs(_number(a) - _number(b))
             if within and gap <= _number(within):
@@ -248,11 +247,15 @@ class _Evaluation:
             if _number(exponent).real <= 0:
                 raise NoValueError
             return Fraction(0)
-        largest = abs(_mp().log(abs(_number(base)))) * abs(_number(exponent)) * 1.45
+        with _mp().workdps(15):
+            largest = abs(_mp().log(abs(_number(base)))) * abs(_number(exponent)) * 1.45
         if largest > BITS:
             raise TooLargeError
         if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-            if exponent.denominator == 1 and abs(exponent) * _length(base) <= BITS:
+            if (
+                exponent.denominator == 1
+                and abs(exponent) * (base.denominator.bit_length() - 1) < BITS
+            ):
                 return base ** int(exponent)
             if exponent.denominator == 2 and (root := _square_root(base)) is not None:
                 return self._raised(root, exponent * 2)

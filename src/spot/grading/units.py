@@ -14,6 +14,10 @@ from spot.grading.math_tokens import Token
 
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9,
           "trillion": 10**12, "dozen": 12, "dozens": 12}  # fmt: skip
+_NOT_NOUNS = frozenset(  # at the start of a text these say something of the value
+    """if for when where and or mod modulo not but minus plus times over half halves third thirds fourth
+    fourths fifth fifths sixth sixths eighth eighths tenth tenths factorial choose base""".split()
+)
 CONDITIONS = ("if", "for", "when", "where", "otherwise", "else", "and", "mod", "or")  # no units
 _ENDS = frozenset(
     (",", "or", "relation", "join", "&", "newline", "end", ")", "]", "}", "\\}", "|", "⌋", "⌉")
@@ -65,7 +69,7 @@ def unit_at(tokens: Sequence[Token], start: int) -> tuple[Unit, int] | None:
     place, words, opened = start, 0, 0
     while place < len(tokens) and not (tokens[place].kind in _ENDS and not opened):
         token = tokens[place]
-        if token.kind == "text" and token.text not in CONDITIONS:
+        if token.kind == "text" and token.text.split()[0] not in _NOT_NOUNS:
             words += 1
         elif token.kind == "frac" and [t.kind for t in tokens[place + 1 : place + 7]] == _TWO_WORDS:
             words, place = words + 2, place + 6

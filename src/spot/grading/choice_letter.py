@@ -21,7 +21,7 @@ LONGEST_STATEMENT = 2_000  # characters
 _JSON_OR_TAG = re.compile(
     r"""["'“”](?:\w{1,9}[_ ])?(?:answer|choice|option)(?:_letter)?["'“”]\s{0,9}:\s{0,9}\[?
         (?: "((?:[^"\\\n]|\\.){0,999})" | '([^'\n]{0,999})' | ([^\s"',{}]{1,20}) )
-    | <answer>([^<]{0,999})</answer>""",
+    | <(?:\w{1,9}_)?answer>([^<]{0,999})</""",
     re.IGNORECASE | re.VERBOSE,
 )
 _WIDE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")  # full width, mathematical alphabets
@@ -36,20 +36,21 @@ _SPACES = re.compile(r"\\[,;:! ]|~|\\q?quad(?![a-z])")
 _NOUN = r"(?:answer|option|choice|letter)"
 _LETTER = r"(?:[(\[{<]{1,2}\s*([A-Za-z])\s*[.:]?\s*[)\]}>]{1,2}|([A-Za-z])(?![\w'’]))"
 _IS = (
-    r"(?:\s+(?:(?:must|should|would|will|has\s+to|have\s+to|seems\s+to|appears\s+to)\s+be|is|was)\b\s*:?"
+    r"(?:\s+(?:(?:must|should|would|will|has\s+to|have\s+to|seems\s+to|appears\s+to)\s+be|is|was|seems|appears|looks)\b\s*:?"
     r"|\s*[:=→]|\s+[-–—](?=\s))"
 )
 _FILLING = (
     r"\s*(?:(?:therefore|thus|clearly|indeed|definitely|certainly|most|likely|probably|hence|so|then|simply"
-    rf"|actually|the|correct|final|i\s+(?:think|believe|guess)|that|it\s+is|it's|given\s+by|{_NOUN})\b"
+    rf"|actually|is|the|correct|final|solution|conclusion|result|i\s+(?:think|believe|guess)|that|it\s+is|it's|given\s+by|{_NOUN})\b"
     r"[\s,:=]*){0,6}(?P<no>not\s+)?"
 )
 _WHICH = (  # "the answer [that fits the data] is"
-    r"(?:\s+(?:to|that|which|for|of|in|from|here|i|we|consistent|matching|choice|option|letter)\b"
+    r"(?:\s*,\s+[\w\s]{1,30},|\s+(?:to|that|which|for|of|in|from|here|i|we|consistent|matching|choice|option|letter)\b"
     r"(?:\s+(?!not\b|wrong|incorrect|false)\w[\w'’-]{1,30}){0,9}?)?"
 )
 _STATED = re.compile(
-    rf"\b(?:(?:final\s+)?(?:{_NOUN}|ans|selection){_WHICH}{_IS}|final\s+answer\s|ans\.\s){_FILLING}",
+    rf"\b(?:(?:final\s+)?(?:{_NOUN}|ans|selection){_WHICH}{_IS}|final\s+answer\s|ans\.\s"
+    rf"|(?:correct|right|final)\s+{_NOUN}\s+(?=[(\[])){_FILLING}",
     re.IGNORECASE,
 )
 _CALLED = rf"(?<![\w'’]){_LETTER}(?:\s*\([^()\n]{{0,99}}\))?{_IS}\s*(?:(?:therefore|thus|clearly|likely)\s+)?"
@@ -59,12 +60,12 @@ _IS_ANSWER = re.compile(
     r"(?!\s+(?:for|if|when|in|under|only|elsewhere)\b(?!\s+(?:this|the)\s+(?:question|problem)))",
     re.IGNORECASE,
 )
-_IS_RIGHT = re.compile(
-    rf"{_CALLED}(?:the\s+)?(?:only\s+|most\s+)?(?:correct|right|true|accurate|valid|best|appropriate)\b",
-    re.IGNORECASE,
+_IS_RIGHT, _IS_GOOD = (
+    re.compile(rf"{_CALLED}(?:the\s+)?(?:only\s+|most\s+)?(?:{adjectives})\b", re.IGNORECASE)
+    for adjectives in ("correct|right", "true|accurate|valid|best|appropriate")
 )
 _CHOSEN = re.compile(
-    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|it\s+is|it's"
+    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|it\s+is|it's|i\s+(?:think|believe|guess|say)"
     r"|i(?:'d|\s+would|\s+will)\s+answer|(?:correct|right|best)(?:\s+\w{2,30}){1,4}\s+is"
     rf"|(?:corresponds?\s+to|match(?:es|ing)?|is)(?=\s+(?:the\s+)?(?:{_NOUN}\s|\([A-Z]\))))"
     rf"\s+(?:only\s+)?{_FILLING}",
@@ -76,7 +77,7 @@ _UNMEANT = frozenset(
     alternative another second next not never initial initially previous previously first students many
     distractor says might could may""".split()
 )
-_ALONE = re.compile(rf"(?:[∴→⇒]|=>)?{_FILLING}{_LETTER}[\s.):,!–—-]*", re.IGNORECASE)
+_ALONE = re.compile(rf"(?:[∴→⇒•-]|=>|\d[.)])?{_FILLING}{_LETTER}[\s.):,!–—-]*", re.IGNORECASE)
 _ITEM = re.compile(r"(?<!\w)(?:\([A-Z]\)|[A-Z]\s?[.):]|[A-Z]\s+[-–—(])\s*\S", re.IGNORECASE)
 _TEXT_FIRST = re.compile(
     rf"(?P<text>.+?)[\s,–—-]+[(\[]?(?:{_NOUN}\s+)?{_LETTER}[).\]]*$", re.IGNORECASE
@@ -106,22 +107,27 @@ def chosen_letter(response: str, options: Sequence[str]) -> str | None:
 
     The last statement of an answer counts: JSON, a box, `<answer>`, "the answer is C", "Answer: C",
     "C is the correct option", a letter alone on the first or the last line. Only a response without
-    one is searched for weaker signs: "C is correct", "I choose C", a line "C. Because …" at either
-    end. An option's full text stands for its letter.
+    one is searched for weaker signs, in this order: "I choose C" or a line "C. Because …" at either end,
+    "C is correct", "C is best". An option's full text stands for its letter.
     """
     text = _clean(_on_own_lines(response))
     lines = text.split("\n")
     ends = ((-1, lines[0], lines[1:2]), (len(text), lines[-1], lines[-2:-1]))
     own = [(at, line) for at, line, beside in ends if not _is_list(line, *beside)]
-    stated = [_Said(at, _alone(line, options)) for at, line in own]
+    last = [(at, re.split(r"(?<=[.!?])\s+(?=\S)", line)[-1]) for at, line in own[-1:]]
+    alone = [_Said(at, _alone(part, options)) for at, part in own + last]
     sentences = _all_said(text, (_STATED, _IS_ANSWER), options)
-    if found := _last(stated + [said for said in sentences if not said.conditional]):
-        return found
     hinted = [
         _Said(at, _read(line, options) if _ITEM.match(line) else _same_text(line, options))
         for at, line in own
     ]
-    return _last(hinted + sentences + _all_said(text, (_CHOSEN, _IS_RIGHT), options))
+    tiers = (
+        lambda: alone + [said for said in sentences if not said.conditional],
+        lambda: hinted + sentences + _all_said(text, (_CHOSEN,), options),
+        lambda: _all_said(text, (_IS_RIGHT,), options),
+        lambda: _all_said(text, (_IS_GOOD,), options),
+    )
+    return next(filter(None, (_last(tier()) for tier in tiers)), None)
 
 
 def _on_own_lines(response: str) -> str:
@@ -213,7 +219,7 @@ def _read(text: str, options: Sequence[str]) -> str | None:
         letter = _in_range(both, options) if both else None
         return letter if both and _is_text_of(letter, both["text"], options) else None
     letter, rest = _in_range(match, options), line[match.end() :]
-    if _is_text_of(letter, rest.strip(" ()[].:–—-"), options):
+    if _is_text_of(letter, rest.strip(" ()[].:=/–—-"), options):
         return letter
     unclear = (
         _ANOTHER.match(rest)

@@ -518,6 +518,9 @@ NUMBERS = [
     ("The answer is 50 m/s.", "B"),
     ("So v = 1.5 m/s.\n\nThe answer is D: 1.5 m/s", "D"),
     ("\\boxed{7}", None),
+    (r"\boxed{50}", "B"),
+    ("The answer is 1.5", "D"),
+    (r"\boxed{\frac{1}{2}}", "C"),
 ]
 
 ALL = [
@@ -539,6 +542,8 @@ def test_options_that_look_like_answers_to_one_another():
     assert chosen_letter("The answer is 5.", numbers) == "A"
     assert chosen_letter('{"answer": "0.5"}', numbers) == "C"
     assert chosen_letter("The answer is 1.5.", numbers) == "D"
+    assert chosen_letter(r"\boxed{5}", ["5 x", "5", "6"]) == "B"  # before a number with its unit
+    assert chosen_letter(r"\boxed{10^{-4}}", ["10^-8 eV", "10^-4 eV", "10 eV"]) == "B"
     articles = ["A ball", "A cube"]
     assert chosen_letter("The answer is A ball.", articles) == "A"
     assert chosen_letter("The answer is A cube.", articles) == "B"  # not its first word

@@ -89,6 +89,7 @@ _FOLLOWS = re.compile(
     r"|but|though|although|while|whereas|not|rather|instead|with|by|from|here|in|at|on|when|so"
     r"|hence|therefore|thus|and)\b)"
 )
+_UNIT = re.compile(r"(?<=[\d}])\s+([^\W\d_][\w/^.·\s-]{0,30})$")
 _OTHER = r"\s*(?:option\s+)?(?:\([A-Za-z]\)|[A-Z](?![\w'’-]))"
 _ANOTHER = re.compile(
     rf"\s*(?:(?:/|&|,?\s*\bor\b){_OTHER}|(?:,\s*and\b|,|\band\b){_OTHER}(?!\s+(?!are|both|or|and)[a-z]))"
@@ -230,20 +231,37 @@ def _read(text: str, options: Sequence[str]) -> str | None:
 
 
 def _same_text(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that a text repeats."""
-    found = [
-        letter for letter in ascii_uppercase[: len(options)] if _is_text_of(letter, text, options)
-    ]
-    return found[0] if len(found) == 1 else None
+    """The letter of the one option that a text repeats, word by word or in another writing."""
+    letters = ascii_uppercase[: len(options)]
+    for alike in (_same_words, _same_value, _same_number):
+        if found := [letter for letter in letters if alike(text, _option(letter, options))]:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _is_text_of(letter: str | None, text: str, options: Sequence[str]) -> bool:
     """Whether a text is that of the option of this letter."""
     if letter is None or not text:
         return False
-    option = _clean(options[ascii_uppercase.index(letter)]).replace("\n", " ")
-    same = text.casefold().rstrip(". ") == option.casefold().rstrip(". ")
-    return same or bool(equal(text, option))
+    option = _option(letter, options)
+    return _same_words(text, option) or _same_value(text, option)
+
+
+def _option(letter: str, options: Sequence[str]) -> str:
+    return _clean(options[ascii_uppercase.index(letter)]).replace("\n", " ")
+
+
+def _same_words(text: str, option: str) -> bool:
+    return text.casefold().rstrip(". ") == option.casefold().rstrip(". ")
+
+
+def _same_value(text: str, option: str) -> bool:
+    return len(text) <= 2 * len(option) + 40 and bool(equal(text, option))
+
+
+def _same_number(text: str, option: str) -> bool:
+    """`50` and `50 m/s`: the words behind a number are its unit."""
+    return _same_value(text, _UNIT.sub(r"\\text{ \1}", option))
 
 
 def _in_range(match: re.Match[str], options: Sequence[str]) -> str | None:

@@ -178,3 +178,18 @@ def test_it_changes_no_product(tmp_path):
         model_card.write(products, plain(config), command)
         artifacts.verify(products["checkpoint"])
         assert artifacts.read_manifest(products["checkpoint"])["digest"] == digest
+
+
+def test_a_card_tells_no_path_of_the_machine(tmp_path):
+    """The model has its folder's name; where that lies, and where the data do, is nobody's business."""
+    paths = (
+        "model.path=/home/jane/Granite-3/hf",
+        "data=jsonl",
+        "data.path='/srv/our data/x.jsonl'",
+    )
+    command = "python train.py 'data.path=/srv/our data/x.jsonl' model.path=/home/jane/Granite-3/hf"
+    text, _ = card(tmp_path, *paths, "oracle.base_url=http://node7:8000/v1", command=command)
+    assert outline(text)[0][0] == "Granite-3/hf, SPoT-BCO"
+    assert settings(text)["policy and reference"] == "Granite-3/hf"
+    for private in ("/home", "jane", "/srv", "our data", "node7"):
+        assert private not in text

@@ -35,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from spot import config as schema
 from spot.config import BenchmarkConfig, Config
 from spot.config.arguments import expected, short
+from spot.config.model_name import model_name
 from spot.config.text import SCHEMAS, TextFiles, keep_text
 from spot.utils.errors import UserError, first_line, guess
 
@@ -171,12 +172,21 @@ def _checked(tree: DictConfig, overrides: list[Override], until: str | None) -> 
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} names several values: add -m to sweep.")
     with flag_override(tree, ["struct", "readonly"], False):
-        tree.pop("hydra")
+        option = tree.pop("hydra").runtime.choices.model
     with _explained(overrides):
+        _name_model(tree.model, str(option))
         if tree.evaluator is not None:
             with _named_evaluator():
                 OmegaConf.to_object(tree.evaluator)
         return schema.typed(tree, until)
+
+
+def _name_model(model: DictConfig, option: str) -> None:
+    """Call a model by its path, where that is not its option's own and nobody has named it."""
+    if model.path is not None:
+        own = _base((f"model={option}",), RunMode.RUN).model
+        if model.path != own.path and model.name == own.name:
+            model.name = model_name(model.path)
 
 
 def _sweep_lines(master: DictConfig) -> list[Override]:

@@ -23,6 +23,7 @@ from spot.report.load import FinishedRun, Study
 from spot.report.style import signed
 from spot.report.tables import columns, score_table
 from spot.utils.files import write_aside
+from spot.utils.redact import scrubbed
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -47,7 +48,9 @@ def write(
     manifests = {name: artifacts.read_manifest(folder) for name, folder in products.items()}
     trained, arm = manifests["checkpoint"], config["data"]["arm"]
     selected = manifests["pairs"]["counts"].get(arm, 0)
-    resolved = yaml.safe_dump(_public(dict(config)), sort_keys=False, allow_unicode=True, width=100)
+    resolved = yaml.safe_dump(
+        scrubbed(dict(config)), sort_keys=False, allow_unicode=True, width=100
+    )
     text = (
         _environment()
         .get_template("model_card.md.j2")
@@ -63,7 +66,7 @@ def write(
             learned_from=LEARNED_FROM[arm],
             scores=_scores(products, config),
             products=_products(manifests),
-            command=re.sub(r"(?<==)/\S*/", "…/", command),
+            command=scrubbed(command),
             resolved=resolved,
             sft_like=SFT_LIKE,
         )
@@ -141,12 +144,3 @@ def _products(manifests: Mapping[str, Values]) -> list[tuple[str, str, str]]:
         listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts)
         rows.append((name.replace("_", " "), listed, digest))
     return [*rows, ("this model", "", manifests["checkpoint"]["digest"])]
-
-
-def _public(value: Any) -> Any:
-    """Values without the folders of this machine: the card is made for the Hub."""
-    if isinstance(value, dict):
-        return {key: _public(item) for key, item in value.items()}
-    if isinstance(value, str) and Path(value).is_absolute():
-        return f"…/{Path(value).name}"
-    return value

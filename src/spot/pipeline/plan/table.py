@@ -21,7 +21,7 @@ def show(plan: Plan, console: terminal.Console | None = None) -> None:
         zero = hardware.zero_stage
         ranks = f"{hardware.nodes} × {hardware.devices} {kind}, DeepSpeed ZeRO-{zero}"
     out.print(
-        f"model={config.model.name}: {shape.parameters / 1e9:.3g} billion parameters, "
+        f"{config.model.name}: {shape.parameters / 1e9:.3g} billion parameters, "
         f"{shape.layers} layers; hardware={hardware.name}: {ranks}; "
         f"loss={config.loss.name}, reference={config.reference}",
         markup=False,

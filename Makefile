@@ -53,6 +53,7 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 	$(BIN)/python -m performance.scaling
 	$(BIN)/python -m performance.plan_check
 	$(BIN)/python -m performance.gpu_trace --write
+	$(BIN)/python -m performance.verdict_errors --write
 	$(BIN)/python -m performance.oracle_throughput
 	$(BIN)/python -m performance.client_cost
 	$(BIN)/python -m performance.grading

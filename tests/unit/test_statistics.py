@@ -222,7 +222,8 @@ def test_p_is_that_of_the_paired_t_test():
     table = paired([dict(enumerate(after))], [dict(enumerate(before))])
     assert crossed([table]).p == pytest.approx(stats.ttest_rel(after, before).pvalue)
     assert crossed([np.zeros((1, 9))]).p == 1
-    assert crossed([np.full((1, 9), 50.0)]).p == pytest.approx(2 / 2**9)
+    assert crossed([np.full((1, 9), 50.0)]).p < 0.05  # nine of nine differ: so does the interval
+    assert crossed([np.full((1, 3), 50.0)]).p > 0.05
 
 
 def test_many_comparisons_are_corrected():

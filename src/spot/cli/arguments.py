@@ -109,7 +109,8 @@ LOOP = {
         "rebuild the report of a run or a sweep",
         "<folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [--dry-run]",
         "Reads finished runs. Leaves report.html, report.md, scores.csv and figures/ in the folder, or in "
-        "out=. archive= packs what the report reads into one small file, which spot report reads as well.",
+        "out=. archive= packs what the report reads into one small file, which spot report reads as well. "
+        "margin= is how many percent points are too little to matter in a verdict (1).",
         ("spot report outputs/sweeps/table2", "spot report table2.tar.gz out=page"),
         "spot.cli.commands:report",
         flags=("--dry-run",),

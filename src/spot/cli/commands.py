@@ -188,24 +188,25 @@ def _yaml(value: Any, flow: bool = True) -> str:
 
 @dataclass
 class ReportArguments:
-    """Of `spot report`: where the report goes, and an archive of what it reads."""
+    """Of `spot report`: where the report goes, an archive of what it reads, the margin of verdicts."""
 
     out: str | None = None
     archive: str | None = None
+    margin: float | None = None  # percent points that are too little to matter
 
 
 def report(arguments: Sequence[str], dry: bool = False) -> None:
     """The report of a run, a sweep, or an archive; or an archive of it. dry: only say so."""
     names, given = read(ReportArguments, arguments, "report", named=True)
     if len(names) != 1 or not names[0]:
-        usage = "spot report <folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>]"
+        usage = "spot report <folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [margin=1]"
         raise UserError(f"name one folder or archive: {usage}.")
     source = Path(names[0])
     _check_report(source, given)
-    into = source if given.out is None else Path(given.out)
+    into = None if given.out is None else Path(given.out)
     if dry:
         print(f"dry run of spot report: nothing is written. {source} would give")
-        place = source.parent if into == source and source.is_file() else into
+        place = into or (source if source.is_dir() else source.parent)
         print(f"  report   report.html, report.md, scores.csv and figures/ in {place}")
         if given.archive is not None:
             print(f"  archive  {given.archive}")
@@ -216,11 +217,13 @@ def report(arguments: Sequence[str], dry: bool = False) -> None:
         from spot.report import archive
 
         print(f"archive: {archive.pack(source, Path(given.archive))}")
-    print(f"report: {pages.build(source) if given.out is None else pages.build(source, into)}")
+    print(f"report: {pages.build(source, into, given.margin)}")
 
 
 def _check_report(source: Path, given: ReportArguments) -> None:
     """Refuse what no report can be made of, or be written to."""
+    if given.margin is not None and not 0 < given.margin <= 100:
+        raise UserError(f"margin={given.margin:g} must be above 0 and at most 100 percent points.")
     if not source.exists():
         raise UserError(
             f"{source} does not exist: name the folder of a run or a sweep, with its run.json."

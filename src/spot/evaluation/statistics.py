@@ -25,7 +25,7 @@ FEW = 5  # right or wrong answers below which t is not trusted
 class Estimate:
     """A value with its 95% interval, from `questions` questions and `seeds` training seeds.
 
-    p: of a difference, how probable one so far from 0 is if there is none (two-sided).
+    error: the standard error; freedom: degrees of freedom of its t distribution.
     """
 
     value: float
@@ -33,11 +33,25 @@ class Estimate:
     high: float
     questions: int
     seeds: int = 1
-    p: float = math.nan
+    error: float = math.inf
+    freedom: float = math.inf
 
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
+
+    @property
+    def p(self) -> float:
+        """Of a difference, how probable one so far from 0 is if there is none (two-sided)."""
+        return min(1.0, 2 * min(self.above(0), self.below(0)))
+
+    def above(self, bound: float) -> float:
+        """One-sided p of "the true value is above the bound": small where it surely is."""
+        return float(stats.t.sf((self.value - bound) / self.error, self.freedom))
+
+    def below(self, bound: float) -> float:
+        """One-sided p of "the true value is below the bound"."""
+        return float(stats.t.cdf((self.value - bound) / self.error, self.freedom))
 
 
 @dataclass(frozen=True)
@@ -104,15 +118,16 @@ def mean_interval(
         return Estimate(mean, *bounds, n)
     hits = int((array == bounds[1]).sum())
     binary = bool(np.isin(array, bounds).all())
+    error, freedom = float(np.std(array, ddof=1)) / math.sqrt(n), n - 1.0
     if np.ptp(array) == 0:
+        error, freedom = _unseen(n) / _t(math.inf), math.inf
         low, high = mean - _unseen(n), mean + _unseen(n)
     elif binary and min(hits, n - hits) < FEW:
         shares = clopper_pearson(hits, n)
         low, high = (bounds[0] + share * (bounds[1] - bounds[0]) for share in shares)
     else:
-        half = _t(n - 1) * float(np.std(array, ddof=1)) / math.sqrt(n)
-        low, high = mean - half, mean + half
-    return Estimate(mean, max(bounds[0], low), min(bounds[1], high), n)
+        low, high = mean - _t(freedom) * error, mean + _t(freedom) * error
+    return Estimate(mean, max(bounds[0], low), min(bounds[1], high), n, 1, error, freedom)
 
 
 def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
@@ -185,12 +200,12 @@ def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:
     seeds = tables[0].shape[0]
     if all(np.ptp(table) == 0 for table in tables):
         reach = _unseen(questions)
-        p = min(1.0, 2 * 0.5**questions) if value else 1.0  # the sign test's
-        return Estimate(value, value - reach, value + reach, questions, seeds, p)
+        error = reach / _t(math.inf)
+        return Estimate(value, value - reach, value + reach, questions, seeds, error)
     by_question = sum(_variance(t.mean(axis=0)) / t.shape[1] for t in tables) / count**2
     freedom_q = min(t.shape[1] for t in tables) - 1
     if freedom_q < 1:  # one question says nothing of others
-        return Estimate(value, -100.0, 100.0, questions, seeds, 1.0)
+        return Estimate(value, -100.0, 100.0, questions, seeds)
     by_seed = _variance(np.mean([t.mean(axis=1) for t in tables], axis=0)) / seeds
     rest = sum(_residual(t) / t.size for t in tables) / count**2
     explained = by_question + by_seed
@@ -203,8 +218,7 @@ def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:
         freedom = explained**2 / (by_question**2 / freedom_q + by_seed**2 / (seeds - 1))
     error = math.sqrt(variance)
     half = _t(freedom) * error
-    p = float(2 * stats.t.sf(abs(value) / error, freedom))
-    return Estimate(value, value - half, value + half, questions, seeds, p)
+    return Estimate(value, value - half, value + half, questions, seeds, error, freedom)
 
 
 def _unseen(n: int) -> float:

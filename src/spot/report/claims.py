@@ -1,69 +1,63 @@
 """The paper's claims as checks on 95% intervals: each holds, does not hold, or cannot be told.
 
-A claim names the runs it is about by their resolved configuration, so it is judged in any sweep that
-has them: once for every setting in which the study ran them (γ = 0.2, γ = 0.4, …), and two sides only
-where they agree in everything else. What a rule asks for stands in `RULES`; a claim fails when the
-interval contradicts the rule, and cannot be told when it is too wide for either.
+What is claimed, of whom and in which direction stands in `claims.yaml`; `verdict` is the one rule for
+all of it. A claim names the runs it is about by their resolved configuration, so it is judged in any
+sweep that has them: once for every setting in which the study ran them (γ = 0.2, γ = 0.4, …), and two
+sides only where they agree in everything else.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
-from spot.evaluation.statistics import Estimate, mean_interval
+import yaml
+
+from spot.evaluation.statistics import CONFIDENCE, Estimate, holm, mean_interval
 from spot.report import metrics
 from spot.report.arm_names import ASIDE, written
 from spot.report.load import FinishedRun, Study, difference
-from spot.report.metrics import NOTABLE, logged
+from spot.report.metrics import logged
 from spot.report.style import DOMAINS, SHORT_KEYS, signed
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot tell"
-MARGIN = 1.0  # percent points that still count as kept, and as little
+Region = tuple[float, float]  # where a true value makes a claim true, without its ends
+DIRECTIONS: dict[str, Callable[[float, float], Region]] = {  # of margin and bound
+    "superior": lambda _, bound: (bound, math.inf),
+    "inferior": lambda _, bound: (-math.inf, bound),
+    "keeps": lambda margin, _: (-margin, math.inf),
+    "forgets": lambda margin, _: (-math.inf, -margin),
+    "no clear change": lambda margin, _: (-margin, margin),
+}
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What an interval must show; `rule(estimate)` is the outcome."""
-
-    name: str
-    text: str  # when it holds
-    holds: Callable[[Estimate], bool]
-    fails: Callable[[Estimate], bool]
-
-    def __call__(self, e: Estimate) -> str:
-        return FAILS if self.fails(e) else HOLDS if self.holds(e) else UNCLEAR
+def verdict(e: Estimate, region: Region) -> str:
+    """The one rule: the whole interval lies in the region, none of it does, or it allows both."""
+    low, high = region
+    if low < e.low and e.high < high:
+        return HOLDS
+    return FAILS if e.high <= low or high <= e.low else UNCLEAR
 
 
-def at_or_above(bound: float, name: str, text: str) -> Rule:
-    return Rule(name, text, lambda e: e.low >= bound, lambda e: e.high < bound)
+def p_value(e: Estimate, region: Region) -> float:
+    """Two-sided p of the verdict: 1 − the widest level whose interval still decides.
 
-
-def at_or_below(bound: float, name: str, text: str) -> Rule:
-    return Rule(name, text, lambda e: e.high <= bound, lambda e: e.low > bound)
-
-
-def below(bound: float, name: str, text: str) -> Rule:
-    return Rule(name, text, lambda e: e.high < bound, lambda e: e.low >= bound)
-
-
-gains = Rule("gains", "lower bound above 0", lambda e: e.low > 0, lambda e: e.high <= 0)
-forgets = below(0, "forgets", "upper bound below 0")
-keeps = at_or_above(-MARGIN, "keeps", "lower bound at −1 point or above")
-at_least = Rule(
-    "at least",
-    "lower bound at −1 point or above, and 0 not above the interval",
-    lambda e: e.low >= -MARGIN,
-    lambda e: e.high < 0,
-)
-gains_little = at_or_below(MARGIN, "gains little", "upper bound at +1 point or below")
-stagnates = at_or_below(NOTABLE, "stagnates", f"upper bound at +{NOTABLE:g} nat or below")
-cancels = below(0.5, "cancels", "less than half is left: upper bound below 0.5")
-RULES = (gains, forgets, keeps, at_least, gains_little, stagnates, cancels)
+    Inside needs both ends (two one-sided tests), outside either.
+    """
+    low, high = region
+    inside = max(
+        e.above(low) if math.isfinite(low) else 0, e.below(high) if math.isfinite(high) else 0
+    )
+    outside = min(
+        e.below(low) if math.isfinite(low) else 1, e.above(high) if math.isfinite(high) else 1
+    )
+    return min(1.0, 2 * min(inside, outside))
 
 
 # ---- what is measured --------------------------------------------------------------------------
@@ -115,98 +109,83 @@ def left_on_the_prefix(run: FinishedRun) -> float | None:
 
 
 PLUS, MINUS = "log π_θ/π_ref of held-out y⁺", "log π_θ/π_ref of held-out y⁻"
-END_CHOSEN = at_the_end(metrics.CHOSEN, PLUS, "nats")
-END_REJECTED = at_the_end(metrics.REJECTED, MINUS, "nats")
-LATE_CHOSEN = second_half(metrics.CHOSEN, PLUS, "nats")
-END_KL = at_the_end(metrics.KL, "KL to the base", "nats per token")
-LEFT_ON_PREFIX = Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix)
+CURVES = {
+    "end_loss": at_the_end(metrics.LOSS, "training loss", "loss"),
+    "end_chosen": at_the_end(metrics.CHOSEN, PLUS, "nats"),
+    "end_rejected": at_the_end(metrics.REJECTED, MINUS, "nats"),
+    "late_chosen": second_half(metrics.CHOSEN, PLUS, "nats"),
+    "end_kl": at_the_end(metrics.KL, "KL to the base on held-out y⁻", "nats per token"),
+    "prefix_left": Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix),
+}
 
 
 # ---- the claims --------------------------------------------------------------------------------
 
 Choice = Mapping[str, Any]  # keys of the resolved configuration and what they must be
-
-
-def trained(loss: str, data: str = "rectified", **more: Any) -> Choice:
-    """The runs that train with a loss on a data arm; `gamma` and `pairs` narrow them down."""
-    return {"loss.name": loss, "data.arm": data} | {f"data.{k}": v for k, v in more.items()}
-
-
-SFT, RFT, SFT_PLUS = trained("sft", "direct"), trained("sft", "self"), trained("sft")
-RWSFT, DPO, DFT = trained("rwsft"), trained("dpo"), trained("dft")
-BCO, BCE, BCO_DIRECT = trained("bco"), trained("bce"), trained("bco", "direct")
-CLOSE, ANY = trained("bco", gamma=0.6), trained("bco", gamma=1.0)
-MORE, FEWER = trained("bco", pairs=4000), trained("bco", pairs=2000)
-IN, OOD, GENERAL, AVERAGE = "in_domain", "ood", "general", "average"
-SCORES = DOMAINS | {OOD: "out-of-domain", AVERAGE: "average"}
+AVERAGE = "average"  # of all benchmarks
+SCORES = DOMAINS | {"ood": "out-of-domain", AVERAGE: "average"}
+DIGITS = {"points": 1, "nats": 1, "nats per token": 3, "share": 2, "loss": 2}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The `runs` against the `other` ones (the base if None), on a domain or on a curve.
-
-    The domain `average` stands for all benchmarks.
-    """
+    """A row of claims.yaml: the `runs` against the `other` ones (the base if None)."""
 
     id: str
     text: str
     where: str  # in the paper
     runs: Choice
-    rule: Rule
-    measure: str | Curve
+    measure: str  # a domain, average, or one of CURVES
+    direction: str
+    margin: float
+    bound: float = 0.0
     other: Choice | None = None
+    primary: tuple[str, ...] = ()  # studies in whose family it is
 
     @property
     def unit(self) -> str:
-        return "points" if isinstance(self.measure, str) else self.measure.unit
+        return CURVES[self.measure].unit if self.measure in CURVES else "points"
+
+    @property
+    def region(self) -> Region:
+        return DIRECTIONS[self.direction](self.margin, self.bound)
+
+    @property
+    def holds_when(self) -> str:
+        """`interval above 0`, `interval within ±1`."""
+        low, high = self.region
+        if math.isfinite(low) and math.isfinite(high):
+            return f"interval within ±{high:g}"
+        where, bound = ("above", low) if math.isfinite(low) else ("below", high)
+        return f"interval {where} {bound:g}".replace("-", "−")
 
     @property
     def measured(self) -> str:
         """What the estimate is of, in words: `in-domain score, difference of the two`."""
-        of = self.measure if isinstance(self.measure, str) else self.measure.name
-        name = f"{SCORES.get(of, of)} score" if isinstance(self.measure, str) else of
-        base = "difference to the base" if isinstance(self.measure, str) else ""
+        curve = CURVES.get(self.measure)
+        name = curve.name if curve else f"{SCORES[self.measure]} score"
+        base = "" if curve else "difference to the base"
         against = "difference of the two" if self.other else base
         return f"{name}, {against}" if against else name
 
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim("sft_forgets", "Direct SFT forgets general ability", "Table 1, §5.2", SFT, forgets, GENERAL),
-    Claim("sft_forgets_ood", "Direct SFT forgets out of domain", "Table 1, §5.2", SFT, forgets, OOD),
-    Claim("rft_gains_little", "RFT gains little in-domain", "Table 1, §5.2", RFT, gains_little, IN),
-    Claim("sft_plus_gains", "SFT+ gains in-domain", "Table 1, §5.2", SFT_PLUS, gains, IN),
-    Claim("sft_plus_forgets", "SFT+ loses general ability", "§3.1, Fig. 2", SFT_PLUS, forgets, GENERAL),
-    Claim("rwsft_keeps", "Reward-SFT keeps general ability", "§3.1, Fig. 2", RWSFT, keeps, GENERAL),
-    Claim("rwsft_gains_little", "Reward-SFT gains little in-domain", "Table 2, §5.3", RWSFT, gains_little, IN),
-    Claim("dpo_keeps", "DPO keeps general ability", "§3.1, Fig. 2", DPO, keeps, GENERAL),
-    Claim("dpo_gains_little", "DPO gains little in-domain", "Table 2, §5.3", DPO, gains_little, IN),
-    Claim("dpo_gains_less", "DPO gains less in-domain than BCO", "Table 2, §4.2", DPO, forgets, IN, BCO),
-    Claim("dft_forgets", "DFT forgets general ability", "Table 2, §5.3", DFT, forgets, GENERAL),
-    Claim("dft_forgets_ood", "DFT forgets out of domain", "Table 2, §5.3", DFT, forgets, OOD),
-    Claim("bco_gains", "BCO gains in-domain", "Table 2, §5.3", BCO, gains, IN),
-    Claim("bco_gains_ood", "BCO gains out of domain", "Table 2, §5.3", BCO, gains, OOD),
-    Claim("bco_keeps", "BCO keeps general ability", "Table 2, §5.3", BCO, keeps, GENERAL),
-    Claim("bce_gains", "BCE gains in-domain", "Table 2, §5.3", BCE, gains, IN),
-    Claim("bce_keeps", "BCE keeps general ability", "Table 2, §5.3", BCE, keeps, GENERAL),
-    Claim("bco_above_sft_plus", "BCO gains more in-domain than SFT+", "Table 1, §5.2", BCO, gains, IN, SFT_PLUS),
-    Claim("bco_above_rwsft", "BCO gains more in-domain than Reward-SFT", "Table 2, §4.1", BCO, gains, IN, RWSFT),
-    Claim("bco_bce_in_domain", "BCO ≥ BCE in-domain", "Table 2, §5.3", BCO, at_least, IN, BCE),
-    Claim("bce_bco_general", "BCE ≥ BCO on general ability", "Table 2, §4.4", BCE, at_least, GENERAL, BCO),
-    Claim("gamma", "γ = 0.6 ≥ γ = 1, average", "Table 3, §5.4", CLOSE, at_least, AVERAGE, ANY),
-    Claim("rectified", "Rectified ≥ direct data, average", "Table 3, §5.4", BCO, at_least, AVERAGE, BCO_DIRECT),
-    Claim("more_pairs", "4k ≥ 2k pairs, average", "Table 3, §5.4", MORE, at_least, AVERAGE, FEWER),
-    Claim("sft_pull_up", "SFT+ pulls r⁻ up", "§4.1, Fig. 4", SFT_PLUS, gains, END_REJECTED),
-    Claim("rwsft_pull_up", "Reward-SFT pulls r⁻ up", "§4.1, Fig. 4", RWSFT, gains, END_REJECTED),
-    Claim("dpo_rejected_falls", "DPO's r⁻ falls", "§4.2, Fig. 4", DPO, forgets, END_REJECTED),
-    Claim("dpo_chosen_stagnates", "DPO's r⁺ stagnates late in training", "§4.2, Fig. 4", DPO, stagnates, LATE_CHOSEN),
-    Claim("bco_chosen_above_bce", "BCO's r⁺ ends above BCE's", "§4.4, Fig. 4", BCO, gains, END_CHOSEN, BCE),
-    Claim("bco_kl_above_bce", "BCO's KL to the base ends above BCE's", "§4.4", BCO, gains, END_KL, BCE),
-    Claim("bco_prefix_cancels", "BCO's gradients on the shared prefix cancel", "§4.5", BCO, cancels, LEFT_ON_PREFIX),
-    Claim("bce_prefix_cancels", "BCE's gradients on the shared prefix cancel", "§4.5", BCE, cancels, LEFT_ON_PREFIX),
-)  # fmt: skip
-
-
-DIGITS = {"points": 1, "nats": 1, "nats per token": 3, "share": 2}
+@functools.cache
+def claims(points: float | None = None) -> tuple[Claim, ...]:
+    """All rows of claims.yaml; `points` is another margin of scores, in percent points."""
+    content = yaml.safe_load((resources.files("spot.report") / "claims.yaml").read_text("utf-8"))
+    arms, margins = content["arms"], content["margins"]
+    if points is not None:
+        margins["points"] = points
+    made = []
+    for row in content["claims"]:
+        row["text"], row["primary"] = row.pop("claim"), tuple(row.pop("primary", ()))
+        row["runs"], row["other"] = (
+            arms[row["runs"]],
+            arms[row["other"]] if "other" in row else None,
+        )
+        claim = Claim(**row, margin=0.0)
+        made.append(replace(claim, margin=margins[claim.unit]))
+    return tuple(made)
 
 
 @dataclass(frozen=True)
@@ -214,15 +193,36 @@ class Verdict:
     """A claim's outcome; its estimate as text is what the pages print."""
 
     claim: Claim  # its text names the setting where the study has several
-    outcome: str
     estimate: Estimate
     setting: str = ""
+    adjusted: float | None = None  # p, corrected for the study's primary family; None: exploratory
+
+    @property
+    def p(self) -> float:
+        return p_value(self.estimate, self.claim.region)
+
+    @property
+    def outcome(self) -> str:
+        """A primary claim must be decided after the correction, too."""
+        decided = self.adjusted is None or self.adjusted < 1 - CONFIDENCE
+        return verdict(self.estimate, self.claim.region) if decided else UNCLEAR
+
+    @property
+    def p_text(self) -> str:
+        """The corrected p; `–` of an exploratory claim."""
+        if self.adjusted is None:
+            return "–"
+        return "< 0.001" if self.adjusted < 0.001 else f"{self.adjusted:.3f}"
+
+    @property
+    def family(self) -> str:
+        return "exploratory" if self.adjusted is None else "primary"
 
     @property
     def value(self) -> str:
         """With its unit."""
         value, unit = self.estimate.value, self.claim.unit
-        if unit == "share":
+        if unit in ("share", "loss"):
             return f"{value:.{DIGITS[unit]}f}"
         return f"{signed(value, DIGITS[unit])} {unit}"
 
@@ -257,10 +257,13 @@ def tally_text(verdicts: Sequence[Verdict]) -> str:
     return f"Of {total} claim{'s' * (total != 1)} of the paper {text}."
 
 
-def judge(study: Study) -> list[Verdict]:
-    """A verdict on every claim whose runs and measurements are there, for each setting they ran in."""
+def judge(study: Study, points: float | None = None) -> list[Verdict]:
+    """A verdict on every claim whose runs and measurements are there, for each setting they ran in.
+
+    points: the margin of scores, in percent points. The study's primary claims come first.
+    """
     verdicts = []
-    for claim in CLAIMS:
+    for claim in claims(points):
         found = [
             (key, estimate)
             for key, left, right in _settings(study.runs, claim)
@@ -269,13 +272,16 @@ def judge(study: Study) -> list[Verdict]:
         for key, estimate in found:
             setting = _setting_name(key, [other for other, _ in found])
             named = replace(claim, text=f"{claim.text} ({setting})") if setting else claim
-            verdicts.append(Verdict(named, claim.rule(estimate), estimate, setting))
-    return verdicts
+            verdicts.append(Verdict(named, estimate, setting))
+    primary = [v for v in verdicts if study.name in v.claim.primary]
+    adjusted = holm([v.p for v in primary])
+    family = [replace(v, adjusted=p) for v, p in zip(primary, adjusted, strict=True)]
+    return family + [v for v in verdicts if study.name not in v.claim.primary]
 
 
 COLUMNS = [
-    "id", "claim", "paper", "setting", "outcome", "rule", "holds_when", "measure", "unit", "value",
-    "low", "high", "questions", "seeds",
+    "id", "claim", "paper", "setting", "family", "outcome", "direction", "holds_when", "measure", "unit",
+    "value", "low", "high", "p", "p_adjusted", "margin", "questions", "seeds",
 ]  # fmt: skip
 
 
@@ -285,12 +291,14 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     `value`, `low` and `high` are percent points for a domain, else in the curve's own unit.
     """
     rows = []
-    for verdict in verdicts:
-        claim, e = verdict.claim, verdict.estimate
-        numbers = [round(n, 6) if math.isfinite(n) else None for n in (e.value, e.low, e.high)]
+    for v in verdicts:
+        claim, e = v.claim, v.estimate
+        low, high = (round(n, 6) if math.isfinite(n) else None for n in (e.low, e.high))
+        adjusted = None if v.adjusted is None else float(f"{v.adjusted:.3g}")
         values = [
-            claim.id, claim.text, claim.where, verdict.setting, verdict.outcome, claim.rule.name,
-            claim.rule.text, claim.measured, claim.unit, *numbers, e.questions, e.seeds,
+            claim.id, claim.text, claim.where, v.setting, v.family, v.outcome, claim.direction,
+            claim.holds_when, claim.measured, claim.unit, round(e.value, 6), low, high,
+            float(f"{v.p:.3g}"), adjusted, claim.margin, e.questions, e.seeds,
         ]  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -359,12 +367,10 @@ def _setting_name(setting: Setting, among: Sequence[Setting]) -> str:
 # ---- the numbers -------------------------------------------------------------------------------
 
 
-def _measure(
-    measure: str | Curve, study: Study, runs: Runs, others: Runs | None
-) -> Estimate | None:
+def _measure(measure: str, study: Study, runs: Runs, others: Runs | None) -> Estimate | None:
     """The claim's number with its interval; None if the study cannot give it."""
-    if isinstance(measure, Curve):
-        return _over_seeds(measure, runs, others)
+    if measure in CURVES:
+        return _over_seeds(CURVES[measure], runs, others)
     names = study.benchmarks if measure == AVERAGE else study.domains.get(measure)
     return difference(runs, names, others or ()) if names else None
 
@@ -376,5 +382,4 @@ def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | Non
     values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]
     if len(values) < len(runs):
         return None
-    e = mean_interval(values)
-    return Estimate(e.value, e.low, e.high, 0, len(values))
+    return replace(mean_interval(values), questions=0, seeds=len(values))

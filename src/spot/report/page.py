@@ -56,7 +56,7 @@ class Graphic:
         return width is not None and float(width[1]) > 72 * (style.HALF + style.WIDE) / 2
 
 
-def write(source: Path, into: Path | None = None) -> Path:
+def write(source: Path, into: Path | None = None, margin: float | None = None) -> Path:
     """Write the report of a folder or an archive; see `spot.report.build`."""
     target = into or (source if source.is_dir() else source.parent)
     with opened(source) as folder:
@@ -65,6 +65,7 @@ def write(source: Path, into: Path | None = None) -> Path:
         drawn = figures.draw_all(study, target / "figures")
         content = {name: of(study) for name, of in CONTENT.items()}
         content |= {"study": study, "graphics": _graphics(study, drawn)}
+        content["verdicts"] = claims.judge(study, margin)
     environment = _environment()
     markdown = environment.get_template("report.md.j2")
     text = markdown.render(content, brief=False)
@@ -182,7 +183,6 @@ CONTENT: dict[str, Callable[[Study], Any]] = {  # what the two templates show, b
     "scores": tables.score_rows,
     "beside": paper.beside,
     "paper_rows": paper.tables_of,
-    "verdicts": claims.judge,
     "cautions": cautions,
     "answers": tables.answers,
     "funnels": tables.funnels,

@@ -296,6 +296,9 @@ def test_comparison_takes_little_time_whatever_is_compared(answer):
 
 # truth; the same; others
 ANSWERS = [
+    (r"25^\circ\text{C}",
+     ["25", r"25^{\circ} C", r"25 \text{ degrees Celsius}", r"25\,°\mathrm{C}"],
+     [r"25^\circ\text{F}", r"26^\circ\text{C}"]),
     (r"\hbar \omega(v+1/2)-\frac{E_0^2e^2}{2m\omega^2}",
      [r"\hbar\omega\left(v+\frac{1}{2}\right)-\frac{e^2E_0^2}{2m\omega^2}"],
      ["2", r"\hbar \omega(v+1/2)", r"\hbar \omega(v+1/2)-\frac{E_0^2e^2}{2m\omega^3}"]),

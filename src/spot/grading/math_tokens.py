@@ -15,70 +15,58 @@ class Token(NamedTuple):
     text: str
 
 
+# kind and text of a token, and how it is written: commands without their backslash, words, characters
+_WRITTEN = """
+relation =: = ==; relation <: < lt; relation >: > gt; relation ≤: ≤ <= le leq leqslant leqq; relation ≥: ≥ >= ge geq geqslant
+relation ≠: ≠ != ne neq; relation ∈: ∈ in; relation ∉: notin; relation ≡: ≡ equiv; relation mod: pmod bmod mod
+relation ≈: ≈ approx simeq; relation ∼: sim; relation ≅: cong; relation |: mid colon; relation ∤: nmid; relation →: to rightarrow
+relation ↦: mapsto; relation ⇒: implies Rightarrow; relation ⇔: iff Leftrightarrow; relation ⊂: subset; relation ⊆: subseteq
+relation ⊥: perp; relation ∥: parallel; relation ∝: propto; relation ∧: land wedge; relation ∨: lor vee
+join ∪: ∪ cup bigcup; join ∩: ∩ cap; join ∖: setminus backslash; * *: cdot times ast × · ∙ ⋅; / /: div ÷; ± +: pm ±; ± -: mp
+symbol π: pi π; symbol ∞: infty inf infinity oo ∞; symbol …: ldots cdots dots dotsc …; symbol ∅: emptyset varnothing ∅; symbol ∂: partial
+symbol i: imath; symbol phi: varphi; symbol epsilon: varepsilon; symbol theta: θ; symbol alpha: α; symbol beta: β; symbol lambda: λ
+frac frac: frac dfrac tfrac cfrac; sqrt sqrt: sqrt √; binom binom: binom dbinom tbinom; ° °: degree º; ^ ^: **; ‖ ‖: | lVert rVert Vert
+⌊ ⌊: lfloor; ⌋ ⌋: rfloor; ⌈ ⌈: lceil; ⌉ ⌉: rceil; | |: lvert rvert vert; ( (: langle; ) ): rangle; [ [: lbrack; ] ]: rbrack
+\\{ {: lbrace {; \\} }: rbrace }; % %: %; , ,: and ，; or or: or
+function arcsin: asin; function arccos: acos; function arctan: atan
+"""
 FUNCTIONS = frozenset(
-    """sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan arccot arcsec arccsc ln log lg exp""".split()
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan arccot arcsec arccsc ln log lg exp".split()
 )
-_PLAIN_FUNCTIONS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"} | {
-    n: n for n in FUNCTIONS
+_TOKENS = {name: Token("function", name) for name in FUNCTIONS} | {
+    name: Token(*token.split())
+    for line in _WRITTEN.strip().splitlines()
+    for token, _, names in (entry.rpartition(": ") for entry in line.split("; "))
+    for name in names.split()
 }
 _GREEK = frozenset(
     """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon
     phi chi psi omega""".split()
 )
-_PLAIN_WORDS = frozenset("yes no odd all none".split())
-RELATIONS = {
-    "=": "=", "<": "<", ">": ">", ":": "|", "≤": "≤", "≥": "≥", "<=": "≤", ">=": "≥", "!=": "≠", "==": "=",
-    "le": "≤", "leq": "≤", "leqslant": "≤", "leqq": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥",
-    "geqq": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "in": "∈", "notin": "∉", "ni": "∋",
-    "equiv": "≡", "pmod": "mod", "bmod": "mod", "mod": "mod", "approx": "≈", "sim": "∼", "simeq": "≈", "cong": "≅",
-    "mid": "|", "to": "→", "rightarrow": "→", "mapsto": "↦", "implies": "⇒", "Rightarrow": "⇒",
-    "iff": "⇔", "Leftrightarrow": "⇔", "subset": "⊂", "subseteq": "⊆", "perp": "⊥", "parallel": "∥",
-    "colon": "|", "propto": "∝", "ll": "≪", "gg": "≫", "≠": "≠", "∈": "∈", "≈": "≈", "nmid": "∤",
-    "land": "∧", "wedge": "∧", "lor": "∨", "vee": "∨",
-}  # fmt: skip
-_JOINS = {
-    "cup": "∪",
-    "cap": "∩",
-    "setminus": "∖",
-    "backslash": "∖",
-    "∪": "∪",
-    "∩": "∩",
-    "bigcup": "∪",
-}
-_COMMANDS = {
-    "cdot": ("*", "*"), "times": ("*", "*"), "ast": ("*", "*"), "div": ("/", "/"), "pm": ("±", "+"),
-    "mp": ("±", "-"), "pi": ("symbol", "π"), "infty": ("symbol", "∞"), "frac": ("frac", ""),
-    "sqrt": ("sqrt", ""), "binom": ("binom", ""), "lfloor": ("⌊", ""), "rfloor": ("⌋", ""), "lceil": ("⌈", ""),
-    "rceil": ("⌉", ""), "lvert": ("|", ""), "rvert": ("|", ""), "vert": ("|", ""), "lVert": ("‖", ""),
-    "rVert": ("‖", ""), "Vert": ("‖", ""), "langle": ("(", ""), "rangle": (")", ""), "partial": ("symbol", "∂"),
-    "lbrace": ("\\{", ""), "rbrace": ("\\}", ""), "lbrack": ("[", ""), "rbrack": ("]", ""),
-    "ldots": ("symbol", "…"), "cdots": ("symbol", "…"), "dots": ("symbol", "…"), "dotsc": ("symbol", "…"),
-    "emptyset": ("symbol", "∅"), "varnothing": ("symbol", "∅"), "imath": ("symbol", "i"), "lgroup": ("(", ""),
-    "varphi": ("symbol", "phi"), "varepsilon": ("symbol", "epsilon"), "degree": ("°", ""),
-}  # fmt: skip
-_MATRICES = dict.fromkeys(("pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"), "matrix")
+_SPOKEN = frozenset("sqrt pi inf infty infinity oo and or asin acos atan".split()) | FUNCTIONS
+_WORDS = frozenset("yes no odd all none".split())
+_SHORT = frozenset(  # nouns and units of two or three letters
+    "of the per cm mm km nm ft in kg mg lb lbs oz ml mi yd hr hrs min sec ms am pm mph deg rad mol hz ev".split()
+)
+_MATRICES = ("pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
 _ACCENTS = frozenset(
-    "vec bar hat dot ddot tilde overline underline widehat widetilde overrightarrow overleftrightarrow overset mathbb stackrel".split()
+    """vec bar hat dot ddot tilde overline underline widehat widetilde overrightarrow overleftrightarrow
+    mathbb""".split()
 )
 _UNICODE = {
-    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "π": r"\pi ", "√": r"\sqrt ",
-    "∞": r"\infty ", "²": "^2", "³": "^3", "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "±": r"\pm ",
-    "′": "'", "’": "'", "…": r"\ldots ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
-    "€": "", "£": "", "¥": "", "，": ", ", "º": "°",
+    "−": "-", "–": "-", "—": "-", "²": "^2", "³": "^3", "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ",
+    "′": "'", "’": "'", "€": "", "£": "", "¥": "",
 }  # fmt: skip
 
 _GONE = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits|hline|rm|bf)(?![a-zA-Z])"
-    r"|\\!|(?<!\\)\$|\\\$"
-)
-_FONTS = re.compile(
-    r"\\(?:mathbf|mathit|boldsymbol|bm|mathcal|mathsf|mathfrak|mathscr)(?![a-zA-Z])"
+    r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|\\(?:displaystyle|textstyle|limits|nolimits|hline|rm|bf"
+    r"|math(?:bf|it|cal|sf|frak|scr)|boldsymbol|bm)(?![a-zA-Z])"
 )
 _GROUPS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\s*\\[,;: !]|~)\s*\d{3})+)(?!\d)")
 _DEGREES = re.compile(
     r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])"
 )
-_CELSIUS = re.compile(r"°\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF])(?![a-zA-Z])\s*\}?")
+_TEMPERATURE = r"°\s*(?:\\(?:text|mathrm)\s*\{\s*)?"
 _MODULUS = re.compile(
     r"\(\s*\\?(?:b?mod|text\s*\{\s*mod\s*\}|mathrm\s*\{\s*mod\s*\})\s*(\w+|\{\w+\})\s*\)"
 )
@@ -87,6 +75,8 @@ _DOLLARS = re.compile(r"(-?)\\\$\s*(-?[\d,.]*\d)")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _UNIT = re.compile(r"(?P<word>[^\W\d_]+)|\^\s*\{?(?P<power>-?\d)\}?|(?P<sign>[/*])|[\s.]+")
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|~|\\(?:q?quad|enspace|thinspace|space)(?![a-zA-Z])")
+_SUFFIX = re.compile(r"\s*(?:(_)\s*|'|\^\s*\{?\s*\\prime\s*\}?)")
+_ARGUMENT = re.compile(r"\s*(?:\\[a-zA-Z]+\s*\{[^{}]*\}|\\[a-zA-Z]+|[^{\s])")
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|normal|tt)?|mathrm|mbox|hbox|operatorname\*?)\s*\{(?P<text>(?:[^{}]|\{[^{}]*\})*)\}"
 _TOKEN = re.compile(
     rf"""(?P<space>\s+)
@@ -98,10 +88,9 @@ _TOKEN = re.compile(
     |(?P<repeating>\d*\.\d*)\\overline\s*\{{\s*(?P<period>\d+)\s*\}}
     |(?P<grouped>(?<![\d,.])\d{{1,3}}(?:,\d{{3}})+(?!\d)(?!,\d)(?:\.\d+)?)
     |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{{1,3}}(?![\d.]))?)
-    |(?P<relation><=|>=|!=|==|[=<>≤≥≠∈≈:])
     |(?P<word>[A-Za-z]+)
-    |(?P<foreign>[^\W\d_a-zA-Z]+)
-    |(?P<other>\*\*|.)""",
+    |(?P<sign><=|>=|!=|==|\*\*|[:;≤≥≠∈≈≡∪∩×·∙⋅÷±π√∞…∅θαβλº，]|[-+*/^!%°|()\[\]{{}}&,=<>_])
+    |(?P<foreign>[^\W\d_a-zA-Z]+)""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -115,18 +104,10 @@ def normalised(text: str) -> str:
     if price := _DOLLARS.fullmatch(text.strip(" .$")):
         text = f"{price[1]}{price[2]}\\text{{dollars}}"
     text = _TIMES_TEN.sub("*", _GONE.sub(" ", text))
-    text = (
-        _FONTS.sub("", text)
-        .replace(r"\dfrac", r"\frac")
-        .replace(r"\tfrac", r"\frac")
-        .replace(r"\cfrac", r"\frac")
-    )
-    text = text.replace(r"\dbinom", r"\binom").replace(r"\tbinom", r"\binom")
     text = re.sub(r"(?<![a-z])np\.(?=[a-z])", "", text)
-    text = _CELSIUS.sub(
-        lambda m: r"\text{celsius}" if m[1] == "C" else r"\text{fahrenheit}",
-        _DEGREES.sub("°", text),
-    )
+    text = _DEGREES.sub("°", text)
+    for letter, scale in (("C", "celsius"), ("F", "fahrenheit")):
+        text = re.sub(_TEMPERATURE + letter + r"(?![a-zA-Z])\s*\}?", rf"\\text{{{scale}}}", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _SPACING.sub(" ", text)
@@ -156,10 +137,9 @@ class _Lexer:
             if match is None:
                 raise UnreadableError
             if match["grouped"] and (not self.grouped or self.brackets):
-                match = re.compile(r"(?P<number>\d+)").match(text, place)
-                assert match is not None
-                self.add("number", match[0])
-                place = match.end()
+                first = match[0].partition(",")[0]
+                self.add("number", first)
+                place += len(first)
             elif match["space"]:
                 place, after_space = match.end(), True
                 continue
@@ -178,7 +158,7 @@ class _Lexer:
         if found["text"] is not None:
             self.text(found["text"])
         elif found["begin"]:
-            self.add("rows", _MATRICES.get(found["begin"], found["begin"]))
+            self.add("rows", "matrix" if found["begin"] in _MATRICES else found["begin"])
         elif found["end"]:
             self.add("end", "")
         elif found["newline"]:
@@ -193,65 +173,38 @@ class _Lexer:
             self.add("number", found["grouped"].replace(",", ""))
         elif found["number"]:
             self.add("number", found["number"].rstrip("."))
-        elif found["relation"]:
-            self.add("relation", RELATIONS[found["relation"]])
         elif found["word"]:
             return self.word(found["word"], text, match.end(), after_space)
         elif found["foreign"]:
             self.add("text", found["foreign"])
         else:
-            self.other(match[0])
+            sign = {":": "mid", ";": "and"}.get(match[0], match[0])
+            self.add(*(_TOKENS[sign] if sign in _TOKENS and sign not in "{}|" else (sign, sign)))
         return match.end()
 
-    def other(self, sign: str) -> None:
-        if sign in _JOINS:
-            self.add("join", _JOINS[sign])
-        elif sign in ",;":
-            self.add(",", sign)
-        elif sign == "**":
-            self.add("^", "^")
-        elif sign in "+-*/^!%°|()[]{}&_":
-            self.add(sign, sign)
-        else:
-            raise UnreadableError
-
     def command(self, name: str, text: str, end: int) -> int:
-        if name in ("{", "}"):
-            self.add("\\" + name, name)
-        elif name == "|":
-            self.add("‖", "")
-        elif name == "%":
-            self.add("%", "%")
-        elif name in _COMMANDS:
-            self.add(*_COMMANDS[name])
-        elif name in FUNCTIONS:
-            self.add("function", name)
-        elif name in RELATIONS:
-            self.add("relation", RELATIONS[name])
-        elif name in _JOINS:
-            self.add("join", _JOINS[name])
-        else:
-            start = end
-            if name in _ACCENTS:
-                end = _behind_argument(text, end)
-            inside = _flat(text[start:end])
-            end, tail = self.suffix(text, end)
-            self.add("symbol", name + (f"({inside})" if inside else "") + tail)
+        if name in _TOKENS and name not in ("and", "or"):
+            self.add(*_TOKENS[name])
+            return end
+        start = end
+        if name in _ACCENTS:
+            end = _behind_argument(text, end)
+        inside = _flat(text[start:end])
+        end, tail = self.suffix(text, end)
+        self.add("symbol", name + (f"({inside})" if inside else "") + tail)
         return end
 
     def suffix(self, text: str, end: int) -> tuple[int, str]:
         """Subscripts and primes behind a symbol, which are part of its name."""
         tail = ""
-        while True:
-            match = re.compile(r"\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)").match(text, end)
-            if match:
-                tail, end = tail + "'", match.end()
-                continue
-            match = re.compile(r"\s*_\s*").match(text, end)
-            if not match:
-                return end, tail
-            start, end = match.end(), _behind_argument(text, match.end())
-            tail += "_" + _flat(text[start:end])
+        while match := _SUFFIX.match(text, end):
+            end = match.end()
+            if match[1]:
+                end = _behind_argument(text, end)
+                tail += "_" + _flat(text[match.end() : end])
+            else:
+                tail += "'"
+        return end, tail
 
     def text(self, content: str) -> None:
         """The inside of a text command: words, or what might stand outside as well."""
@@ -300,20 +253,12 @@ class _Lexer:
     def word(self, run: str, text: str, end: int, after_space: bool) -> int:
         """A run of letters: a function, a word, or a product of symbols."""
         lower = run.casefold()
-        if lower in ("and", "or") and len(run) > 1:
-            self.add("or" if lower == "or" else ",", run)
-        elif run in _PLAIN_FUNCTIONS:
-            self.add("function", _PLAIN_FUNCTIONS[run])
-        elif run == "sqrt":
-            self.add("sqrt", "")
-        elif run == "pi":
-            self.add("symbol", "π")
-        elif run in ("inf", "infty", "infinity", "oo"):
-            self.add("symbol", "∞")
+        if run in _SPOKEN or lower in ("and", "or"):
+            self.add(*_TOKENS[run if run in _TOKENS else lower])
         elif run in _GREEK:
             end, tail = self.suffix(text, end)
             self.add("symbol", run + tail)
-        elif len(run) > 3 or lower in _PLAIN_WORDS or self.noun(run, after_space):
+        elif len(run) > 3 or lower in _WORDS or self.noun(run, after_space):
             self.add("text", lower if run[1:].islower() else run)
         else:
             for letter in run[:-1]:
@@ -331,18 +276,12 @@ class _Lexer:
             return True  # km/h
         if len(run) == 1 or not self.nouns or before not in ("number", "}", ")", "%", "°"):
             return False
-        return run.lower() in SHORT_WORDS or (after_space and len(run) == 3 and not run.isupper())
-
-
-SHORT_WORDS = frozenset(
-    "of the per cm mm km nm ft in kg mg lb lbs oz ml mi yd hr hrs min sec ms am pm mph deg rad mol hz ev".split()
-)
+        return run.lower() in _SHORT or (after_space and len(run) == 3 and not run.isupper())
 
 
 def _behind_argument(text: str, start: int) -> int:
     """Where the argument that starts here ends: a group, a command, a character."""
-    match = re.compile(r"\s*(?:\\[a-zA-Z]+\s*\{[^{}]*\}|\\[a-zA-Z]+|[^{\s])").match(text, start)
-    if match:
+    if match := _ARGUMENT.match(text, start):
         return match.end()
     depth = 0
     for place in range(start, len(text)):

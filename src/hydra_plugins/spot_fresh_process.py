@@ -61,8 +61,9 @@ class FreshProcessLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[JobReturn]:
         """Run the jobs and build the sweep's report. Exits with 1 when one of them failed."""
+        from spot.cli.display import show_one
         from spot.cli.sweep_table import say, watched  # Rich, which only a sweep needs
-        from spot.pipeline import heartbeat
+        from spot.pipeline import heartbeat, run_status
 
         setup_globals()
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
@@ -87,6 +88,7 @@ class FreshProcessLauncher(Launcher):
             if any(run_record.is_finished(job.log.parent) for job in jobs):
                 error = _report(sweep)
                 failures += [f"the report failed: {error}"] if error is not None else []
+        show_one(run_status.look_at_sweep(sweep))
         for line in failures:
             say(line)
         if failures:

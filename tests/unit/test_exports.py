@@ -19,6 +19,7 @@ from spot.pipeline import exports, stages
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.pipeline.run import Run
 from spot.utils.errors import UserError
+from tests.support.command_line import spot
 from tests.support.runs import make_run
 
 SETTINGS = ["benchmarks=quick", "generator.max_new_tokens=96", "generator.batch=64"]
@@ -139,8 +140,31 @@ def test_of_several_rounds_the_last_one_is_measured_without_the_base(tmp_path, m
 def test_a_run_without_exports_names_the_option(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = finished_run(tmp_path / "run", {})
-    with pytest.raises(UserError, match=r"no exported weights: train with save\.exports=<steps>"):
+    with pytest.raises(UserError, match=r"exported no weights: train with save\.exports=<steps>"):
         exports.evaluate(folder)
+
+
+def test_the_trained_model_of_any_finished_run_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = finished_run(tmp_path / "outputs" / "runs" / "day" / "one", {})
+    before = evaluations(tmp_path)
+    done = spot(tmp_path, "evaluate", "newest")
+    assert done.returncode == 0, done.stderr
+    assert "A: base   B: trained" in done.stdout
+    assert "instructions" in done.stdout
+    assert evaluations(tmp_path) == before, "its scores are reused"
+    record = json.loads((folder / "run.json").read_text())
+    for name in ("scores", "base_scores"):  # as `spot train` leaves it
+        product = folder / record["products"].pop(name)
+        shutil.rmtree(product) if name == "scores" else None
+    (folder / "run.json").write_text(json.dumps(record | {"until": "train"}))
+    assert "spot evaluate" in spot(tmp_path, "evaluate", "1", "--dry-run").stdout
+    done = spot(tmp_path, "evaluate", "1")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy %" in done.stdout
+    assert evaluations(tmp_path).keys() == before.keys(), "measured as the run would have"
+    (folder / "run.json").write_text(json.dumps(record | {"status": "failed"}))
+    assert "has no finished training" in spot(tmp_path, "evaluate", str(folder)).stderr
 
 
 def test_a_folder_without_a_run_is_a_clear_mistake(tmp_path):

@@ -301,7 +301,7 @@ def test_a_number_of_the_list_finds_the_run_again(tmp_path: Path) -> None:
     assert [run_status.locate(n, tmp_path).folder for n in ("1", "2")] == [new, old]
     assert run_status.locate(str(old), tmp_path).folder == old
     for wrong in ("3", "0", "1/2", "never"):
-        with pytest.raises(UserError, match=r"is not there|is no folder"):
+        with pytest.raises(UserError, match=r"is not there|is not the folder"):
             run_status.locate(wrong, tmp_path)
 
 
@@ -313,7 +313,7 @@ def test_a_folder_is_shown_from_anywhere(
     monkeypatch.chdir(tmp_path / "elsewhere")  # without outputs
     display.show([str(run)])
     assert "seed 5" in capsys.readouterr().out
-    with pytest.raises(UserError, match="output=outputs is no folder"):
+    with pytest.raises(UserError, match="output=outputs is not a folder"):
         display.show(["newest"])
     display.runs([f"output={run.parents[2]}"])
     (line,) = [s for s in capsys.readouterr().out.splitlines() if "44.0" in s]
@@ -331,13 +331,105 @@ def test_one_screen_says_everything_of_a_run(tmp_path: Path) -> None:
         assert words in text, words
 
 
+def shown(width: int, one: Any = None, folder: Path = Path()) -> str:
+    """`spot runs` of a folder, or `spot show` of one, on a terminal so wide."""
+    console = Console(file=io.StringIO(), width=width)
+    if one is None:
+        display.show_list(folder, (), console)
+    else:
+        display.show_one(one, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("width", [80, 140, 200])
+def test_a_narrow_terminal_drops_columns_and_cuts_none(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed_run(tmp_path, 1)
+    stopped = listed_run(tmp_path, 2)
+    record = json.loads((stopped / "run.json").read_text())
+    (stopped / "run.json").write_text(json.dumps(record | {"status": "failed", "exit": 137}))
+    listed = shown(width, folder=Path("."))
+    for text in (listed, shown(width, run_status.look(stopped)), shown(width, run_status.locate("2", tmp_path))):  # fmt: skip
+        assert "…" not in text
+        assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert "failed exit 137" in listed
+    assert "44.0" in listed
+    head = listed.splitlines()[1] if not listed.splitlines()[0].strip() else listed.splitlines()[0]
+    assert {"#", "status", "what", "average"} <= set(head.split())
+    assert ("disk" in head.split()) == (width == 200)
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("run", "dpo"),
+        ("elicit", "spot elicit"),
+        ("train", "spot train · dpo"),
+        ("select", "spot select · rectified"),
+        ("evaluate", "spot evaluate · some/model"),
+    ],
+)
+def test_the_command_that_ran_is_named(tmp_path: Path, command: str, what: str) -> None:
+    config = compose.compose(["arm=dpo", "model.path=some/model"])
+    folder = tmp_path / "runs" / "a" / "b"
+    with runs.recorded(command, config, folder):
+        pass
+    assert run_status.look(folder).what == what
+    assert what in listing(tmp_path)
+    assert ("spot_bco" in listing(tmp_path)) is False
+    assert output(run_status.look(folder)).startswith(f"{what} seed 0")
+
+
+@pytest.mark.parametrize(
+    ("error", "made", "left"),
+    [
+        (UserError("no"), False, False),
+        (UserError("no"), True, True),
+        (ValueError("no"), False, True),
+        (KeyboardInterrupt(), False, True),
+    ],
+)
+def test_a_run_refused_before_it_began_is_no_run(
+    tmp_path: Path, error: BaseException, made: bool, left: bool
+) -> None:
+    folder = tmp_path / "runs" / "a" / "b"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "spot.log").touch()
+
+    def run() -> None:
+        with runs.recorded("run", compose.compose([]), folder):
+            if made:
+                (folder / "run.json").write_text(json.dumps({"status": "running", "stages": [{}]}))
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+    assert folder.exists() == left
+    assert len(run_status.find(tmp_path)) == left
+
+
+def test_newest_and_numbers_name_a_run_in_every_command(tmp_path: Path) -> None:
+    old, new = listed_run(tmp_path / "outputs", 1), listed_run(tmp_path / "outputs", 2)
+    for name, folder in (("newest", new), ("1", new), ("2", old)):
+        folder = folder.relative_to(tmp_path)
+        for command in ("compare", "report", "pairs", "evaluate"):
+            said = spot(tmp_path, command, name).stderr
+            assert str(folder) in said, f"{command} {name}"
+        assert "dpo" in spot(tmp_path, "show", name).stdout
+    assert "has 2 lines" in spot(tmp_path, "compare", "7").stderr
+    (tmp_path / "7").mkdir()  # a folder of that name wins
+    assert "7 holds no scores" in spot(tmp_path, "compare", "7").stderr
+
+
 def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:
     listed_run(tmp_path, 1)
     assert "44.0" in listing(tmp_path, ["complete"])
     assert "no run that is failed" in listing(tmp_path, ["failed"])
     for arguments, message in [
         ([f"output={tmp_path}", "status=done"], "status=done is unknown"),
-        ([f"output={tmp_path / 'no'}"], "is no folder"),
+        ([f"output={tmp_path / 'no'}"], "is not a folder"),
         (["colour=red"], "colour=red is unknown to spot runs"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -26,6 +26,14 @@ FLAGS = {
 }
 
 
+TAKE_A_RUN = (
+    "evaluate",
+    "report",
+    "pairs",
+    "compare",
+)  # and show, which names jobs of a sweep, too
+RUN = "A run is a folder, newest, or a number from spot runs."
+
 HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")
 
 
@@ -96,21 +104,21 @@ LOOP = {
         "spot train arm=spot_bce loss.epochs=1",
     ),
     "evaluate": _stage(
-        "measure a model, or what a run exported on its way",
+        "measure a model, or what a run trained",
         "With keys: the model that model.path names, on the benchmarks; leaves "
-        "<output>/products/evaluate/<key>/rows.jsonl. With a run's folder: the weights that "
-        "save.exports=<steps> kept; leaves its exports.csv.",
+        "<output>/products/evaluate/<key>/rows.jsonl. With a run: the model that it trained, and the "
+        f"weights that save.exports=<steps> kept; leaves its exports.csv. {RUN}",
         "spot evaluate model.path=Qwen/Qwen3-8B benchmarks=paper generator=vllm",
         "spot evaluate benchmark=math500 benchmark.trials=4 model.path=<folder>",
-        "spot evaluate outputs/runs/<date>/<time>",
-        usage="[key=value …] [benchmark=<name>], or: <run folder>",
+        "spot evaluate newest",
+        usage="[key=value …] [benchmark=<name>], or: <run>",
     ),
     "report": Command(
         "rebuild the report of a run or a sweep",
-        "<folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [--dry-run]",
+        "<run, sweep or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [--dry-run]",
         "Reads finished runs. Leaves report.html, report.md, scores.csv and figures/ in the folder, or in "
         "out=. archive= packs what the report reads into one small file, which spot report reads as well. "
-        "margin= is how many percent points are too little to matter in a verdict (1).",
+        f"margin= is how many percent points are too little to matter in a verdict (1). {RUN}",
         ("spot report outputs/sweeps/table2", "spot report table2.tar.gz out=page"),
         "spot.cli.commands:report",
         flags=("--dry-run",),
@@ -173,15 +181,15 @@ AFTER = {
     "pairs": Command(
         "a page of responses beside their corrections",
         "<run, product or pairs.jsonl> [out=<file.html>]",
-        "Writes one page, which needs no network: y⁻ beside y⁺ with the edits marked, filters and search.",
+        f"{RUN} Writes one page, which needs no network: y⁻ beside y⁺ with the edits marked, filters and search.",
         ("spot pairs outputs/runs/<date>/<time> out=pairs.html",),
         "spot.report.pair_page:command",
     ),
     "compare": Command(
         "differences paired by question",
         "<A> [<B>]",
-        "Two evaluations, or what one run gained over its base, with intervals.",
-        ("spot compare outputs/runs/<date>/<time>",),
+        f"Two evaluations, or what one run gained over its base, with intervals. {RUN}",
+        ("spot compare newest",),
         "spot.cli.commands:compare",
     ),
     "workspace": Command(

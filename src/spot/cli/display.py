@@ -28,6 +28,15 @@ COLOURS = {
     "complete": "green",
 }
 SCORES = {"in_domain": "in-domain", "ood": "OOD", "general": "general", "average": "average"}
+SPARE_IN_LISTS = (
+    "disk",
+    "where",
+    "general",
+    "OOD",
+    "in-domain",
+    "seed",
+    "age",
+)  # the first goes first
 LOG_LINES = 6
 WATCHED = {  # metric, as a person reads it
     "loss": "loss",
@@ -40,6 +49,12 @@ WATCHED = {  # metric, as a person reads it
     "tether/chosen": "tether of y⁺",
     "tether/rejected": "tether of y⁻",
     "learning_rate": "learning rate",
+}
+ENDS = {
+    129: "its terminal was closed",
+    130: "interrupted (Ctrl-C)",
+    131: "by SIGQUIT",
+    143: "by SIGTERM",
 }
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -84,7 +99,7 @@ def show(arguments: Sequence[str]) -> None:
 
 def _folder(output: str) -> Path:
     if not Path(output).is_dir():
-        raise UserError(f"output={output} is no folder: name the one that runs write to.")
+        raise UserError(f"output={output} is not a folder: name the one that runs write to.")
     return Path(output)
 
 
@@ -106,7 +121,7 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
         cells = _sweep_cells(one) if isinstance(one, SweepStatus) else _run_cells(one)
         rows.add_row(str(number), *cells, _age(one.at), disk, Text(str(one.folder)))
     if rows.row_count:
-        console.print(rows)
+        console.print(terminal.fit(rows, console.width, SPARE_IN_LISTS, ("what", "where")))
         console.print(f"spot show <#> says more; a sweep's job: <#>/<job>. {len(found)} in {output}.",
                       style="dim", markup=False)  # fmt: skip
     else:
@@ -116,7 +131,7 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
 
 def _sweep_cells(sweep: SweepStatus) -> list[Text | str]:
     arms = len(sweep.arms)
-    what = f"{sweep.study or 'sweep'}: {arms} arm{'s' * (arms != 1)}, {_counts(sweep)}"
+    what = f"{sweep.study or 'sweep'}: {terminal.count(arms, 'arm')}, {_counts(sweep)}"
     return [_state(sweep.state), Text(what), "", *[""] * len(SCORES)]
 
 
@@ -127,7 +142,7 @@ def _run_cells(run: RunStatus) -> list[Text | str]:
         state.append(f" {run.progress}".rstrip(), "dim")
     if run.state == "failed" and "exit" in run.record:
         state.append(f" exit {run.record['exit']}", "dim")
-    what = " · ".join(filter(None, [run.study, run.arm])) or " ".join(run.overrides)
+    what = " · ".join(filter(None, [run.study, run.what])) or " ".join(run.overrides)
     seed = "" if run.seed is None else str(run.seed)
     return [state, Text(what), seed, *(_score(run.scores.get(name)) for name in SCORES)]
 
@@ -154,7 +169,7 @@ def _show_sweep(sweep: SweepStatus, console: Console) -> None:
             status, _, *rest = _run_cells(job)
             when = "" if job.state == "waiting" else _age(job.at)
             rows.add_row(job.folder.name, status, Text(arm), *rest, when)
-    console.print(rows)
+    console.print(terminal.fit(rows, console.width, SPARE_IN_LISTS, ("what",)))
     for job in (job for job in sweep.jobs if job.state == "failed"):
         console.print(Text(f"job {job.folder.name}: {job.error}", COLOURS["failed"]))
     if not sweep.alive and sweep.state != "complete":
@@ -169,17 +184,20 @@ def _counts(sweep: SweepStatus) -> str:
 
 
 def _show_run(run: RunStatus, console: Console) -> None:
-    name = " ".join(filter(None, [run.arm, "" if run.seed is None else f"seed {run.seed}"]))
+    name = " ".join(filter(None, [run.what, "" if run.seed is None else f"seed {run.seed}"]))
     study = f" of {run.study}" if run.study else ""
     ago = f"  {_age(run.at)} ago" if run.at else ""
     console.print(Text.assemble((name or "run", "bold"), study, "  ", _state(run.state), ago))
     grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for label, text in _facts(run):
         grid.add_row(Text(label, "dim"), Text(text))
     console.print(grid)
     for rows in (_products(run), _score_table(run), _metrics(run)):
         if rows.row_count:
-            console.print(rows)
+            spare = ("folder", "95% interval", "95% interval ")
+            console.print(terminal.fit(rows, console.width, spare, ("counts",)))
     if run.state != "complete":
         for line in run_status.log_lines(run.folder)[-LOG_LINES:]:
             console.print(Text(f"  {line}", "dim"))
@@ -200,6 +218,8 @@ def _facts(run: RunStatus) -> Iterator[tuple[str, str]]:
         yield "process", f"{record['pid']} on {record['host']}, for {age(run.at)}"
     if run.state in ("running", "stopped") and run.progress:
         yield "stage", run.progress
+    if run.state == "stopped":
+        yield "stopped", ENDS.get(run.record.get("exit", 0), "killed, or the machine went down")
     if run.state == "failed":
         code = f" (exit code {record['exit']})" if "exit" in record else ""
         yield "failed", f"{run.error}{code}"

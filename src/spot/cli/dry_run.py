@@ -27,8 +27,10 @@ def lines(asked: Expanded, until: str | None) -> Iterator[str]:
 
 def export_lines(run: Path) -> Iterator[str]:
     """What `spot evaluate <run folder>` would measure."""
-    yield from _lines(preview_exports(run))
-    yield f"  table    exports.csv in {run}"
+    previews = preview_exports(run)
+    yield from _lines(previews)
+    if len(previews) > 1:
+        yield f"  table    exports.csv in {run}"
 
 
 def _run(config: Config, until: str | None, folder: Path) -> Iterator[str]:

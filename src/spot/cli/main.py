@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 
 from spot.cli import arguments
 from spot.cli.arguments import COMMANDS, is_override
@@ -60,6 +61,8 @@ def _call(name: str, words: list[str]) -> None:
     given = arguments.parse(name, words)
     module, _, function = command.call.partition(":")
     call = getattr(importlib.import_module(module), function)
+    if name in arguments.TAKE_A_RUN:
+        given.overrides = _folders(given.overrides)
     if command.configured:
         given.words = words
         call(name, given)
@@ -67,6 +70,21 @@ def _call(name: str, words: list[str]) -> None:
         call(given.overrides, dry=True)
     else:
         call(given.overrides)
+
+
+def _folders(words: list[str]) -> list[str]:
+    """`newest` and numbers of `spot runs` as the folders of those runs, of output=<folder>."""
+    from spot.pipeline import run_status
+
+    if not any(map(run_status.named, words)):
+        return words
+    output = [word.partition("=")[2] for word in words if word.startswith("output=")]
+    place = Path(output[-1] if output else "outputs")
+    return [
+        str(run_status.locate(word, place).folder) if run_status.named(word) else word
+        for word in words
+        if not word.startswith("output=")
+    ]
 
 
 def _help(name: str, words: list[str]) -> None:

@@ -24,6 +24,7 @@ from spot.cli.arguments import is_override
 from spot.cli.errors import mistakes_in_one_line
 from spot.config import compose
 from spot.config.text import keep_text
+from spot.data import run_record
 from spot.pipeline.distributed import nodes
 from spot.utils.errors import UserError
 
@@ -199,6 +200,10 @@ def _carry_out(name: str, settings: config.Config, folder: Path, overrides: list
     session = nodes.session()
     with nullcontext() if session is None else session.leading():
         made = way.run(settings, folder, overrides, until(name))
+    if name == "run":
+        products = run_record.read(folder).get("products", {})
+        if {"scores", "base_scores"} <= products.keys():
+            _show_scores(folder / products["scores"], folder / products["base_scores"])
     print(f"{MAKES[name]}: {made}", flush=True)
 
 
@@ -212,7 +217,7 @@ def _named_run(words: Sequence[str]) -> Path | None:
     run = Path(words[0])
     if not run.is_dir():
         raise UserError(
-            f"{run} is no folder: spot evaluate <run folder>, or spot evaluate key=value."
+            f"{run} is not a folder: spot evaluate <run folder>, or spot evaluate key=value."
         )
     return run
 
@@ -224,11 +229,29 @@ def _evaluate_exports(run: Path, dry: bool) -> None:
         print(dry_run.HEAD.format("evaluate"))
         print("\n".join(dry_run.export_lines(run)))
         return
-    from spot import report
-    from spot.pipeline import exports
+    from spot.pipeline import exports, stages
+    from spot.pipeline.run import Run
 
-    print(f"scores: {exports.evaluate(run)}", flush=True)
-    print(f"report: {report.build(run)}")
+    trained = exports.trained(run)
+    scores = stages.evaluate(Run(trained.config, run), "scores", trained.model, trained.attempts)
+    _show_scores(scores.folder, trained.base_scores)
+    print(f"scores: {scores.folder}", flush=True)
+    if run_record.is_finished(run) and exports.read(run).weights:
+        from spot import report
+
+        print(f"steps: {exports.evaluate(run)}", flush=True)
+        print(f"report: {report.build(run)}")
+
+
+def _show_scores(scores: Path, base: Path | None) -> None:
+    """A model's scores, beside those of the model it was trained from."""
+    from spot.evaluation import compare
+
+    after = compare.read(scores, name="trained")
+    if base is None:
+        compare.show(after)
+    else:
+        compare.compare(compare.read(base, name="base"), after)
 
 
 def correct(name: str, arguments: argparse.Namespace) -> None:

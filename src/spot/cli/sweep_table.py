@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from spot.cli.display import COLOURS
+from spot.pipeline import run_status
 from spot.pipeline.sweep_jobs import Job, PrintLine
 from spot.utils import terminal
 
@@ -51,7 +52,7 @@ def table(jobs: list[Job], rows: int, width: int) -> Group:
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     chosen = sorted(jobs, key=lambda job: STATES.index(job.state))[:rows]
     counts = Counter(job.state for job in jobs)
-    names = ("job", "overrides", "state", "time", "GPUs", "last line")
+    names = ("job", "overrides", "state", "time", "GPUs", "now")
     result = terminal.table(*names, right=("job", "time"))
     result.expand = True
     for column in result.columns:
@@ -66,7 +67,13 @@ def table(jobs: list[Job], rows: int, width: int) -> Group:
             Text(job.state, COLOURS.get(job.state, "dim green")),
             str(timedelta(seconds=int(job.seconds))) if job.began else "",
             ",".join(job.gpus),
-            Text(terminal.clean(job.error or job.last_line)),
+            Text(terminal.clean(_now(job))),
         )
     # last and narrow: what Ctrl-C makes a terminal print fits behind it and moves no line
     return Group(result, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+
+
+def _now(job: Job) -> str:
+    """The step it is at, else why it failed, or the last line that it wrote."""
+    progress = run_status.look(job.log.parent).progress if job.state == "running" else ""
+    return progress if " " in progress else job.error or job.last_line

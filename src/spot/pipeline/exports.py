@@ -7,7 +7,7 @@ evaluated once is reused and what was interrupted goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ def evaluate(run_folder: Path) -> Path:
     round started with is not the base. Raises UserError where there is no finished run or no export.
     """
     exported = read(run_folder)
+    if not exported.weights:
+        raise UserError(
+            f"{run_folder} exported no weights: train with save.exports=<steps> to keep some."
+        )
     check_output(run_folder, "run", "folder")
     scores = {exported.last: exported.run.product("scores")}
     if exported.config.rounds == 1:
@@ -62,7 +66,7 @@ def evaluate(run_folder: Path) -> Path:
 
 
 def read(run_folder: Path) -> Exported:
-    """What there is to evaluate. Raises UserError where there is no finished run or no export."""
+    """What there is to evaluate. Raises UserError where there is no finished run."""
     if not run_record.is_finished(run_folder):
         raise UserError(
             f"{run_folder} holds no finished run: give a run's folder, with its run.json."
@@ -73,18 +77,54 @@ def read(run_folder: Path) -> Exported:
     folders = (f for f in (checkpoint / EXPORTS).glob("step_*") if (f / "config.json").exists())
     weights = {int(folder.name.removeprefix("step_")): folder for folder in sorted(folders)}
     weights.pop(last, None)
-    if not weights:
+    return Exported(run, _config(run.record, run.folder, checkpoint), weights, last)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run or `spot train` trained, and what its scores need."""
+
+    config: Config
+    model: policy.Policy
+    attempts: artifacts.Product
+    base_scores: Path | None  # where they are
+
+
+def trained(run_folder: Path) -> Trained:
+    """What the run in `run_folder` trained. Raises UserError where nothing was trained to its end."""
+    record = run_record.read(run_folder)
+    products = {name: run_folder / at for name, at in record.get("products", {}).items()}
+    if record.get("status") != run_record.COMPLETE or "checkpoint" not in products:
         raise UserError(
-            f"{checkpoint} has no exported weights: train with save.exports=<steps> to keep some."
+            f"{run_folder} has no finished training: give a run of `spot run` or `spot train` that is "
+            "complete; spot runs lists them."
         )
+    config, made = (
+        _config(record, run_folder, products["checkpoint"]),
+        _product(products["checkpoint"]),
+    )
+    attempts = _product(products["attempts" if config.rounds == 1 else "round1/attempts"])
+    model = policy.Policy(config.arm or config.loss.name, made.folder / "model", made.digest)
+    return Trained(config, model, attempts, products.get("base_scores"))
+
+
+def _config(record: Mapping[str, Any], folder: Path, checkpoint: Path) -> Config:
+    """The run's configuration, with its products where they are now."""
     try:
-        config = from_plain(run.record["config"])
+        config = from_plain(record["config"])
     except OmegaConfBaseException as error:
         raise UserError(
-            f"{run.folder / RUN_FILE} is of another version of spot ({first_line(error)}): "
+            f"{folder / RUN_FILE} is of another version of spot ({first_line(error)}): "
             "run its command again."
         ) from error
-    return Exported(run, replace(config, output=str(checkpoint.parents[2])), weights, last)
+    return replace(config, output=str(checkpoint.parents[2]))
+
+
+def _product(folder: Path) -> artifacts.Product:
+    manifest = artifacts.read_manifest(folder)
+    return artifacts.Product(
+        folder, *(manifest[key] for key in ("stage", "key", "settings", "inputs"))
+    )
 
 
 def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
@@ -92,10 +132,7 @@ def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
     config = exported.config
     # held-out questions are the first round's in all rounds
     name = "attempts" if config.rounds == 1 else "round1/attempts"
-    folder, manifest = exported.run.product(name), exported.run.manifest(name)
-    attempts = artifacts.Product(
-        folder, *(manifest[key] for key in ("stage", "key", "settings", "inputs"))
-    )
+    attempts = _product(exported.run.product(name))
     scores = {}
     for step, weights in exported.weights.items():
         model = replace(config.model, path=str(weights), revision=None)

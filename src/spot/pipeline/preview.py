@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from spot.config import PAID, Config, ModelConfig
-from spot.data import artifacts
+from spot.data import artifacts, run_record
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
 from spot.pipeline import parts, policy, stages, way
@@ -174,9 +174,11 @@ def preview_exports(folder: Path) -> list[Preview]:
     """The scores that `spot evaluate <run folder>` would make. Raises UserError where it would."""
     from spot.pipeline import exports
 
-    exported = exports.read(folder)
-    run = PreviewRun(exported.config, round=exported.config.rounds)
-    exports.score(cast(Run, run), exported)
+    trained = exports.trained(folder)
+    run = PreviewRun(trained.config, round=trained.config.rounds)
+    stages.evaluate(cast(Run, run), "scores", trained.model, trained.attempts)
+    if run_record.is_finished(folder):
+        exports.score(cast(Run, run), exports.read(folder))
     return list(run.previews.values())
 
 

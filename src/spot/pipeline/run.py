@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from spot.data.rows import Attempt, Pair
 from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.utils import progress, terminal
-from spot.utils.errors import UserError
+from spot.utils.errors import UserError, full_disk
 from spot.utils.files import write_aside
 from spot.utils.machine import processor
 from spot.utils.progress import say
@@ -176,6 +177,28 @@ def recorded(
 
     Waits for another process that works there already.
     """
+    try:
+        with _recording(command, config, folder, overrides):
+            yield
+    except UserError as error:
+        if full_disk(error) is None:
+            _forget(folder)
+        raise
+
+
+def _forget(folder: Path) -> None:
+    """Leave nothing of a run that was refused before its first stage began."""
+    record = run_record.read(folder)
+    own = {RUN_FILE, ".hydra", "spot.log", heartbeat.LOCK, heartbeat.PROGRESS}
+    if record.get("stages") or record.get("current") or {p.name for p in folder.iterdir()} - own:
+        return
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _recording(
+    command: str, config: Config, folder: Path, overrides: Sequence[str]
+) -> Iterator[None]:
     listener = heartbeat.noting(folder)
     with heartbeat.alive(folder):
         _write(folder, beginning(config, overrides, command))

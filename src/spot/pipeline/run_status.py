@@ -66,6 +66,17 @@ class RunStatus:
         return str(self._known("arm") or "")
 
     @property
+    def what(self) -> str:
+        """The arm, or the command of a run that was not to go the whole way."""
+        until, config = self.record.get("until"), self.record.get("config") or {}
+        if not until:
+            return self.arm
+        model = config.get("model") or {}
+        own = {"train": self.arm, "select": (config.get("data") or {}).get("arm"),
+               "evaluate": model.get("path") or model.get("name")}.get(until)  # fmt: skip
+        return f"spot {until}" + (f" · {own}" if own else "")
+
+    @property
     def seed(self) -> int | None:
         seed = self._known("seed")
         return None if seed is None else int(seed)
@@ -249,8 +260,8 @@ def locate(name: str, output: Path) -> RunStatus | SweepStatus:
     if folder.is_dir() and (is_run(folder) or is_sweep(folder)):
         return look_at_sweep(folder) if is_sweep(folder) else _in_its_sweep(folder)
     number, _, job = name.partition("/")
-    if name != "newest" and not (number.isdecimal() and (job.isdecimal() or not job)):
-        raise UserError(f"{name} is no folder of a run or a sweep: spot runs lists them.")
+    if not named(name):
+        raise UserError(f"{name} is not the folder of a run or a sweep: spot runs lists them.")
     found = find(output)
     index = 0 if name == "newest" else int(number) - 1
     if not 0 <= index < len(found):
@@ -262,6 +273,13 @@ def locate(name: str, output: Path) -> RunStatus | SweepStatus:
     if job not in jobs:
         raise UserError(f"{name} is not there: {one.folder} has {len(jobs) or 'no'} jobs.")
     return jobs[job]
+
+
+def named(name: str) -> bool:
+    """Whether it stands for a run in the list: `newest`, 3, or 3/12."""
+    number, slash, job = name.partition("/")
+    known = number.isdecimal() and (job.isdecimal() or not slash)
+    return (name == "newest" or known) and not Path(name).exists()
 
 
 def _in_its_sweep(folder: Path) -> RunStatus:

@@ -55,6 +55,22 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return result
 
 
+def fit(rows: Table, width: int, spare: Iterable[str], wraps: Iterable[str] = ()) -> Table:
+    """The table in so many columns of a terminal: whole columns go, in the order of `spare`, none is cut.
+
+    wraps: columns whose cells may take several lines where that is not enough.
+    """
+    wide = RichConsole(width=WIDTH)
+    for name in spare:
+        if wide.measure(rows).maximum <= width:
+            break
+        rows.columns = [column for column in rows.columns if column.header != name]
+    folding = set(wraps)
+    for column in rows.columns:
+        column.no_wrap, column.overflow = column.header not in folding, "fold"
+    return rows
+
+
 def console() -> Console:
     """The terminal, or a log."""
     found = Console(highlight=False)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from spot.data import hub
 from spot.data.answers import ANSWER_FORMATS
 from spot.grading.registry import FAMILIES
 from spot.oracle.prompts import ENDINGS
 from spot.utils import finish
 
-MODELS = Path(__file__).resolve().parents[1] / "models.md"
 MEANINGS = {  # what becomes of a response, by how it ended
     finish.STOP: "whole: it is graded",
     finish.LENGTH: "cut at a limit: truncated, which is no error of reasoning, and not used",
@@ -19,8 +16,8 @@ MEANINGS = {  # what becomes of a response, by how it ended
     finish.BROKEN: "given up by the server: asked again",
 }
 READ = {  # what is read as the final answer, by data.answer_format
-    "boxed": r"the last `\boxed{…}` whose braces balance",
-    "last": "the last number; where the answer is labelled with `####`, the number behind the last label",
+    "boxed": r"the last `\boxed{…}` whose braces balance and that is not empty",
+    "last": "the number behind the last `####`, otherwise the last number",
     "json": 'the last `"answer": …`',
     "code": "the program in the last block of code, which hidden tests run",
 }
@@ -43,9 +40,8 @@ def page() -> str:
     lines = [
         "# What is supported",
         "",
-        "Written from the code when the site is built. "
-        + ("Models: [which layouts](models.md). " if MODELS.exists() else "")
-        + "Oracles, generators and hardware are options: [Configuration](configuration/index.md).",
+        "Written from the code when the site is built. [Models](models.md) have a table of their own; Oracles, generators and "
+        "hardware are options: [Configuration](configuration/index.md).",
         "",
         "## Files of rows",
         "",

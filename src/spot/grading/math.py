@@ -337,7 +337,7 @@ def _same_equations(left: Node, right: Node) -> bool:
     r"""Whether one relation is a multiple of the other: `2x + 2y = 4` and `y = 2 - x`."""
     if left.name != right.name or len(left.name) != 1 or left.name[0] not in ("=", *TURNED, "≠"):
         return False
-    if not all(is_arithmetic(part) for part in (*left.parts, *right.parts)):
+    if not variables(left) or not all(map(is_arithmetic, (*left.parts, *right.parts))):
         return False
     factor = math_value.ratio(_difference(left), _difference(right))
     return factor > 0 or (factor < 0 and left.name[0] in "=≠")

@@ -46,7 +46,7 @@ _GREEK = frozenset(
 _SPOKEN = frozenset("sqrt pi inf infty infinity oo and or asin acos atan".split()) | FUNCTIONS
 _WORDS = frozenset("yes no odd all none".split())
 _SHORT = frozenset(  # nouns and units of two or three letters
-    "of the per cm mm km nm ft in kg mg lb lbs oz ml mi yd hr hrs min sec ms am pm mph deg rad mol hz ev".split()
+    "of the per sq cu cm mm km nm ft in kg mg lb lbs oz ml mi yd hr hrs min sec ms am pm mph deg rad mol hz ev".split()
 )
 _MATRICES = ("pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
 _ACCENTS = frozenset(
@@ -59,8 +59,9 @@ _UNICODE = {
 }  # fmt: skip
 
 _GONE = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|\\(?:displaystyle|textstyle|limits|nolimits|hline|rm|bf"
-    r"|math(?:bf|it|cal|sf|frak|scr)|boldsymbol|bm)(?![a-zA-Z])"
+    r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|\\(?:text)?color\{\w+\}"
+    r"|\\(?:displaystyle|textstyle|limits|nolimits|hline|rm|bf|[lL]arge|math(?:bf|it|cal|sf|frak|scr)|boldsymbol|bm)"
+    r"(?![a-zA-Z])"
 )
 _GROUPS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,?\s*\\[,;: !]|~)\s*\d{3})+)(?!\d)")
 _DEGREES = re.compile(
@@ -79,7 +80,7 @@ _SUFFIX = re.compile(r"\s*(?:(_)\s*|'|\^\s*\{?\s*\\prime\s*\}?)")
 _ARGUMENT = re.compile(r"\s*(?:\\[a-zA-Z]+\s*\{[^{}]*\}|\\[a-zA-Z]+|[^{\s])")
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|normal|tt)?|mathrm|mbox|hbox|operatorname\*?)\s*\{(?P<text>(?:[^{}]|\{[^{}]*\})*)\}"
 _TOKEN = re.compile(
-    rf"""(?P<space>\s+)
+    rf"""(?P<space>\s+|(?<=[A-Za-z])\.(?=\s|$))
     |{_TEXT}
     |\\begin\s*\{{(?P<begin>[a-zA-Z]+)\*?\}}(?:\s*\{{[lcr|@]*\}})?|\\end\s*\{{(?P<end>[a-zA-Z]+)\*?\}}
     |(?P<newline>\\\\)

@@ -183,7 +183,10 @@ def _number(value: Value) -> Any:
 
 
 class _Evaluation:
-    """The value of a tree at a point. bits: of the largest number met. rounded: floor or factorial did something."""
+    """The value of a tree at a point.
+
+    bits: of the largest number met. rounded: something was met that only whole numbers give a meaning.
+    """
 
     def __init__(self, point: Callable[[str], Fraction]) -> None:
         self.point = point
@@ -240,6 +243,7 @@ class _Evaluation:
 
     def _power(self, node: Node) -> Value:
         base, exponent = map(self.value, node.parts)
+        self.rounded |= _alternates(node)
         return self._raised(base, exponent)
 
     def _raised(self, base: Value, exponent: Value) -> Value:

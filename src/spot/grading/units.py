@@ -63,7 +63,7 @@ def unit_at(tokens: Sequence[Token], start: int) -> tuple[Unit, int] | None:
     r"""The unit that begins here, if it is all that is left of its part, and its end: ` \text{m}/\text{s}^2`."""
     before = tokens[start - 1].kind if start else "("
     kinds = [token.kind for token in tokens[start : start + 2]]
-    begins = kinds[:1] in (["text"], ["frac"]) or kinds in (["/", "text"], ["*", "text"])
+    begins = kinds[:1] in (["text"], ["frac"]) or kinds in [[sign, "text"] for sign in "/*("]
     if not begins or before in (",", "or", "relation", "(", "+", "-", "*", "\\{", "["):
         return None
     place, words, opened = start, 0, 0
@@ -75,7 +75,7 @@ def unit_at(tokens: Sequence[Token], start: int) -> tuple[Unit, int] | None:
             words, place = words + 2, place + 6
         elif words and token.kind == "^" and (length := _exponent(tokens, place + 1)):
             place += length
-        elif words and token.kind in ("(", ")"):
+        elif token.kind in ("(", ")") and (words or place == start):
             opened += 1 if token.kind == "(" else -1
         elif token.kind not in ("*", "/"):
             return None

@@ -36,6 +36,9 @@ OWN = "data=jsonl data.fields.solution=solution model=tiny"
         ("-m +paper=table2 data.arm=self", "data.arm=self rectified"),
         ("-m +paper=nonsense", "paper=nonsense table2"),
         ("--nonsense", "--nonsense --help"),
+        ("--loss=bco", "--loss=bco loss=bco"),
+        ("-data.gamma=0.5", "data.gamma=0.5"),
+        ("--seed 3", "--seed seed=<value>"),
     ],
 )
 def test_the_command_line_says_it_in_one_line(arguments: str, words: str, tmp_path: Path) -> None:
@@ -73,8 +76,8 @@ REFUSED_HERE = [  # each valid, and impossible on this machine
 def prepare(folder: Path) -> None:
     (folder / "empty").mkdir()
     good = '{"question": "1+1?", "answer": "2", "solution": "2"}\n'
-    (folder / "bad.jsonl").write_text(good + "{")
-    (folder / "good.jsonl").write_text(good + good)
+    (folder / "bad.jsonl").write·text(good + "{")
+    (folder / "good.jsonl").write·text(good + good)
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED_HERE)
@@ -133,7 +136,7 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
         (["data.gamma=much"], "data.gamma=much a number"),
         (["logger.wandb=perhaps"], "logger.wandb=perhaps true false"),
         (["seed=null"], "seed=null cannot be null"),
-        (["loss.delta=5"], "loss.delta=5 wrong type"),
+        (["loss.delta=5"], "loss.delta=5 wrong type loss.delta.mode"),
         (["model.path=[a,b]"], "model.path wrong type"),
         (["seed=-1"], "seed=-1 >= 0"),
         (["loss.epochs=0"], "loss.epochs=0 >= 1"),
@@ -150,6 +153,42 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
         (["hardware.memory_gib=0"], "hardware.memory_gib=0 > 0"),
         (["loss.edit_weight=0"], "loss.edit_weight=0 > 0"),
         (["output="], "output empty"),
+        (["data.path="], "data.path= empty leave"),
+        (["loss="], "loss= empty bco dpo"),
+        (["+loss=dpo"], "+loss=dpo once·more:·write·loss=dpo"),
+        (["+arm=dpo"], "+arm=dpo once·more:·write·arm=dpo"),
+        (["+data.gamma=0.5"], "+data.gamma=0.5 there·already:·write·data.gamma=0.5"),
+        (["model=/folder"], "model=/folder unknown write·model.path=/folder"),
+        (["model=Qwen/Qwen3-8B"], "model=Qwen/Qwen3-8B unknown write·model.path=Qwen/Qwen3-8B"),
+        (["data=mine.jsonl"], "data=mine.jsonl unknown write·data=jsonl·data.path=mine.jsonl"),
+        (["data=me/set"], "data=me/set unknown write·data=hub·data.hub=me/set"),
+        (["loss=spot_bco"], "loss=spot_bco unknown arm=spot_bco"),
+        (["benchmarks=math500"], "benchmarks=math500 unknown benchmark=math500"),
+        (["loss.gamma=1"], "loss.gamma unknown mean·data.gamma? learning_rate"),
+        (["data.loss=bco"], "data.loss unknown mean·loss? gamma"),
+        (["model.hardware=cpu"], "model.hardware unknown mean·hardware?"),
+        (["gamma=0.5"], "gamma unknown mean·data.gamma?"),
+        (["lr=1e-5"], "lr unknown mean·loss.learning_rate"),
+        (["loss.lr=1e-5"], "loss.lr unknown mean·loss.learning_rate"),
+        (["temprature=1"], "temprature unknown generator.temperature"),
+        (["loss.batch_size=4"], "loss.batch_size unknown mean·loss.batch_pairs"),
+        (["~nonsense"], "nonsense unknown loss"),
+        (["~loss"], "loss missing"),
+        (["loss:bco"], "loss:bco read write·loss=bco"),
+        (["loss: bco"], "read write·loss=bco"),
+        (["data.gamma:0.5"], "read write·data.gamma=0.5"),
+        (["dpo"], "dpo read arm=dpo"),
+        (["loss"], "loss read loss=bce|bco"),
+        (["loss =bco"], "read write·loss=bco"),
+        (["loss==bco"], "read loss=bco"),
+        (["data.path='foo"], "data.path='foo read quote closed"),
+        (['data.prompt="a'], "read quote closed"),
+        (["data.path=[a"], "data.path=[a read bracket closed"),
+        (["seed={a"], "seed={a read bracket closed"),
+        (["seed=${a"], "seed=${a read bracket closed"),
+        (["loss.beta=choice("], "read bracket closed"),
+        (["seed=1,2"], "seed=1,2 -m"),
+        (["benchmarks.tasks=3"], "benchmarks.tasks=3 wrong type benchmarks.tasks.<name>"),
         (["loss=null"], "loss=null unknown bco"),
         (["benchmarks=schema"], "benchmarks=schema laptop"),
         (["paper=table2"], "+paper=table2"),
@@ -178,7 +217,7 @@ def test_every_kind_of_mistake_is_named(overrides: list[str], words: str) -> Non
     message = str(caught.value)
     assert "\n" not in message
     for word in words.split():
-        assert word in message
+        assert word in message or word.replace("·", " ") in message, message
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ TAKE_A_RUN = (
     "compare",
 )  # and show, which names jobs of a sweep, too
 RUN = "A run is a folder, newest, or a number from spot runs."
-
+UNKNOWN = "unrecognized arguments: "  # what argparse says of a flag
 HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")
 
 
@@ -261,6 +261,11 @@ def parser(name: str) -> argparse.ArgumentParser:
         result.add_argument(flag, action="store_true", help=FLAGS[flag])
 
     def refuse(message: str) -> None:
+        if command.configured and message.startswith(UNKNOWN):
+            from spot.config import suggestions
+
+            if step := suggestions.of_flag(message.removeprefix(UNKNOWN).split()[0]):
+                raise UserError(f"{message}: {step}.")
         raise UserError(
             f"{message}: write spot {name} {command.usage}; --help shows what there is."
         )

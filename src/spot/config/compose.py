@@ -33,7 +33,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from spot import config as schema
-from spot.config import BenchmarkConfig, Config
+from spot.config import BenchmarkConfig, Config, suggestions
 from spot.config.arguments import expected, short
 from spot.config.model_name import model_name
 from spot.config.text import SCHEMAS, TextFiles, keep_text
@@ -145,6 +145,7 @@ def _tree(overrides: list[Override], mode: RunMode) -> DictConfig:
     for override in valued:
         if override not in chosen:
             _refuse_unknown(tree, override)
+            _refuse_empty(override)
             ConfigLoaderImpl._apply_overrides_to_config([override], tree)
     lines = [str(override.input_line) for override in overrides]
     if any(override.is_hydra_override() for override in overrides):
@@ -211,12 +212,10 @@ def _parse(line: str) -> Override:
         override = OverridesParser.create(config_loader=loader()).parse_override(line)
         if not 0 < len(override.key_or_group) <= LONGEST:
             raise HydraException(f"{line} has no key")
+        override.config_loader = loader()  # for glob(*)
         return override
     except HydraException as error:
-        raise UserError(
-            f"{short(line)} cannot be read: write key=value (or -m key=a,b to sweep), and quote "
-            "text with special characters, key='\"a=b\"'."
-        ) from error
+        raise UserError(suggestions.unreadable(line, _all_options())) from error
 
 
 def _check_options(override: Override) -> None:
@@ -233,10 +232,16 @@ def _check_options(override: Override) -> None:
 def _check_option(group: str, value: Any, options: list[str]) -> None:
     if value not in options:
         name = "null" if value is None else str(value)
-        raise UserError(
-            f"{group}={short(name)} is unknown: {guess(name, options)}"
-            f"choose one of {', '.join(options)}."
-        )
+        what = f"{short(name)} is unknown" if name else " is empty"
+        close = suggestions.other_place(group, name, _all_options()) or guess(name, options)
+        raise UserError(f"{group}={what}: {close}choose one of {', '.join(options)}.")
+
+
+@cache
+def _all_options() -> dict[str, list[str]]:
+    """The options of every group, without Hydra's own."""
+    found = {group: _options(group) for group in loader().list_groups("") if group != "hydra"}
+    return {group: options for group, options in found.items() if options}
 
 
 def _options(group: str) -> list[str]:
@@ -271,6 +276,10 @@ def _explain(overrides: list[Override], error: Exception) -> str:
             if override.package:
                 return f"{line} is unknown: what takes an @ is generator@evaluator=<option>."
             return f"{line}: write +{line}."
+        if "Multiple values for" in str(error) and override.is_add():
+            return (
+                f"{line} chooses {override.key_or_group} once more: write {str(line).lstrip('+')}."
+            )
         if f"An item is already at '{override.key_or_group}'" in str(error):
             return f"{line} adds what is there already: write {str(line).lstrip('+')}."
     cause: BaseException | None = error
@@ -300,12 +309,23 @@ def _refuse_unknown(tree: DictConfig, override: Override) -> None:
                 return  # a mapping by name
             if not parent:
                 keys = sorted({*keys, *(f"+{group}" for group in _extra_groups(tree))})
-            dotted = [f"{parent}.{key}" if parent else key for key in keys]
             valid = f"keys of {parent}" if parent else "keys"
             raise UserError(
-                f"{short(path)} is unknown: {guess(path, dotted)}{valid}: {', '.join(keys) or 'none'}."
+                f"{short(path)} is unknown: {suggestions.did_you_mean(path, keys)}{valid}: {', '.join(keys) or 'none'}."
             )
         node = node._get_node(part)
+
+
+def _refuse_empty(override: Override) -> None:
+    """Refuse `key=` without a value; `key=''` is an empty text."""
+    if (
+        not override.is_delete()
+        and str(override.input_line).endswith("=")
+        and override._value == ""
+    ):
+        raise UserError(
+            f"{override.input_line} is empty: give a value, {override.key_or_group}=…, or leave it out."
+        )
 
 
 def groups() -> dict[str, list[str]]:
@@ -325,6 +345,8 @@ def _wrong_type(error: ValidationError, overrides: list[Override]) -> str:
     key = str(error.full_key)
     value = next((o.get_value_element_as_str() for o in overrides if o.key_or_group == key), None)
     named = key if value is None else f"{key}={short(value)}"
+    if keys := suggestions.held(key):
+        return f"{named} is of the wrong type: it holds keys, {keys}."
     if kind := expected(error):
         return f"{named} is of the wrong type: it must be {kind}."
     if "Invalid type assigned: dict" in str(error):

@@ -54,7 +54,7 @@ def keep_text(line: str) -> str:
 
 def holds_text(key: str) -> bool:
     """Whether a dotted key of the configuration, or each of its list, is text."""
-    kind = _of(Config, key)
+    kind = value_type(key)
     return kind is str or (get_origin(kind) is list and get_args(kind)[0] is str)
 
 
@@ -89,7 +89,7 @@ def _restored(node: Any, written: Any, kind: Any) -> bool:
     found = False
     keys: Any = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
-        value, inner = node._get_node(key), _of(kind, str(key))
+        value, inner = node._get_node(key), value_type(str(key), kind)
         text = None if written is None else written[key]
         if isinstance(value, DictConfig | ListConfig):
             if not (value._is_none() or value._is_missing() or value._is_interpolation()):
@@ -114,8 +114,8 @@ def _keep_swept(tree: DictConfig, file: Path) -> None:
             params[key] = keep_text(f"{key}={written[key]}").partition("=")[2]
 
 
-def _of(kind: Any, key: str) -> Any:
-    """The type under a dotted key of a dataclass, None where there is no such key."""
+def value_type(key: str, kind: Any = Config) -> Any:
+    """The type under a dotted key of a dataclass (of `X | None`: X); None where there is no such key."""
     for part in key.replace("/", ".").split("."):
         if is_dataclass(kind):
             kind = get_type_hints(kind).get(part)

@@ -35,6 +35,12 @@ def lose_the_tokenizer(folder):
         (folder / name).unlink()
 
 
+def lose_the_tokenizer_of_phi(folder):
+    lose_the_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
+
+
 def lose_a_shard(folder):
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -66,6 +72,7 @@ WANTS_SYSTEM = (
         (lose_a_shard, "00001-of-00002.safetensors is missing"),
         (lose_a_tensor, "lack model.layers.1.mlp.up_proj.weight"),
         (lose_the_tokenizer, "holds no tokenizer.json"),
+        (lose_the_tokenizer_of_phi, "holds no tokenizer.json"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read"),
         (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
         (template("{% if %}"), "does not work"),
@@ -112,6 +119,7 @@ def configured(**values):
     [
         (configured(num_attention_heads=0), "num_attention_heads=0, which must be"),
         (lose_the_tokenizer, "holds no tokenizer.json"),
+        (lose_the_tokenizer_of_phi, "holds no tokenizer.json"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)  # each starts a process
             for case in (

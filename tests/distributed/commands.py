@@ -149,7 +149,7 @@ def prepared(base: Path, folder: Path) -> Path:
     """A folder where everything but training and evaluation is done already."""
     finished = whole(base)
     products = folder / "outputs" / "products"
-    for stage in ("elicit", "rectify", "select"):
+    for stage in ("respond", "elicit", "rectify", "select"):
         shutil.copytree(finished / "outputs" / "products" / stage, products / stage)
     shutil.copytree(finished / "outputs" / "reference", folder / "outputs" / "reference")
     return folder

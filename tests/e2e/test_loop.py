@@ -57,14 +57,14 @@ def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(
 ) -> None:
     run(copy(laptop, tmp_path), "run", "data.gamma=1.0")
     made = {s["product"] for s in last_run(tmp_path)[1]["stages"] if not s["reused"]}
-    assert made == {"pairs", "checkpoint", "scores"}
+    assert made == {"pairs", "checkpoint", "benchmark_responses", "scores"}
 
 
 @pytest.mark.slow
 def test_a_sweep_shares_what_its_jobs_have_in_common(laptop: Path, tmp_path: Path) -> None:
     printed = run(copy(laptop, tmp_path), "-m", "arm=spot_bco,sft_plus", "seed=1")
     made = {name.split("/")[0] for name in set(content(tmp_path)) - set(content(laptop))}
-    assert made == {"train", "evaluate"}
+    assert made == {"train", "respond", "evaluate"}
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     with (folder / "scores.csv").open() as file:
         rows = {(row["arm"], row["seed"]) for row in csv.DictReader(file)}
@@ -75,6 +75,7 @@ def test_a_sweep_shares_what_its_jobs_have_in_common(laptop: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("stage", "later"),
     [
+        ("respond", ("elicit", "rectify", "select", "train", "evaluate")),
         ("elicit", ("rectify", "select", "train", "evaluate")),
         ("rectify", ("select", "train", "evaluate")),
         ("evaluate", ()),
@@ -97,7 +98,9 @@ def test_interrupted_in_a_stage_it_ends_the_same(
                 raise OSError(28, "No space left on device", "rows")
             yield row
 
-    command = "elicit" if stage == "elicit" else "rectify" if stage == "rectify" else "run"
+    command = (
+        "elicit" if stage in ("respond", "elicit") else "rectify" if stage == "rectify" else "run"
+    )
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "track", some)
         with pytest.raises(AssertionError, match="the disk is full"):

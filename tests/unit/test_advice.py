@@ -15,7 +15,7 @@ import pytest
 from spot.config import DataConfig
 from spot.config.groups import FieldsConfig
 from spot.data.advice import nothing_wrong, ungraded
-from spot.data.rows import Attempt
+from spot.data.rows import Response
 from spot.pipeline.elicitation import FIRST, Tally
 from spot.pipeline.selection import Rules, Selection, nothing_left
 from tests.support.command_line import spot
@@ -51,23 +51,20 @@ def test_nothing_wrong_is_told_apart_from_nothing_graded() -> None:
     assert "data.prompt=math" in nothing_wrong({"unparseable": 4}, DataConfig())
 
 
-def attempts(verdicts: list[str], tokens: int = 10, pause: float = 0.0) -> Iterator[Attempt]:
+def responses(count: int, tokens: int = 10, pause: float = 0.0) -> Iterator[Response]:
     time.sleep(pause)
-    for number, verdict in enumerate(verdicts):
-        yield Attempt(
-            *(f"q{number}#0", f"q{number}", 0, "t", "q", "1", "r", "stop", tokens, None, verdict),
-            *("m", 0),
-        )
+    for number in range(count):
+        yield Response(f"q{number}#0", "q", "r", "length", 9, tokens, "m", 0)
 
 
-@pytest.mark.parametrize(("count", "times"), [(FIRST + 50, 1), (FIRST, 1), (7, 1)])
+@pytest.mark.parametrize(("count", "times"), [(FIRST + 50, 1), (FIRST, 1), (7, 0)])
 def test_it_is_said_once_after_the_first_hundred(
     count: int, times: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tally = Tally(partial(ungraded, data=DataConfig()))
+    tally = Tally(lambda _: "truncated", partial(ungraded, data=DataConfig()))
     seen = []
-    for attempt in tally.watch(attempts(["truncated"] * count)):
-        seen.append(attempt)
+    for response in tally.watch(responses(count)):
+        seen.append(response)
         if len(seen) == FIRST:
             assert "max_new_tokens" in capsys.readouterr().err, "while the rest is still asked"
             times -= 1
@@ -77,7 +74,7 @@ def test_it_is_said_once_after_the_first_hundred(
 
 def test_a_rate_is_tokens_over_seconds_from_the_first_question() -> None:
     tally = Tally()  # all responses of a batch come at its end
-    assert len(list(tally.watch(attempts(["wrong"] * 48, tokens=100, pause=0.25)))) == 48
+    assert len(list(tally.watch(responses(48, tokens=100, pause=0.25)))) == 48
     assert 4800 / 0.5 < tally.tokens_per_second <= 4800 / 0.25
     assert Tally().tokens_per_second == 0
 

@@ -144,7 +144,7 @@ def test_a_changed_byte_is_noticed(tmp_path):
     artifacts.compute_rows(target, Question, questions([1]))
     rows = target.folder / artifacts.ROWS
     rows.write_text(rows.read_text().replace('"2"', '"3"'))
-    with pytest.raises(UserError, match=r"rows\.jsonl does not match its manifest: delete"):
+    with pytest.raises(UserError, match=r"rows\.jsonl does not match its manifest.*Delete"):
         artifacts.read_rows(target.folder, Question)
 
 
@@ -234,7 +234,7 @@ def test_weights_are_used_again_only_as_they_were_made(tmp_path, damage, looked_
         one.check()
         assert (one.folder / digests.RECORD).exists()
     DAMAGE[damage](one.folder / "model", other.folder / "model")
-    with pytest.raises(UserError, match=rf"{one.folder}.*: (delete|move it back)") as caught:
+    with pytest.raises(UserError, match=rf"{one.folder}.*(\. Delete|: move it back)") as caught:
         one.check()
     assert "\n" not in str(caught.value)
 
@@ -289,7 +289,7 @@ def test_a_damaged_manifest_is_one_line(tmp_path, text):
     path = target.folder / artifacts.MANIFEST
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     for use in (target.check, lambda: target.digest, lambda: target.counts):
-        with pytest.raises(UserError, match=r"manifest\.json is damaged: delete"):
+        with pytest.raises(UserError, match=r"manifest\.json is damaged\. Delete"):
             use()
 
 
@@ -313,7 +313,7 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path, name):
     (target.folder / name).unlink()
     (target.folder / name).mkdir()
     for use in (target.check, lambda: artifacts.read_rows(target.folder, Question)):
-        with pytest.raises(UserError, match="delete"):
+        with pytest.raises(UserError, match="Delete"):
             use()
 
 

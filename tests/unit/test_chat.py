@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
 from spot.data.chat import final_part
 from spot.data.rows import Question
-from spot.generation import Completion, Request, Sampling
+from spot.generation import Completion, Request, Sampling, respond
 from spot.grading.registry import Verifier
-from spot.pipeline.elicitation import Tally, elicit
+from spot.pipeline import elicitation
+from spot.pipeline.elicitation import Tally
 
 
 @pytest.mark.parametrize(
@@ -54,34 +54,25 @@ class Scripted:
 
 def test_verdicts_are_counted_apart_and_the_block_stays_in_the_record() -> None:
     questions = [Question(key.removesuffix("#0"), "t", "2+2?", "4") for key in Scripted.said]
-    dropped: Counter[str] = Counter()
-    tally = Tally()
+    asked = elicitation.requests(questions, 1, Sampling(0, 1, 0, 9), seed=0)
     with Verifier() as verifier:
-        attempts = list(
-            tally.watch(
-                elicit(
-                    questions,
-                    Scripted(),
-                    Sampling(0, 1, 0, 9),
-                    verifier.verdict,
-                    samples=1,
-                    seed=0,
-                    dropped=dropped,
-                )
-            )
-        )
+        tally = Tally(elicitation.verdict_of(asked, verifier.verdicts, "boxed"))
+        requests = [request for _, request in asked.values()]
+        responses = list(tally.watch(respond(Scripted(), requests)))
+        attempts = list(elicitation.grade(asked, responses, verifier.verdicts, "boxed"))
     assert {a.question_id: a.verdict for a in attempts} == {
         "right": "correct",
         "wrong": "wrong",
         "open": "unparseable",
         "cut": "truncated",
     }
-    assert dropped == {"prompt_too_long": 1}
+    assert [r.finish_reason for r in responses if r.id == "long#0"] == ["prompt_too_long"]
+    assert {r.prompt for r in responses} == {"2+2?"}
     assert attempts[0].response.startswith("<think>")
     assert {a.model for a in attempts} == {"scripted"}
-    found = tally.details(attempts)
-    assert found["accuracy"]["percent"] == 25
+    assert elicitation.details(attempts)["accuracy"]["percent"] == 25
+    found = tally.details(responses)
     lengths = sorted(len(text) for text, finish in Scripted.said.values() if text)
     assert found["response_tokens"]["max"] == lengths[-1]
     assert found["response_tokens"]["total"] == sum(lengths)
-    assert "25.0% correct" in tally.summary
+    assert "25.0% correct" in tally.note()

@@ -27,7 +27,7 @@ def row(response: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:
     return {"id": "a", "problem": "2+2?", "answer": "4", "response": response, **more}
 
 
-def read(path: Path, family: Family, *rows: dict[str, Any]) -> list[saved_responses.Response]:
+def read(path: Path, family: Family, *rows: dict[str, Any]) -> list[saved_responses.SavedResponse]:
     def find(row: Any, row_id: str) -> tuple[Question, Question]:
         question = family.read(row, row_id)
         return question, question

@@ -17,7 +17,10 @@ from spot.pipeline.sweep_jobs import is_complete
 from spot.utils.errors import UserError
 
 HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written."
-ORDER = "model attempts rectifications held_out pairs base_scores checkpoint scores".split()
+ORDER = (
+    "model responses attempts rectifications held_out pairs base_benchmark_responses base_scores checkpoint "
+    "benchmark_responses scores"
+).split()
 
 
 def lines(asked: Expanded, until: str | None) -> Iterator[str]:

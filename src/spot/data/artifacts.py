@@ -275,15 +275,17 @@ def revision() -> str | None:
 
 def _kind(row: Row) -> str:
     """What a row is counted as."""
-    for name in ("verdict", "outcome", "arm", "task"):
+    for name in ("verdict", "outcome", "arm", "task", "finish_reason"):
         if value := getattr(row, name, None):
             return str(value)
     return "rows"
 
 
 def _damaged(folder: Path, name: str) -> UserError:
-    what = "is damaged" if name == MANIFEST else "does not match its manifest"
-    return UserError(f"{folder / name} {what}: delete {folder} and run the command again.")
+    what = "" if name == MANIFEST else "does not match its manifest: the product "
+    return UserError(
+        f"{folder / name} {what}is damaged. Delete {folder} and run the command again."
+    )
 
 
 def _resume(partial: Path, row_type: type[RowT]) -> dict[str, RowT]:

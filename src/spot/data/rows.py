@@ -1,6 +1,6 @@
 """The rows of every product: one frozen dataclass each.
 
-questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores
+questions ─respond→ responses ─grade→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores
 
 Every row is readable on its own (it carries its question and the true answer) and has a key, `id`,
 unique within its product. On disk a row is one JSON object on one line.
@@ -33,8 +33,25 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Response:
+    """What a model answered, whatever it is worth. `id` is `<question_id>#<trial>`.
+
+    Of a benchmark the id begins with its name. `prompt` is what was asked.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    finish_reason: str  # stop | length | prompt_too_long
+    prompt_tokens: int
+    tokens: int
+    model: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """One response of the policy: y⁻ when its verdict is `wrong`. `id` is `<question_id>#<trial>`."""
+    """One graded response of the policy: y⁻ when its verdict is `wrong`. `id` is `<question_id>#<trial>`."""
 
     id: str
     question_id: str
@@ -109,8 +126,8 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)  # the family's own findings
 
 
-Row = Question | Attempt | Rectification | Pair | Score
-RowT = TypeVar("RowT", Question, Attempt, Rectification, Pair, Score)
+Row = Question | Response | Attempt | Rectification | Pair | Score
+RowT = TypeVar("RowT", Question, Response, Attempt, Rectification, Pair, Score)
 
 
 def to_json(row: Row) -> str:

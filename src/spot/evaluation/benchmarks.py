@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import BenchmarkConfig, BenchmarksConfig, DataConfig, ProbeConfig
-from spot.data import hub, templates
+from spot.data import artifacts, hub, templates
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Attempt, Question
 from spot.grading import registry
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spot.evaluation.runner import Benchmark
     from spot.evaluation.saved_responses import Find
 
+GRADES = ("domain", "parser", "answer_format")  # keys of a task that no prompt depends on
 LOCAL = (".jsonl", ".json", ".parquet", ".csv")  # what `benchmarks.folder` may hold of a benchmark
 
 
@@ -31,6 +33,12 @@ def asks_held_out(tasks: Mapping[str, BenchmarkConfig]) -> bool:
 def settings(tasks: Iterable[BenchmarkConfig], folder: str | None) -> dict[str, Any]:
     """What decides which questions are asked, how they are posed and how they are graded."""
     return {task.name: _task_settings(task, folder) for task in tasks}
+
+
+def asked_settings(tasks: Iterable[BenchmarkConfig], folder: str | None) -> dict[str, Any]:
+    """What of it decides the prompts."""
+    found = settings(tasks, folder)
+    return {n: {k: v for k, v in task.items() if k not in GRADES} for n, task in found.items()}
 
 
 def general(tasks: Mapping[str, BenchmarkConfig], probe: ProbeConfig) -> list[BenchmarkConfig]:
@@ -79,9 +87,12 @@ def benchmarks(
     group: BenchmarksConfig,
     data: DataConfig,
     held_out: Sequence[Attempt],
-    verifier: Verifier,
+    verifier: Verifier | None = None,
 ) -> list[Benchmark]:
-    """Every task with its questions; those of the family `data` are the ones of `held_out`."""
+    """Every task with its questions; those of the family `data` are the ones of `held_out`.
+
+    verifier: grades them; without one they are only asked.
+    """
     result = []
     for task in group.tasks.values():
         family = family_of(task, verifier, data.answer_format)
@@ -137,6 +148,12 @@ def template(task: BenchmarkConfig) -> str:
 def _held_out(attempts: Sequence[Attempt]) -> list[Question]:
     rows = {row.question_id: row for row in attempts}
     return [Question(row.question_id, row.task, row.question, row.answer) for row in rows.values()]
+
+
+def held_out_digest(held_out: Sequence[Attempt]) -> str:
+    """Names these questions, whatever the verdicts that held them out."""
+    asked = [[question.id, question.text] for question in _held_out(held_out)]
+    return artifacts.hash_text(json.dumps(asked))
 
 
 def _questions(group: BenchmarksConfig, task: BenchmarkConfig, family: Family) -> list[Question]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from spot.data import artifacts, run_record
 from spot.data.rows import Score
 from spot.evaluation import saved_responses
-from spot.evaluation.saved_responses import Response
+from spot.evaluation.saved_responses import SavedResponse
 from spot.evaluation.statistics import (
     Estimate,
     bootstrap,
@@ -216,7 +216,7 @@ def _trials(fewest: int, most: int) -> str:
 
 
 def show_shares(
-    benchmark: str, graded: Sequence[tuple[Response, Grade]], trivial: tuple[float, str]
+    benchmark: str, graded: Sequence[tuple[SavedResponse, Grade]], trivial: tuple[float, str]
 ) -> None:
     """What became of saved responses: accuracy with its interval, and every finding's share.
 

@@ -1,15 +1,19 @@
-"""Stage 5: ask every benchmark's questions k times and grade each answer."""
+"""Stage 5: every benchmark's questions, asked k times, and what the responses are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spot.data.chat import final_part, user
-from spot.data.rows import UNPARSEABLE, Question, Score
-from spot.generation import Completion, Generator, Request, Sampling, request_seed
+from spot.data.rows import UNPARSEABLE, Question, Response, Score
+from spot.generation import Generator, Request, Sampling, request_seed, respond
 from spot.generation.types import PROMPT_TOO_LONG
 from spot.grading.family import Answer, Family, Grade
+
+TOGETHER = 256  # responses graded at once, so that all cores have work
+NOT_ASKED = Grade(False, UNPARSEABLE, reason="the prompt was too long")
 
 
 @dataclass(frozen=True)
@@ -39,41 +43,69 @@ class Benchmark:
         return 100 * share, what
 
 
-def evaluate(
-    benchmarks: Sequence[Benchmark],
-    generator: Generator,
-    sampling: Sampling,
-    *,
-    seed: int,
-    done: Collection[str] = (),
-) -> Iterator[Score]:
-    """Yield one graded completion per benchmark, question and trial, but for the ids in `done`.
+Asked = Mapping[str, tuple[Benchmark, Question, Request]]  # by the request's key
 
-    All benchmarks run as one stream of requests. A question's samples depend on `seed`, the question
-    and the trial alone, so every model is asked the same with the same random numbers.
+
+def requests(
+    benchmarks: Sequence[Benchmark], sampling: Sampling, seed: int
+) -> dict[str, tuple[Benchmark, Question, Request]]:
+    """Every question of every benchmark as it is posed, as often as it is asked: one stream.
+
+    A question's samples depend on `seed`, the question and the trial alone, so every model is asked
+    the same with the same random numbers.
     """
-    asked = {
-        request.key: (b, question, request)
-        for b in benchmarks
-        for question, request in _asked(b, sampling, seed)
-    }
-    for completion in generator.generate([request for _, _, request in asked.values()], done):
-        yield score(*asked[completion.key], completion)
+    asked = {}
+    for benchmark in benchmarks:
+        limit = min(benchmark.max_new_tokens or sampling.max_new_tokens, sampling.max_new_tokens)
+        own = replace(sampling, max_new_tokens=limit)
+        for question in benchmark.questions:
+            for trial in range(benchmark.trials):
+                posed = benchmark.posed(question, trial, seed)
+                name, number = (
+                    f"{benchmark.name}/{question.id}",
+                    request_seed(seed, question.id, trial),
+                )
+                request = Request(name, trial, user(posed.text), own, number)
+                asked[request.key] = benchmark, posed, request
+    return asked
 
 
-def score(
-    benchmark: Benchmark, question: Question, request: Request, completion: Completion
+def grade(asked: Asked, responses: Sequence[Response]) -> Iterator[Score]:
+    """Yield the record of each response: what was answered, and what it is worth."""
+    by_benchmark: dict[str, list[Response]] = defaultdict(list)
+    for response in responses:
+        by_benchmark[asked[response.id][0].name].append(response)
+    for some in by_benchmark.values():
+        benchmark = asked[some[0].id][0]
+        answers = [Answer(asked[r.id][1], final_part(r.response), r.finish_reason) for r in some]
+        for response, given in zip(some, grades(benchmark.family, answers), strict=True):
+            if response.finish_reason == PROMPT_TOO_LONG:
+                given = replace(given, reason=f"the prompt has {response.prompt_tokens} tokens")
+            yield _score(benchmark, *asked[response.id][1:], response, given)
+
+
+def grades(family: Family, answers: Sequence[Answer]) -> Iterator[Grade]:
+    """What answers are worth, in order. Where nothing could be asked, nothing is read."""
+    for start in range(0, len(answers), TOGETHER):
+        some = answers[start : start + TOGETHER]
+        read = iter(family.grade([a for a in some if a.finish_reason != PROMPT_TOO_LONG]))
+        for answer in some:
+            yield NOT_ASKED if answer.finish_reason == PROMPT_TOO_LONG else next(read)
+
+
+def evaluate(
+    benchmarks: Sequence[Benchmark], generator: Generator, sampling: Sampling, *, seed: int
+) -> list[Score]:
+    """Ask and grade at once."""
+    asked = requests(benchmarks, sampling, seed)
+    return list(grade(asked, list(respond(generator, [r for _, _, r in asked.values()]))))
+
+
+def _score(
+    benchmark: Benchmark, question: Question, request: Request, response: Response, grade: Grade
 ) -> Score:
-    """The record of one completion: what was answered, and what it is worth."""
-    answer = Answer(question, final_part(completion.text), completion.finish_reason)
-    if completion.finish_reason == PROMPT_TOO_LONG:
-        grade = Grade(
-            False, UNPARSEABLE, reason=f"the prompt has {completion.prompt_tokens} tokens"
-        )
-    else:
-        (grade,) = benchmark.family.grade([answer])
     return Score(
-        id=completion.key,
+        id=response.id,
         benchmark=benchmark.name,
         domain=benchmark.domain,
         question_id=question.id,
@@ -81,32 +113,13 @@ def score(
         correct=grade.correct,
         verdict=grade.verdict,
         extracted=grade.extracted,
-        response=completion.text,
-        finish_reason=completion.finish_reason,
-        tokens=completion.tokens,
-        seed=request.seed,
+        response=response.response,
+        finish_reason=response.finish_reason,
+        tokens=response.tokens,
+        seed=response.seed,
         reason=grade.reason,
         details=dict(grade.details),
     )
-
-
-def _asked(
-    benchmark: Benchmark, sampling: Sampling, seed: int
-) -> Iterator[tuple[Question, Request]]:
-    """Every question of a benchmark as it is posed, as often as it is asked."""
-    limit = min(benchmark.max_new_tokens or sampling.max_new_tokens, sampling.max_new_tokens)
-    sampling = replace(sampling, max_new_tokens=limit)
-    for question in benchmark.questions:
-        for trial in range(benchmark.trials):
-            posed = benchmark.posed(question, trial, seed)
-            request = Request(
-                f"{benchmark.name}/{question.id}",
-                trial,
-                user(posed.text),
-                sampling,
-                request_seed(seed, question.id, trial),
-            )
-            yield posed, request
 
 
 def accuracy(scores: Sequence[Score]) -> dict[str, float]:

@@ -16,13 +16,12 @@ from spot.data.answers import whole_characters
 from spot.data.chat import final_part
 from spot.data.jsonl import Problem, read_objects, write_objects
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
+from spot.evaluation.runner import grades
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.grading.family import Answer, Family, Grade, RowError
 from spot.utils.errors import UserError
 
-TOGETHER = 256  # responses graded at once, so that all cores have work
 FINISHED = (STOP, LENGTH, PROMPT_TOO_LONG)
-NOT_ASKED = Grade(False, UNPARSEABLE, reason="the prompt was too long")
 
 
 # (a row, an id for rows that bring none) → its question, and the same as it was posed
@@ -30,7 +29,7 @@ Find = Callable[[Mapping[str, Any], str], tuple[Question, Question]]
 
 
 @dataclass(frozen=True)
-class Response:
+class SavedResponse:
     """One line of the input: a saved response and the question as it was posed for it."""
 
     line: int
@@ -38,7 +37,7 @@ class Response:
     answer: Answer
 
 
-def read(path: Path, find: Find, benchmark: str) -> list[Response]:
+def read(path: Path, find: Find, benchmark: str) -> list[SavedResponse]:
     """The responses of a file, in its order. Raises UserError naming the first line that is unusable.
 
     find: the question of a row, or RowError.
@@ -46,7 +45,7 @@ def read(path: Path, find: Find, benchmark: str) -> list[Response]:
 
     Rows without a `trial` are numbered by their question. Half of a character becomes U+FFFD.
     """
-    responses: list[Response] = []
+    responses: list[SavedResponse] = []
     seen: dict[str, str] = {}
     lines: dict[tuple[str, int], int] = {}
     trials: Counter[str] = Counter()
@@ -75,24 +74,20 @@ def read(path: Path, find: Find, benchmark: str) -> list[Response]:
         if (first := lines.setdefault((posed.id, trial), line)) != line:
             raise _bad(path, line, f"trial {trial} of {posed.id!r} is on line {first} already")
         text = whole_characters(final_part(text))
-        responses.append(Response(line, trial, Answer(posed, text, finish)))
+        responses.append(SavedResponse(line, trial, Answer(posed, text, finish)))
     if not responses:
         raise UserError(f"{path} holds no response to {benchmark}: is benchmark=<name> right?")
     return responses
 
 
-def grade(responses: Sequence[Response], family: Family) -> Iterator[tuple[Response, Grade]]:
-    """Every response with what it is worth, in order. Where nothing could be asked, nothing is read."""
-    for start in range(0, len(responses), TOGETHER):
-        batch = responses[start : start + TOGETHER]
-        asked = [r.answer for r in batch if r.answer.finish_reason != PROMPT_TOO_LONG]
-        grades = iter(family.grade(asked))
-        for response in batch:
-            too_long = response.answer.finish_reason == PROMPT_TOO_LONG
-            yield response, NOT_ASKED if too_long else next(grades)
+def grade(
+    responses: Sequence[SavedResponse], family: Family
+) -> Iterator[tuple[SavedResponse, Grade]]:
+    """Every response with what it is worth, in order."""
+    return zip(responses, grades(family, [r.answer for r in responses]), strict=True)
 
 
-def write(path: Path, graded: Sequence[tuple[Response, Grade]]) -> None:
+def write(path: Path, graded: Sequence[tuple[SavedResponse, Grade]]) -> None:
     """One JSON object a line, in the order of the responses; the family's own findings beside."""
     write_objects(
         path,
@@ -124,7 +119,7 @@ def _kind(value: object) -> str:
     return "none" if value is None else type(value).__name__
 
 
-def shares(graded: Sequence[tuple[Response, Grade]]) -> dict[str, float]:
+def shares(graded: Sequence[tuple[SavedResponse, Grade]]) -> dict[str, float]:
     """Percent of responses by verdict, and of every yes-or-no finding of the family."""
     found = {
         CORRECT: sum(grade.correct for _, grade in graded),

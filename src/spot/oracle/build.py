@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -100,13 +100,15 @@ def settings(
     return judged | {"reask": config.reask, "prompts": _prompts(config, data, mode).digest}
 
 
-def journal_path(config: OracleConfig, attempts: str, output: Path) -> Path:
-    """One journal for all that the same Oracle says of the same attempts (their digest).
+def journal_path(config: OracleConfig, attempts: Sequence[str], output: Path) -> Path:
+    """One journal for all that the same Oracle says of the same attempts.
 
     Held out or not, singly or in batches, asked again once or often: what was answered is paid once.
+    attempts: their digest, and those they had when they were graded otherwise, the latest first.
     """
-    key = artifacts.hash_text(json.dumps([_request(config), attempts], sort_keys=True))[:16]
-    return output / "oracle" / f"{key}.jsonl"
+    asked = [json.dumps([_request(config), digest], sort_keys=True) for digest in attempts]
+    paths = [output / "oracle" / f"{artifacts.hash_text(text)[:16]}.jsonl" for text in asked]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def check(config: OracleConfig, data: DataConfig) -> None:

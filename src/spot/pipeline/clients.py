@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from spot.config import BenchmarkConfig, Config, GeneratorConfig
 from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.generation.types import Generator
+from spot.grading import versions
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle
 from spot.oracle import build as oracles
@@ -47,6 +48,16 @@ def generator(config: Config, settings: GeneratorConfig, policy: Policy) -> Gene
     )
 
 
+def asked_settings(config: Config) -> dict[str, Any]:
+    """What decides the responses to benchmarks, beside the model and its held-out questions."""
+    group = config.benchmarks
+    return {
+        "benchmarks": benchmarks.asked_settings(group.tasks.values(), group.folder),
+        "generation": build.settings(evaluator(config), config.model.thinking),
+        "seed": group.seed,
+    }
+
+
 def score_settings(config: Config) -> dict[str, Any]:
     """What decides scores: the questions, how they are posed and graded, and what answers."""
     group, data = config.benchmarks, config.data
@@ -58,6 +69,14 @@ def score_settings(config: Config) -> dict[str, Any]:
             "answer_format": data.answer_format,
         } | parts.settings(config)
     return settings
+
+
+def graders(config: Config) -> dict[str, str]:
+    """Which version of which grader each benchmark is graded by."""
+    tasks = config.benchmarks.tasks.items()
+    return {
+        name: versions.of_family(task.family, config.data.answer_format) for name, task in tasks
+    }
 
 
 def probe_settings(config: Config) -> dict[str, Any]:
@@ -80,9 +99,9 @@ def oracle(
     *,
     mode: str,
     target: int | None,
-    attempts: str,
+    attempts: Sequence[str],
 ) -> Oracle:
-    """Who corrects the attempts with this digest; `policy` for the kinds that need it."""
+    """Who corrects the attempts with these digests (`journal_path`); `policy` for the kinds that need it."""
     around = oracles.Surroundings(verifier, mode, target, pose=questions.posed(config))
     if policy is not None:
         around = replace(

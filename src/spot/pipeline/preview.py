@@ -19,7 +19,7 @@ from spot.config import PAID, Config, ModelConfig
 from spot.data import artifacts, run_record
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
-from spot.pipeline import parts, policy, stages, way
+from spot.pipeline import parts, policy, responses, stages, way
 from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
@@ -239,10 +239,8 @@ def _with_work(run: PreviewRun, preview: Preview, target: artifacts.Product) -> 
     config, work = run.config, ""
     if target.stage == "rectify":
         return _corrections(run, preview, target)
-    if target.stage == "elicit" and (count := count_attempts(config)) is not None:
-        work = f"{count:,} responses"
-    elif target.stage == "evaluate":
-        work = _responses(config)
+    if target.stage == "respond":
+        work = _responses(config, target)
     elif target.stage == "train" and (pairs := run.existing.get(target.inputs["pairs"])):
         rows = len(artifacts.read_rows(pairs.folder, Pair))
         steps = math.ceil(rows * config.loss.epochs / config.loss.batch_pairs)
@@ -254,8 +252,11 @@ def _joined(*notes: str) -> str:
     return ", ".join(filter(None, notes))
 
 
-def _responses(config: Config) -> str:
+def _responses(config: Config, target: artifacts.Product) -> str:
     """`2,000 responses and all of math500`, whose questions are not counted here."""
+    if "benchmarks" not in target.settings:
+        count = count_attempts(config)
+        return "" if count is None else f"{count:,} responses"
     tasks = config.benchmarks.tasks.values()
     known = sum(t.questions * t.trials for t in tasks if t.questions is not None)
     whole = ", ".join(t.name for t in tasks if t.questions is None)
@@ -271,7 +272,8 @@ def _corrections(run: PreviewRun, preview: Preview, target: artifacts.Product) -
         count = len(parts.wrong(config, attempts, part, run.first))
         journal = None
         if config.oracle.kind in PAID:
-            journal = build.journal_path(config.oracle, attempts.digest, Path(config.output))
+            digests = responses.verdict_digests(attempts)
+            journal = build.journal_path(config.oracle, digests, Path(config.output))
         note = _joined(f"{count:,} wrong attempts", preview.note)
         return replace(preview, note=note, to_correct=count, journal=journal)
     total = count_attempts(config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,35 +20,99 @@ from spot.data.advice import nothing_wrong, ungraded
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
-from spot.grading import sandbox
+from spot.generation.types import PROMPT_TOO_LONG
+from spot.grading import sandbox, versions
 from spot.grading.registry import Verifier
 from spot.oracle import build as oracles
-from spot.pipeline import clients, parts, rectification
+from spot.pipeline import clients, elicitation, parts, rectification
 from spot.pipeline import questions as sourcing
+from spot.pipeline import responses as sampled
 from spot.pipeline.distributed import launch
 from spot.pipeline.distributed.training_job import TrainingJob, carry_out
-from spot.pipeline.elicitation import Tally, elicit
 from spot.pipeline.policy import Policy, check_layout
 from spot.pipeline.run import Run
 from spot.pipeline.selection import Rules, nothing_left
 from spot.pipeline.selection import select as select_pairs
 from spot.utils.errors import UserError
-from spot.utils.progress import say
 
 # ---- elicit ------------------------------------------------------------------------------------
 
 
 def attempts(run: Run) -> artifacts.Product:
-    """The policy's graded attempts: sampled from it, or, in the first round, imported with the data.
+    """The policy's graded attempts."""
+    return grade(run, respond(run))
+
+
+def respond(run: Run) -> artifacts.Product | None:
+    """The policy's responses, sampled from it; None where, in the first round, the data has its own.
 
     Every round asks the same questions, with other random numbers: a file has no others, and one
     round with as many pairs then differs in nothing but whose errors they are.
     """
-    if run.start is not None:
-        return _elicit(run, run.start)
-    if run.config.data.fields.response is not None:
+    config, data = run.config, run.config.data
+    if run.start is None and data.fields.response is not None:
+        return None
+    policy = run.start or run.weights(None)
+    settings: dict[str, Any] = {
+        "questions": sourcing.settings(config),
+        "samples": data.samples,
+        "seed": data.seed if run.start is None else data.seed + run.round - 1,
+        "generation": build.settings(config.generator, config.model.thinking),
+    }
+    target = artifacts.product(run.root, "respond", settings, {"policy": policy.digest})
+
+    def make() -> None:
+        if data.answer_format == "code":
+            sandbox.ready()
+        if run.trains:
+            check_layout(config.model, policy)
+        asked, _ = _asked(config, settings["seed"])
+        if run.holds_out:
+            sourcing.check_held_out(data, len(asked) // data.samples)
+        known = sampled.kept(target, "elicit", Attempt, sampled.prompts(asked))
+        start = partial(clients.generator, config, config.generator, policy)
+        with Verifier() as verifier:
+            tally = elicitation.Tally(
+                elicitation.verdict_of(asked, verifier.verdicts, data.answer_format),
+                partial(ungraded, data=data),
+            )
+            sampled.complete(target, asked, known, start, tally)
+
+    return run.stage("responses", target, make)
+
+
+def grade(run: Run, responses: artifacts.Product | None) -> artifacts.Product:
+    """The verdicts on the responses; or the attempts that came with the data, graded here."""
+    if responses is None:
         return _import(run)
-    return _elicit(run, run.weights(None))
+    config, data = run.config, run.config.data
+    settings = {**responses.settings, "answer_format": data.answer_format}
+    settings |= {"grader": versions.of_format(data.answer_format)}
+    inputs = {**responses.inputs, "responses": responses.digest}
+    target = artifacts.product(run.root, "elicit", settings, inputs)
+
+    def make() -> None:
+        asked, dropped = _asked(config, settings["seed"])
+        rows = sampled.read(responses, sampled.prompts(asked))
+
+        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
+            counts.update(dropped)
+            counts.update(r.finish_reason for r in rows if r.finish_reason == PROMPT_TOO_LONG)
+            some = [row for row in rows if row.id not in done]
+            with Verifier() as verifier:
+                yield from elicitation.grade(asked, some, verifier.verdicts, data.answer_format)
+
+        sampled.grade(target, Attempt, produce, elicitation.details)
+        elicitation.say_ungraded(target.counts, data)
+
+    return run.stage("attempts", target, make)
+
+
+def _asked(config: Config, seed: int) -> tuple[elicitation.Asked, dict[str, int]]:
+    """What the policy is asked, and how many rows were dropped by reason."""
+    questions, dropped = sourcing.questions(config)
+    sampling = build.sampling(config.generator)
+    return elicitation.requests(questions, config.data.samples, sampling, seed), dropped
 
 
 def policy(run: Run, attempts: artifacts.Product | None) -> Policy:
@@ -71,65 +134,14 @@ def pretrain(run: Run) -> Path:
     return run.student(read).folder / "model"
 
 
-def _elicit(run: Run, policy: Policy) -> artifacts.Product:
-    config, data = run.config, run.config.data
-    seed = data.seed if run.start is None else data.seed + run.round - 1
-    settings = {
-        "questions": sourcing.settings(config),
-        "answer_format": data.answer_format,
-        "samples": data.samples,
-        "seed": seed,
-        "generation": build.settings(config.generator, config.model.thinking),
-    }
-    target = artifacts.product(run.root, "elicit", settings, {"policy": policy.digest})
-
-    def make() -> None:
-        if data.answer_format == "code":
-            sandbox.ready()
-        if run.trains:
-            check_layout(config.model, policy)
-        questions, dropped = sourcing.questions(config)
-        if run.holds_out:
-            sourcing.check_held_out(data, len(questions))
-        tally = Tally(partial(ungraded, data=data))
-
-        def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
-            counts.update(dropped)
-            generator = clients.generator(config, config.generator, policy)
-            with closing(generator), Verifier() as verifier:
-                if len(done) < len(questions) * data.samples:
-                    generator.ready()
-                yield from tally.watch(
-                    elicit(
-                        questions,
-                        generator,
-                        build.sampling(config.generator),
-                        partial(verifier.verdict, answer_format=data.answer_format),
-                        samples=data.samples,
-                        seed=seed,
-                        done=done,
-                        dropped=counts,
-                    )
-                )
-
-        artifacts.compute_rows(
-            target,
-            Attempt,
-            produce,
-            total=len(questions) * data.samples,
-            details=tally.details,
-            note=tally.note,
-        )
-        if tally.summary:  # another process may have made it meanwhile
-            say(f"elicit: {tally.summary}")
-
-    return run.stage("attempts", target, make)
-
-
 def _import(run: Run) -> artifacts.Product:
     """Attempts that a model made elsewhere, graded here."""
     config, data = run.config, run.config.data
-    settings = {"import": sourcing.settings(config), "answer_format": data.answer_format}
+    settings = {
+        "import": sourcing.settings(config),
+        "answer_format": data.answer_format,
+        "grader": versions.of_format(data.answer_format),
+    }
     target = artifacts.product(run.root, "elicit", settings)
 
     def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
@@ -139,9 +151,8 @@ def _import(run: Run) -> artifacts.Product:
         yield from (row for row in rows if row.id not in done)
 
     def make() -> None:
-        artifacts.compute_rows(target, Attempt, produce)
-        if why := ungraded(target.counts, data):
-            say(f"elicit: {why}")
+        sampled.grade(target, Attempt, produce)
+        elicitation.say_ungraded(target.counts, data)
 
     return run.stage("attempts", target, make)
 
@@ -181,8 +192,9 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
         wrong = parts.wrong(config, attempts, part, run.first)
         outcomes: Counter[str] = Counter()
         with Verifier() as verifier:
+            digests = sampled.verdict_digests(attempts)
             oracle = clients.oracle(
-                config, verifier, student, mode=mode, target=target_pairs, attempts=attempts.digest
+                config, verifier, student, mode=mode, target=target_pairs, attempts=digests
             )
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Rectification]:
@@ -255,6 +267,7 @@ def _select(
         "context_length": config.model.context_length,
         "thinking": config.model.thinking,
         "answer_format": config.data.answer_format,
+        "grader": versions.of_format(config.data.answer_format),
     }
     inputs = {"material": material.digest, "policy": policy.digest}
     if settings["arm"] == "self":
@@ -331,37 +344,57 @@ def evaluate(
 
     attempts: where a benchmark asks the run's own held-out questions.
     """
-    config = run.config
-    inputs = {"policy": policy.digest}
-    asking = attempts if measuring.asks_held_out(config.benchmarks.tasks) else None
-    if asking is not None:
-        inputs["attempts"] = asking.digest
-    target = artifacts.product(run.root, "evaluate", clients.score_settings(config), inputs)
+    config, inputs = run.config, {"policy": policy.digest}
+    own = attempts if measuring.asks_held_out(config.benchmarks.tasks) else None
+    responses = _respond_to_benchmarks(
+        run, name.replace("scores", "benchmark_responses"), policy, own
+    )
+    if own is not None:
+        inputs["attempts"] = own.digest
+    settings = clients.score_settings(config) | {"graders": clients.graders(config)}
+    inputs["responses"] = responses.digest
+    target = artifacts.product(run.root, "evaluate", settings, inputs)
 
     def make() -> None:
-        from spot.evaluation.runner import evaluate as run_benchmarks
+        from spot.evaluation import runner
 
-        evaluator = clients.evaluator(config)
         with Verifier() as verifier:
-            held_out = [] if asking is None else parts.wrong(config, asking, "held_out")
+            held_out = [] if own is None else parts.wrong(config, own, "held_out")
             benchmarks = measuring.benchmarks(config.benchmarks, config.data, held_out, verifier)
+            asked = runner.requests(
+                benchmarks, build.sampling(clients.evaluator(config)), config.benchmarks.seed
+            )
+            rows = sampled.read(responses, sampled.prompts(asked))
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Score]:
-                with closing(clients.generator(config, evaluator, policy)) as generator:
-                    yield from run_benchmarks(
-                        benchmarks,
-                        generator,
-                        build.sampling(evaluator),
-                        seed=config.benchmarks.seed,
-                        done=done,
-                    )
+                return runner.grade(asked, [row for row in rows if row.id not in done])
 
-            artifacts.compute_rows(
-                target,
-                Score,
-                produce,
-                total=sum(len(b.questions) * b.trials for b in benchmarks),
-                details=lambda _: measuring.details(benchmarks),
-            )
+            sampled.grade(target, Score, produce, lambda _: measuring.details(benchmarks))
+
+    return run.stage(name, target, make)
+
+
+def _respond_to_benchmarks(
+    run: Run, name: str, policy: Policy, attempts: artifacts.Product | None
+) -> artifacts.Product:
+    """What a model answers to all benchmarks. attempts: where one asks the run's held-out questions."""
+    config = run.config
+    inputs, held_out = {"policy": policy.digest}, []
+    if attempts is not None and attempts.complete:
+        held_out = parts.wrong(config, attempts, "held_out")
+        inputs["questions"] = measuring.held_out_digest(held_out)
+    elif attempts is not None:
+        inputs["questions"] = attempts.digest
+    target = artifacts.product(run.root, "respond", clients.asked_settings(config), inputs)
+
+    def make() -> None:
+        from spot.evaluation import runner
+
+        evaluator = clients.evaluator(config)
+        benchmarks = measuring.benchmarks(config.benchmarks, config.data, held_out)
+        asked = runner.requests(benchmarks, build.sampling(evaluator), config.benchmarks.seed)
+        known = sampled.kept(target, "evaluate", Score, sampled.prompts(asked))
+        start = partial(clients.generator, config, evaluator, policy)
+        sampled.complete(target, asked, known, start, elicitation.Tally())
 
     return run.stage(name, target, make)

@@ -1,6 +1,6 @@
 """The whole way on one screen, gone once or, with `rounds`, again from the policy it has trained.
 
-questions ─elicit→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores ─report→ pages
+questions ─respond→ responses ─grade→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores ─report→ pages
 
 Every arrow is a stage in a module of its own; every product is a folder named by what determines it, so
 what exists is reused and only what is missing is made. The whole configuration stops here.
@@ -55,7 +55,8 @@ def way(run: Run, until: str | None) -> None:
     rounds = run.config.rounds
     for number in range(1, rounds + 1):
         run.round, end = number, until if number == rounds else None
-        attempts = stages.attempts(run)
+        responses = stages.respond(run)
+        attempts = stages.grade(run, responses)
         run.first = first = run.first or attempts  # its held-out questions watch all rounds
         if end == "elicit":
             return

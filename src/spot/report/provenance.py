@@ -18,6 +18,7 @@ from spot.utils.redact import scrubbed
 
 SWEEP_FILE = "multirun.yaml"  # what Hydra writes of a sweep
 STAGES = {  # in the order of the way: what each one's tokens are
+    "respond": "sampled",
     "elicit": "sampled",
     "rectify": "",
     "select": "",
@@ -171,10 +172,12 @@ def _working_seconds(manifest: Mapping[str, Any]) -> float:
 
 def _tokens(made: Made) -> int | None:
     stage, name, details = made.manifest["stage"], made.names[0], made.manifest["details"]
-    if stage == "elicit":
+    if stage in ("respond", "elicit"):
         return details.get("response_tokens", {}).get("total")
     if stage == "train":
         return _trained_on(made.run, name)
+    if "responses" in made.manifest["inputs"]:  # graded, and sampled in a product of their own
+        return None
     if stage == "evaluate" and name in ("scores", "base_scores"):
         return sum(s.tokens for rows in made.run.scores_of(name).values() for s in rows)
     return None

@@ -106,6 +106,6 @@ def _ability_probe(config: Config, folder: Path) -> Callable[[Any], dict[str, fl
     def probe(model: Any) -> dict[str, float]:
         generator = TransformersGenerator(model, tokenizer, evaluator.batch, config.model.thinking)
         sampling, seed = build.sampling(evaluator), config.benchmarks.seed
-        return accuracy(list(run_benchmarks(benchmarks, generator, sampling, seed=seed)))
+        return accuracy(run_benchmarks(benchmarks, generator, sampling, seed=seed))
 
     return probe

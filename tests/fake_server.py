@@ -108,15 +108,13 @@ def changed(reply: Any, changes: dict[str, Any]) -> Any:
             return value
         *way, last = [int(step) if step.isdigit() else step for step in place.split(".")]
         spot = reply
-        try:
+        with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
             for step in way:
                 spot = spot[step]
-        except (KeyError, IndexError, TypeError):
-            continue
-        if value == MISSING:
-            spot.pop(last, None)
-        else:
-            spot[last] = value
+            if value == MISSING:
+                spot.pop(last, None)
+            else:
+                spot[last] = value
     return reply
 
 

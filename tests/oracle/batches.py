@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from tests.fake_server import changed
+from tests.fake_server import UNREADABLE, broken, changed
 from tests.oracle.protocols import GEMINI, work_row
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Batches:
                 return GEMINI.refuse("401", 0, key, "")
             faults = plan.batch_calls.get(call, [])
             fault = faults.pop(0) if faults else "ok"
+            if fault in UNREADABLE:
+                return await broken(request, b'{"name": "batches/b0"}', fault)
+            if fault in plan.changes:
+                return web.json_response(plan.changes[fault][""])
             if fault not in ("ok", "lost"):
                 return GEMINI.refuse(fault, plan.retry_after, "", plan.words)
             response = await handler(request)

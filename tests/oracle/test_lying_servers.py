@@ -6,12 +6,15 @@ import asyncio
 import itertools
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +26,8 @@ from spot.oracle.postprocess import Judgement
 from spot.oracle.task_loop import Budget, OracleTask
 from spot.oracle.types import Result, Task, Try
 from spot.utils.errors import UserError
-from tests.fake_server import MISSING
+from spot.utils.http import TransientError
+from tests.fake_server import MISSING, serving_here
 from tests.oracle import soak, world
 from tests.oracle.server import UNREADABLE, Plan, Server, serving
 from tests.oracle.stand_in import WHOLE
@@ -425,3 +429,102 @@ def test_a_journal_of_another_version_is_not_guessed_at(journal: Path) -> None:
     journal.write_text('{"event": "journal", "schema": 2}\n')
     with pytest.raises(UserError, match="another version"):
         Journal(journal)
+
+
+# ------------------------------------------------------------------------------ errors and batches
+
+WORDS: list[Any] = [
+    None, 5, "x", [], [1], [{}], {}, {"error": None}, {"error": "x"}, {"error": [1]}, {"detail": [5]},
+    {"error": {"message": {"a": 1}, "code": [1], "status": 5, "details": "xyz"}},
+    {"error": {"message": 5, "details": [5, {"reason": 5, "violations": 5, "retryDelay": "²s"}]}},
+    {"error": {"message": "\x1b[2J\u202ewords"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_words_of_a_refusal_are_a_traceback(kind: str) -> None:
+    async def reply(request: web.Request) -> web.Response:
+        status, number, wait = (int(part) for part in prompts[-1].split("/"))
+        headers = {"Retry-After": ["soon", "9" * 400, "²", "Fri, 31 Dec 9999 23:59:59 -2359"][wait]}
+        if number < len(WORDS):
+            return web.json_response(WORDS[number], status=status, headers=headers)
+        body = [b"", b"<html>", b"\xff\xfe", b"[" * 100_000, b"9" * 6000][number - len(WORDS)]
+        kind = {"Content-Type": "application/json; charset=none"} if number % 2 else {}
+        return web.Response(body=body, status=status, headers=headers | kind)
+
+    async def ask(url: str) -> None:
+        oracle = soak.client(kind, url, 20)
+        for status, wait in ((200, 0), (400, 0), (401, 0), (429, 1), (500, 2), (503, 3), (599, 0)):
+            for number in range(len(WORDS) + 5):
+                prompts.append(f"{status}/{number}/{wait}")
+                with pytest.raises((TransientError, UserError)) as caught:
+                    await oracle.ask("Hello.")
+                assert not re.search("[\x1b\u202e\n]", str(caught.value))
+        await oracle.close()
+
+    prompts: list[str] = []
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", reply)
+    with serving_here(app) as here:
+        asyncio.run(ask(here.root))
+
+
+JOBS: list[Any] = [
+    None, 5, "x", [1], {"name": 5, "metadata": {}}, {"name": "batches/b0", "metadata": "x"},
+    {"name": "batches/b0", "metadata": {"state": ["x"]}},
+    {"name": "batches/b0", "metadata": {"state": "BATCH_STATE_SUCCEEDED", "output": "x"}},
+    {"operations": [5]}, {"operations": [{"name": 5, "metadata": {"displayName": [1], "state": {}}}]},
+    {"operations": [], "nextPageToken": 5}, {"file": {"name": 5}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["upload", "create", "list", "get", "download"])
+def test_no_words_about_a_batch_job_are_a_traceback(call: str, server: Server) -> None:
+    changes = {f"job {number}": {"": job} for number, job in enumerate(JOBS)}
+    prompts = [("a", prompt(world.task(next(ITEMS)), ())[1])]
+
+    async def look() -> None:
+        oracle = soak.client("gemini", server.root, 20)
+        job = await oracle.submit(prompts, "ours")
+        await oracle.poll(job)
+        calls = {
+            "upload": lambda: oracle.submit(prompts, "more"),
+            "create": lambda: oracle.submit(prompts, "more"),
+            "list": lambda: oracle.find("ours"),
+            "get": lambda: oracle.poll(job),
+            "download": lambda: oracle.results(job),
+        }
+        for name in (*UNREADABLE, *changes):
+            server.plan(Plan(batch_seconds=0, batch_calls={call: [name]}, changes=changes))
+            if (
+                call == "list"
+            ):  # the package reads some as a list without ours, which holds its money
+                with suppress(TransientError):
+                    assert await oracle.find("ours") is None, name
+                continue
+            with pytest.raises(TransientError) as caught:
+                await calls[call]()
+            assert caught.value.billed is (call != "upload"), name
+        await oracle.close()
+
+    server.plan(Plan(batch_seconds=0))
+    asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"max_tokens": 40_000},
+        {"max_completion_tokens": 1e9},
+        {"n": 2},
+        {"stream": True},
+        {"n": "2"},
+    ],
+)
+def test_no_more_is_asked_for_than_is_reckoned_with(extra: dict[str, Any]) -> None:
+    [name] = extra
+    with pytest.raises(UserError, match=rf"oracle\.extra\.{name}"):
+        OracleConfig("openai", model="m", extra=extra)
+    OracleConfig(
+        "openai", model="m", extra={"max_tokens": None, "max_completion_tokens": 100, "n": 1}
+    )

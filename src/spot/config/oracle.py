@@ -122,5 +122,15 @@ class OracleConfig:
             raise UserError(f"oracle.model is missing: say which model oracle={self.kind} asks.")
         if self.key_name is not None:
             check_key_name("oracle.key_name", self.key_name)
+        for name in {"max_tokens", "max_completion_tokens", "n", "best_of", "stream"} & {
+            *self.extra
+        }:
+            most = {"n": 1, "best_of": 1, "stream": 0}.get(name, self.max_tokens)
+            given = self.extra[name] or 0
+            if not isinstance(given, int | float) or given > most:
+                raise UserError(
+                    f"oracle.extra.{name}={given} would cost more than is reckoned with: "
+                    f"{'set oracle.max_tokens' if 'max' in name else 'leave it out'}."
+                )
         if self.batch and self.kind != "gemini":
             raise UserError("oracle.batch=true needs oracle=gemini.")

@@ -96,8 +96,7 @@ class GeminiClient:
 
     async def poll(self, job: Job) -> Job:
         """The job as it stands now."""
-        got = await http.guarded(self._get(job), self.timeout, self._explain)
-        return _job(got)
+        return await http.guarded(self._poll(job), self.timeout, self._explain)
 
     async def results(self, job: Job) -> dict[str, Outcome]:
         """What a finished job did, by key: a reply, or the server's reason why there is none."""
@@ -136,6 +135,9 @@ class GeminiClient:
         ours = [job async for job in pages if job.display_name == name]
         return _job(max(ours, key=lambda job: str(job.create_time))) if ours else None
 
+    async def _poll(self, job: Job) -> Job:
+        return _job(await self._get(job))
+
     async def _get(self, job: Job) -> types.BatchJob:
         return await self._client.aio.batches.get(name=job.name)
 
@@ -144,7 +146,10 @@ class GeminiClient:
         if output is None or output.file_name is None:
             return {}
         lines = await self._client.aio.files.download(file=output.file_name)
-        return dict(read_results(lines, self._config.max_output_tokens))
+        found = dict(read_results(lines, self._config.max_output_tokens))
+        if found.keys() == {""}:  # not one line can be read: this is no such file
+            raise UnreadableError("no results")
+        return found
 
     def _explain_row(self, error: Exception) -> Exception | Reply:
         if isinstance(error, errors.APIError):
@@ -154,6 +159,10 @@ class GeminiClient:
         return self._explain(error)
 
     def _explain(self, error: Exception) -> Exception:
+        if isinstance(
+            error, LookupError | TypeError | AttributeError
+        ):  # the package's, as it reads
+            return TransientError(f"unreadable body: {http.one_line(str(error))}", billed=True)
         if not isinstance(error, errors.APIError):
             return error
         details = _details(error)
@@ -264,7 +273,7 @@ def _line(key: str, prompt: str, generation: dict[str, Any]) -> bytes:
 
 def _job(job: types.BatchJob) -> Job:
     if job.name is None or job.state is None:
-        raise TransientError("unreadable body")
+        raise UnreadableError("no job")
     return Job(job.name, _JOB_STATES.get(job.state.value, "running"))
 
 

@@ -9,6 +9,7 @@ from spot.grading.choice_letter import chosen_letter
 CITIES = ["Oslo", "Paris", "Rome", "New York"]
 BASES = ["sodium ethoxide", "LDA", "DBU", "NaH"]
 SPEEDS = ["5 m/s", "50 m/s", r"$\frac{1}{2}$ m/s", "1.5 m/s"]
+JOULES = [f"{12 * n} J" for n in range(1, 11)]
 TEN = [f"value {number}" for number in "one two three four five six seven eight nine ten".split()]
 
 READ = [
@@ -512,6 +513,33 @@ OF_TEN = [
     ("Answer: G/H", None),
 ]
 
+OF_JOULES = [
+    ("The answer is (C).", "C"),
+    ("So the energy is 36 J, which corresponds to option C.", "C"),
+    ("I think the answer is (H). I am sure. I checked.", "H"),
+    ("Answer: I. 108 J", "I"),
+    ("I conclude that the answer is J.", "J"),
+    ("Let E be the energy and H the field; I = 5 A. Then the answer is (D).", "D"),
+    ("\\boxed{36\\text{ J}}", "C"),
+    ("\\boxed{36}", "C"),
+    ("The answer is 36 J.", "C"),
+    ("The answer is 36.", "C"),
+    ("E = 36 J\n\nTherefore, the answer is (C) 36 J.", "C"),
+    ("I", "I"),
+    ("I am not sure.", None),
+    ("A force of 5 N acts; F = ma.", None),
+    ("The final answer is (C) 36 J. I hope it helps. E is best.", "C"),
+    ("The answer is C. E is the best approximation otherwise.", "C"),
+    ("Thus the answer is C.\n\nI. Introduction: none", "C"),
+    ("In conclusion, I would say that (E) 60 J is correct.", "E"),
+    ("answer: (e)", "E"),
+    ("The correct answer is option J (120 J).", "J"),
+    ("Because I = 3 A and F = 5 N, G is the correct choice.", "G"),
+    ("Final answer: I think it's G.", "G"),
+    ("We get 48 J. So D.", "D"),
+    ("We get 48 J. So D is correct. A is best avoided.", "D"),
+]
+
 NUMBERS = [
     ("\\boxed{50 \\text{ m/s}}", "B"),
     ("\\boxed{50\\,\\mathrm{m/s}}", "B"),
@@ -528,6 +556,7 @@ ALL = [
     *((BASES, *case) for case in STATED),
     *((TEN, *case) for case in OF_TEN),
     *((SPEEDS, *case) for case in NUMBERS),
+    *((JOULES, *case) for case in OF_JOULES),
 ]
 
 

@@ -33,43 +33,49 @@ _MARKS = re.compile(  # of Markdown and LaTeX, and quotation marks
 )
 _SPACES = re.compile(r"\\[,;:! ]|~|\\q?quad(?![a-z])")
 
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A pattern for cleaned text, whose blanks are single; a blank matches the end of a line, too."""
+    return re.compile(text.replace(" ", r"\s"), re.IGNORECASE)
+
+
 _NOUN = r"(?:answer|option|choice|letter)"
 _LETTER = r"(?:[(\[{<]{1,2}\s*([A-Za-z])\s*[.:]?\s*[)\]}>]{1,2}|([A-Za-z])(?![\w'’]))"
 _IS = (
-    r"(?:\s+(?:(?:must|should|would|will|has\s+to|have\s+to|seems\s+to|appears\s+to)\s+be|is|was|seems|appears|looks)\b\s*:?"
-    r"|\s*[:=→]|\s+[-–—](?=\s))"
+    r"(?: (?:(?:must|should|would|will|has to|have to|seems to|appears to) be|is|was|seems|appears|looks)\b\s*:?"
+    r"|\s*[:=→]| [-–—](?=\s))"
 )
 _FILLING = (
     r"\s*(?:(?:therefore|thus|clearly|indeed|definitely|certainly|most|likely|probably|hence|so|then|simply"
-    rf"|actually|is|the|correct|final|solution|conclusion|result|i\s+(?:think|believe|guess)|that|it\s+is|it's|given\s+by|{_NOUN})\b"
-    r"[\s,:=]*){0,6}(?P<no>not\s+)?"
+    rf"|actually|is|the|correct|final|solution|conclusion|result|i (?:think|believe|guess)|that|it is|it's|given by|{_NOUN})\b"
+    r"[\s,:=]*){0,6}(?P<no>not )?"
 )
 _WHICH = (  # "the answer [that fits the data] is"
-    r"(?:\s*,\s+[\w\s]{1,30},|\s+(?:to|that|which|for|of|in|from|here|i|we|consistent|matching|choice|option|letter)\b"
-    r"(?:\s+(?!not\b|wrong|incorrect|false)\w[\w'’-]{1,30}){0,9}?)?"
+    r"(?:\s*, [\w\s]{1,30},| (?:to|that|which|for|of|in|from|here|i|we|consistent|matching|choice|option|letter)\b"
+    r"(?: (?!not\b|wrong|incorrect|false)\w[\w'’-]{1,30}){0,9}?)?"
 )
-_STATED = re.compile(
-    rf"\b(?:(?:final\s+)?(?:{_NOUN}|ans|selection){_WHICH}{_IS}|final\s+answer\s|ans\.\s"
-    rf"|(?:correct|right|final)\s+{_NOUN}\s+(?=[(\[])){_FILLING}",
-    re.IGNORECASE,
+_STATED = _pattern(
+    rf"\b(?:(?:final )?(?:{_NOUN}|ans|selection){_WHICH}{_IS}|final answer\s|ans\.\s"
+    rf"|(?:correct|right|final) {_NOUN} (?=[(\[])){_FILLING}"
 )
-_CALLED = rf"(?<![\w'’]){_LETTER}(?:\s*\([^()\n]{{0,99}}\))?{_IS}\s*(?:(?:therefore|thus|clearly|likely)\s+)?"
-_IS_ANSWER = re.compile(
-    rf"{_CALLED}(?:(?:the|our|my|final|only|most|likely|best|correct|right)\s+)*"
-    r"(?:answer|(?:correct|right)\s+(?:option|choice|one))\b"
-    r"(?!\s+(?:for|if|when|in|under|only|elsewhere)\b(?!\s+(?:this|the)\s+(?:question|problem)))",
-    re.IGNORECASE,
+_CALLED = (  # "5 J is" is no letter; "(C) Rome is"
+    rf"(?<![\w'’])(?<!\d\s){_LETTER}(?:\s*\([^()\n]{{0,99}}\)|(?<=[)\]])[^().,;:\n]{{1,40}}?)?{_IS}"
+    r"\s*(?:(?:therefore|thus|clearly|likely) )?"
+)
+_IS_ANSWER = _pattern(
+    rf"{_CALLED}(?:(?:the|our|my|final|only|most|likely|best|correct|right) )*"
+    r"(?:answer|(?:correct|right) (?:option|choice|one))\b"
+    r"(?! (?:for|if|when|in|under|only|elsewhere)\b(?! (?:this|the) (?:question|problem)))"
 )
 _IS_RIGHT, _IS_GOOD = (
-    re.compile(rf"{_CALLED}(?:the\s+)?(?:only\s+|most\s+)?(?:{adjectives})\b", re.IGNORECASE)
+    _pattern(rf"{_CALLED}(?:the )?(?:only |most )?(?:{adjectives})\b")
     for adjectives in ("correct|right", "true|accurate|valid|best|appropriate")
 )
-_CHOSEN = re.compile(
-    r"\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|leaves|leaving|it\s+is|it's|i\s+(?:think|believe|guess|say)"
-    r"|i(?:'d|\s+would|\s+will)\s+answer|(?:correct|right|best)(?:\s+\w{2,30}){1,4}\s+is"
-    rf"|(?:corresponds?\s+to|match(?:es|ing)?|is)(?=\s+(?:the\s+)?(?:{_NOUN}\s|\([A-Z]\))))"
-    rf"\s+(?:only\s+)?{_FILLING}",
-    re.IGNORECASE,
+_CHOSEN = _pattern(
+    r"\b(?:choose|select|pick|go(?:ing)? (?:with|for)|leaves|leaving|it is|it's|i (?:think|believe|guess|say)"
+    r"|i(?:'d| would| will) answer|(?:correct|right|best)(?: \w{2,30}){1,4} is"
+    rf"|(?:corresponds? to|match(?:es|ing)?|is)(?= (?:the )?(?:{_NOUN}\s|\([A-Z]\))))"
+    rf" (?:only )?{_FILLING}"
 )
 # "The wrong answer is B", "if the answer is B", "many students pick B".
 _UNMEANT = frozenset(
@@ -77,12 +83,11 @@ _UNMEANT = frozenset(
     alternative another second next not never initial initially previous previously first students many
     distractor says might could may""".split()
 )
-_ALONE = re.compile(rf"(?:[∴→⇒•-]|=>|\d[.)])?{_FILLING}{_LETTER}[\s.):,!–—-]*", re.IGNORECASE)
-_ITEM = re.compile(r"(?<!\w)(?:\([A-Z]\)|[A-Z]\s?[.):]|[A-Z]\s+[-–—(])\s*\S", re.IGNORECASE)
-_TEXT_FIRST = re.compile(
-    rf"(?P<text>.+?)[\s,–—-]+[(\[]?(?:{_NOUN}\s+)?{_LETTER}[).\]]*$", re.IGNORECASE
-)
-_BUT = re.compile(rf"{_LETTER}\s*,?\s*but\s+(?:rather\s+)?(?:{_NOUN}\s+)?", re.IGNORECASE)
+_ALONE = _pattern(rf"(?:[∴→⇒•-]|=>|\d[.)])?{_FILLING}{_LETTER}[\s.):,!–—-]*")
+_ITEM = _pattern(r"(?<!\w)(?:\([A-Z]\)|[A-Z]\s?[.):]|[A-Z] [-–—(])\s*\S")
+_TEXT_FIRST = _pattern(rf"(?P<text>.+?)[\s,–—-]+[(\[]?(?:{_NOUN} )?{_LETTER}[).\]]*$")
+_OPENING = _pattern(rf"(?:{_NOUN} )?{_LETTER}")
+_BUT = _pattern(rf"{_LETTER}\s*,?\s*but (?:rather )?(?:{_NOUN} )?")
 # After a letter without brackets: the end, a stop, a bracket or a reason; "A ball" is no letter.
 _FOLLOWS = re.compile(
     r"\s*(?:\.(?!\s?[a-z])|[,;:)\]}!–—→]|-\s|$|(?<=\s)[(\[]|(?:because|since|as|which|due|given|based|for"
@@ -90,9 +95,9 @@ _FOLLOWS = re.compile(
     r"|hence|therefore|thus|and)\b)"
 )
 _UNIT = re.compile(r"(?<=[\d}])\s+([^\W\d_][\w/^.·\s-]{0,30})$")
-_OTHER = r"\s*(?:option\s+)?(?:\([A-Za-z]\)|[A-Z](?![\w'’-]))"
+_OTHER = r"\s*(?:option )?(?:\([A-Za-z]\)|[A-Z](?![\w'’-]))"
 _ANOTHER = re.compile(
-    rf"\s*(?:(?:/|&|,?\s*\bor\b){_OTHER}|(?:,\s*and\b|,|\band\b){_OTHER}(?!\s+(?!are|both|or|and)[a-z]))"
+    rf"\s*(?:(?:/|&|,?\s*\bor\b){_OTHER}|(?:,\s*and\b|,|\band\b){_OTHER}(?! (?!are|both|or|and)[a-z]))"
 )
 
 
@@ -214,7 +219,7 @@ def _read(text: str, options: Sequence[str]) -> str | None:
         word = part.strip("(). ")
         if not (len(word) == 1 and word.isalpha()) and (same := _same_text(part, options)):
             return same
-    match = re.match(rf"(?:{_NOUN}\s+)?{_LETTER}", line, re.IGNORECASE)
+    match = _OPENING.match(line)
     if match is None:
         both = _TEXT_FIRST.match(line)  # "Paris (B)"
         letter = _in_range(both, options) if both else None

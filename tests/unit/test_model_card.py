@@ -188,7 +188,8 @@ def test_a_card_tells_no_path_of_the_machine(tmp_path):
         "data.path='/srv/our data/x.jsonl'",
     )
     command = "python train.py 'data.path=/srv/our data/x.jsonl' model.path=/home/jane/Granite-3/hf"
-    text, _ = card(tmp_path, *paths, "oracle.base_url=http://node7:8000/v1", command=command)
+    asked = ("oracle=openai", "oracle.model=big", "oracle.base_url=http://node7:8000/v1")
+    text, _ = card(tmp_path, *paths, *asked, command=command)
     assert outline(text)[0][0] == "Granite-3/hf, SPoT-BCO"
     assert settings(text)["policy and reference"] == "Granite-3/hf"
     for private in ("/home", "jane", "/srv", "our data", "node7"):

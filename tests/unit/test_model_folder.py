@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import transformers
@@ -147,20 +149,39 @@ def test_the_files_of_others_are_tried_within_limits(saved, damage, said, monkey
 
 
 def test_a_good_folder_is_tried_once(saved, monkeypatch):
-    assert model_probe.probe(saved) == ""
-    monkeypatch.setattr(model_probe, "_probe", None)
-    assert model_probe.probe(saved) == ""
+    model_probe.probe(saved)
+    monkeypatch.setattr(model_probe, "_try_apart", None)
+    model_probe.probe(saved)
 
 
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
         ("MambaConfig", "no attention heads"),
-        pytest.param("BloomConfig", "cannot be replaced", marks=pytest.mark.slow),
-        pytest.param("LlamaConfig", "", marks=pytest.mark.slow),
+        ("Mamba2Config", "no attention heads"),
+        ("RwkvConfig", "no attention heads"),
+        ("BloomConfig", "cannot be replaced"),
+        ("MptConfig", "cannot be replaced"),
+        ("FalconConfig", "cannot be replaced"),
+        ("GPTJConfig", "cannot be replaced"),
+        ("LlamaConfig", ""),
+        ("GPT2Config", ""),
+        ("GPTNeoXConfig", ""),
+        ("Gemma2Config", ""),
+        ("Gemma3Config", ""),
+        ("DeepseekV3Config", ""),
     ],
 )
-def test_what_cannot_be_trained_is_known_without_torch(saved, kind, why):
+def test_what_cannot_be_trained_is_known_at_once(saved, kind, why):
     getattr(transformers, kind)().save_pretrained(saved)
-    assert why in model_probe.probe(saved)
-    assert bool(why) == bool(model_probe.probe(saved))
+    assert why in model_probe.untrained(saved)
+    assert bool(why) == bool(model_probe.untrained(saved))
+
+
+def test_nothing_is_imported_to_know_it(saved):
+    configured(model_type="bloom")(saved)
+    code = "import sys; from pathlib import Path; from spot.data.model_probe import untrained\n"
+    code += "print(untrained(Path(sys.argv[1])), {'torch', 'transformers'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code, saved], capture_output=True, text=True)
+    assert "cannot be replaced" in said.stdout
+    assert said.stdout.endswith("set()\n")

@@ -8,7 +8,7 @@ anything else reads them.
 from __future__ import annotations
 
 import hashlib
-import inspect
+import importlib.util
 import json
 import os
 import resource
@@ -29,24 +29,62 @@ SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
 )  # fmt: skip
+HEADS = ("num_attention_heads", "n_head", "n_heads")  # how families call them in config.json
 PARTS = {"config": "config.json", "tokenizer": "tokenizer", "template": "chat template"}
-_good: dict[str, str] = {}  # digest of the files → why such a model cannot be trained, if it cannot
+_good: set[str] = set()  # digests of files that were tried in this process
 
 
-def probe(folder: Path) -> str:
-    """Why the model in `folder` cannot be trained, as far as its files tell; empty where it may be.
+def untrained(folder: Path) -> str:
+    """Why the model in `folder` cannot be trained, as far as its config.json tells; empty where it may be.
 
-    Raises UserError where it cannot be used at all. What was tried before in this process costs nothing.
+    Raises UserError where it cannot be used at all. Imports nothing: this is said at once.
+    """
+    config = _read(folder / "config.json")
+    text = config | (config["text_config"] if isinstance(config.get("text_config"), dict) else {})
+    for name in (*SIZES, *HEADS):
+        if text.get(name) is not None and not (type(text[name]) is int and text[name] > 0):
+            raise UserError(
+                f"{folder / 'config.json'} has {name}={str(text[name])[:40]}, which must be a whole number "
+                "above 0: copy the model's own again."
+            )
+    if not any(text.get(name) for name in HEADS):
+        return "its config.json names no attention heads"
+    library = importlib.util.find_spec("transformers")  # where it is, not what is in it
+    family = str(config.get("model_type", "")).replace("-", "_")
+    folders = library.submodule_search_locations if library else None
+    code = [f for root in folders or () for f in Path(root, "models", family).glob("modeling_*.py")]
+    if code and not any("ALL_ATTENTION_FUNCTIONS" in f.read_text(encoding="utf-8") for f in code):
+        return "its attention in transformers cannot be replaced (ALiBi, as a rule)"
+    return ""
+
+
+def probe(folder: Path) -> None:
+    """Raise UserError where configuration, tokenizer or chat template cannot be used.
+
+    What was tried before in this process costs nothing.
     """
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         raise UserError(
             f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and "
             "tokenizer_config.json there."
         )
+    untrained(folder)
     digest = _digest(folder)
     if digest not in _good:
-        _good[digest] = _probe(folder)
-    return _good[digest]
+        _try_apart(folder)
+        _good.add(digest)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}): copy the model's again."
+        ) from error
+    return found
 
 
 def _digest(folder: Path) -> str:
@@ -57,7 +95,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _probe(folder: Path) -> str:
+def _try_apart(folder: Path) -> None:
     command = [sys.executable, "-P", "-m", __name__, str(folder.absolute())]
     quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
     try:
@@ -68,8 +106,8 @@ def _probe(folder: Path) -> str:
     except subprocess.TimeoutExpired as error:
         lines = (error.stdout or b"").decode(errors="replace").splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    if found and "untrained" in found[-1]:
-        return str(found[-1]["untrained"])
+    if found and found[-1].get("part") == "end":
+        return
     if found and "error" in found[-1]:
         raise UserError(found[-1]["error"])
     part = PARTS[found[-1]["part"]] if found else "files"
@@ -91,14 +129,13 @@ def _main(folder: Path) -> None:
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         _begin("config")
-        config = AutoConfig.from_pretrained(folder, **where)
-        _check_sizes(config)
+        AutoConfig.from_pretrained(folder, **where)
         _begin("tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(folder, **where)
         tokenizer("1 + 1 = 2. " + "a" * 200 + " " * 200 + "1" * 200)
         _begin("template")
         _try_template(tokenizer)
-        _say(untrained=_untrained(config))
+        _say(part="end")
     except UserError as error:
         _say(error=str(error))
     except MemoryError:
@@ -126,17 +163,6 @@ def _broken(folder: Path, error: BaseException) -> str:
     )
 
 
-def _check_sizes(config: Any) -> None:
-    text = config.get_text_config()
-    for name in SIZES:
-        value = getattr(text, name, None)
-        if value is not None and not (type(value) is int and value > 0):
-            raise UserError(
-                f"The model's config.json has {name}={str(value)[:40]}, which must be a whole number "
-                "above 0: copy the model's own again."
-            )
-
-
 def _try_template(tokenizer: Any) -> None:
     from spot.data import chat
 
@@ -147,17 +173,6 @@ def _try_template(tokenizer: Any) -> None:
             f"The chat template writes {len(text):,} characters around a short question: copy the model's "
             "own again."
         )
-
-
-def _untrained(config: Any) -> str:
-    """Why packs cannot go through it: seen in its configuration and in transformers' code for it."""
-    if not getattr(config, "num_attention_heads", None):
-        return "it has no attention heads"
-    module = inspect.getmodule(type(config))
-    code = Path(str(getattr(module, "__file__", ""))).parent.glob("modeling_*.py")
-    if not any("ALL_ATTENTION_FUNCTIONS" in file.read_text(encoding="utf-8") for file in code):
-        return "its attention in transformers cannot be replaced (ALiBi, as a rule)"
-    return ""
 
 
 if __name__ == "__main__":

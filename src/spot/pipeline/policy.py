@@ -9,7 +9,7 @@ from typing import Any
 
 from spot.config import ModelConfig
 from spot.data import artifacts
-from spot.data.model_probe import probe
+from spot.data.model_probe import probe, untrained
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
 
@@ -53,11 +53,11 @@ def check(model: ModelConfig, trains: bool) -> None:
     if model.path is None:
         return
     if (folder := _local(model.path)) is not None:
-        if (why := probe(folder)) and trains:
+        if trains and (why := untrained(folder)):
             raise UserError(
                 f"model.path={model.path} cannot be trained here: {why}; choose another model."
             )
-        return
+        return probe(folder)
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 

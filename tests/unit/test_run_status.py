@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from spot.cli import display
 from spot.config import compose
 from spot.data import artifacts, run_record
+from spot.data.rows import Attempt
 from spot.pipeline import heartbeat, run_status
 from spot.pipeline import run as runs
 from spot.pipeline.run import Run
@@ -473,3 +475,51 @@ def test_means_are_over_benchmarks() -> None:
 )
 def test_ages(seconds: float, text: str) -> None:
     assert display.age(1000.0, 1000.0 + seconds) == text
+
+
+def graded(tmp_path: Path, *verdicts: str) -> RunStatus:
+    """A finished `spot elicit` whose attempts have these verdicts."""
+    config, folder = compose.compose([f"output={tmp_path}"]), tmp_path / "runs" / "a"
+    run = Run(config, folder)
+    rows = [
+        Attempt(
+            *(f"q{i}#0", f"q{i}", 0, "t", f"What is {i}? Say it.", "1"),
+            *(f"Let me think {i}.\n" + "again " * 100 + f"\x1b[2Jend {i}", "stop", 640 + i),
+            *(None, verdict, "m", 0),
+        )
+        for i, verdict in enumerate(verdicts)
+    ]
+    target = artifacts.product(run.root, "elicit", {})
+    with runs.recorded("elicit", config, folder):
+        make = partial(artifacts.compute_rows, target, Attempt, lambda done, counts: rows)
+        run.stage("attempts", target, make)
+        run.complete()
+    return run_status.look(folder)
+
+
+def test_three_responses_of_each_kind_that_was_not_graded_are_shown(tmp_path: Path) -> None:
+    kinds = [*["correct"] * 2, "wrong", *["unparseable"] * 4, *["truncated"] * 2]
+    text = output(graded(tmp_path, *kinds))
+    assert "unparseable: 4 of 9 responses" in text
+    assert "truncated: 2 of 9 responses" in text
+    shown = re.findall(r"(q\d#0), 64(\d) tokens, asked: What is (\d)\? Say it\.", text)
+    assert shown == [(f"q{i}#0", str(i), str(i)) for i in (7, 8, 3, 4, 5)]
+    assert re.search(r"Let me think 3\. again .* \[…\] again .*again end 3", text)
+    assert "\x1b[2J" not in text
+
+
+@pytest.mark.parametrize("damage", ["gone", "folder", "torn"])
+def test_a_damaged_product_hides_nothing_else(tmp_path: Path, damage: str) -> None:
+    run = graded(tmp_path, "unparseable", "truncated")
+    rows = run.products["attempts"] / artifacts.ROWS
+    if damage == "torn":
+        rows.write_text(rows.read_text()[:-40])
+    else:
+        rows.unlink()
+    if damage == "folder":
+        rows.mkdir()
+    assert "unparseable: 1 of 2 responses" in output(run)
+
+
+def test_where_all_is_graded_nothing_is_shown(tmp_path: Path) -> None:
+    assert "for example" not in output(graded(tmp_path, "correct", "wrong"))

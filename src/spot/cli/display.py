@@ -14,6 +14,7 @@ from rich.text import Text
 
 from spot.config import difference
 from spot.config.arguments import read
+from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
 from spot.pipeline import run_status
 from spot.pipeline.run_status import METRICS, STATES, Mean, RunStatus, SweepStatus
 from spot.utils import terminal
@@ -37,6 +38,8 @@ SPARE_IN_LISTS = (
     "seed",
     "age",
 )  # the first goes first
+SHOWN = 3  # responses of each kind that could not be graded
+END = 200  # characters of the beginning and of the end of a long text
 LOG_LINES = 6
 WATCHED = {  # metric, as a person reads it
     "loss": "loss",
@@ -198,6 +201,7 @@ def _show_run(run: RunStatus, console: Console) -> None:
         if rows.row_count:
             spare = ("folder", "95% interval", "95% interval ")
             console.print(terminal.fit(rows, console.width, spare, ("counts",)))
+    _show_ungraded(run, console)
     if run.state != "complete":
         for line in run_status.log_lines(run.folder)[-LOG_LINES:]:
             console.print(Text(f"  {line}", "dim"))
@@ -280,6 +284,31 @@ def _metrics(run: RunStatus) -> Table:
         if known := [row for row in metrics if row.get(column)]:
             rows.add_row(Text(name), f"{float(known[-1][column]):.4g}", known[-1]["step"])
     return rows
+
+
+def _show_ungraded(run: RunStatus, console: Console) -> None:
+    """A few responses that could not be graded: what was asked, and how each begins and ends."""
+    made = {s["product"]: s["counts"] for s in run.record.get("stages", ())}
+    for name, counts in made.items():
+        for verdict in (TRUNCATED, UNPARSEABLE) if name.endswith("attempts") else ():
+            if not counts.get(verdict):
+                continue
+            total = sum(counts.get(each, 0) for each in (CORRECT, WRONG, TRUNCATED, UNPARSEABLE))
+            where = f", {name.partition('/')[0]}" if "/" in name else ""
+            title = f"{verdict}: {counts[verdict]:,} of {total:,} responses{where}, for example"
+            console.print(Text(title, COLOURS["stopped"]))
+            for row in run_status.some_attempts(run.products[name], verdict, SHOWN):
+                asked = f"  {row.id}, {row.tokens} tokens, asked: {_ends(row.question)}"
+                console.print(Text(asked), soft_wrap=True)
+                console.print(
+                    Text(f"    {_ends(row.response) or '(empty)'}", "dim"), soft_wrap=True
+                )
+
+
+def _ends(text: str) -> str:
+    """How a text begins and ends, in one line."""
+    line = " ".join(terminal.clean(text).split())
+    return line if len(line) <= 2 * END else f"{line[:END]} […] {line[-END:]}"
 
 
 # ---- words -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Runs and sweeps on this machine and how they stand, read from their folders.
 
-Nothing is written, nothing heavy is imported, and no rows are read: states come from `run.json` and a
+Nothing is written, nothing heavy is imported, and hardly a row is read: states come from `run.json` and a
 sweep's `jobs.json`, scores from the report's `scores.csv`. Files that are half written count as not
 there yet.
 """
@@ -23,6 +23,8 @@ from typing import Any
 
 from spot.config import arm_label
 from spot.data import run_record
+from spot.data.artifacts import ROWS
+from spot.data.rows import Attempt, from_json
 from spot.data.run_record import COMPLETE, EVALUATION, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.pipeline.sweep_jobs import JOBS
@@ -317,6 +319,19 @@ def read_table(path: Path) -> list[dict[str, str]]:
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     whole = (row for row in rows if None not in row and None not in row.values())
     return [{name: original(cell) for name, cell in row.items()} for row in whole]
+
+
+def some_attempts(product: Path, verdict: str, most: int) -> list[Attempt]:
+    """The first attempts with this verdict; fewer where the product is damaged or gone."""
+    found: list[Attempt] = []
+    with suppress(OSError, ValueError), (product / ROWS).open(encoding="utf-8") as file:
+        for line in file:
+            row = from_json(Attempt, line) if f'"{verdict}"' in line else None
+            if row is not None and row.verdict == verdict:
+                found.append(row)
+            if len(found) == most:
+                break
+    return found
 
 
 def log_lines(folder: Path) -> list[str]:

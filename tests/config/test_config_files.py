@@ -204,16 +204,19 @@ def test_table2_is_six_arms_on_five_seeds() -> None:
     assert compose(["+paper=table2", "arm=dft"]).study == "table2"
 
 
-def test_a_study_has_one_folder_for_each_setting() -> None:
+def test_a_sweep_has_one_folder_for_each_setting() -> None:
     name = sweep_name
-    assert name(None, ["loss=bco,dpo"], "now") == "now"
-    assert name("table2", ["+paper=table2"], "now") == "table2"
-    assert name("table2", ["+paper=table2", "output=elsewhere"], "now") == "table2"
-    assert name("tuning_reward", ["+tuning=reward"], "now") == "tuning_reward"
-    assert name("table2", ["model=a/b", "+paper=table2"], "now") == "table2__model=a-b"
-    long = name("table2", [f"model.path={'x' * 200}"], "now")
+    assert name(None, ["loss=bco,dpo", "arm=x"]) == "loss=bco,dpo__arm=x"
+    assert name(None, ["arm=x", "loss=bco,dpo"]) != name(None, ["loss=bco,dpo", "arm=x"])
+    assert name(None, ["output=elsewhere"]) == "sweep"
+    assert name("table2", ["+paper=table2"]) == "table2"
+    assert name("table2", ["+paper=table2", "output=elsewhere"]) == "table2"
+    assert name("tuning_reward", ["+tuning=reward"]) == "tuning_reward"
+    assert name("table2", ["model=a/b", "+paper=table2"]) == "table2__model=a-b"
+    assert name("table2", ["seed=1", "arm=x"]) == name("table2", ["arm=x", "seed=1"])
+    long = name("table2", [f"model.path={'x' * 200}"])
     assert len(long) < 110
-    assert long != name("table2", [f"model.path={'x' * 201}"], "now")
+    assert long != name("table2", [f"model.path={'x' * 201}"])
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,41 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, fake_pipeline: dict[st
     assert "reporting on ['0', '1']" in output
 
 
+@pytest.mark.slow
+def test_any_sweep_typed_again_goes_on_where_it_stopped(
+    tmp_path: Path, fake_pipeline: dict[str, str]
+) -> None:
+    (tmp_path / "prompt.txt").write_text("{question}")
+    line = ["loss=bco,dpo", "seed=1", "data.prompt=prompt.txt"]
+    process = start(tmp_path, fake_pipeline, *line[:1], "seed=1,99", *line[2:])
+    folder = tmp_path / "outputs" / "sweeps" / "loss=bco,dpo__seed=1,99__data.prompt=prompt.txt"
+    wait_for(lambda: children(folder.parent, 1))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    code, output = sweep(tmp_path, fake_pipeline, *line)
+    assert (code, output.count("| ran all")) == (0, 2)
+    assert "loss=bco,dpo__seed=1__data.prompt=prompt.txt" in output
+    code, output = sweep(tmp_path, fake_pipeline, *line)
+    assert (code, output.count("is complete already"), output.count("| ran all")) == (0, 2, 0)
+    later = time.time() + 5
+    os.utime(tmp_path / "prompt.txt", (later, later))  # another prompt under the same name
+    code, output = sweep(tmp_path, fake_pipeline, *line)
+    assert (code, output.count("| ran all")) == (0, 2)
+    assert len(list(folder.parent.iterdir())) == 2
+
+    process = start(tmp_path, fake_pipeline, "loss=bco", "seed=1,99,2")
+    folder = tmp_path / "outputs" / "sweeps" / "loss=bco__seed=1,99,2"
+    wait_for(lambda: run_record.is_finished(folder / "0") and children(folder.parent, 2))
+    process.kill()
+    left = (folder / "0" / "run.json").stat().st_mtime_ns
+    process.wait()
+    process = start(tmp_path, fake_pipeline, "loss=bco", "seed=1,99,2")
+    wait_for(lambda: (folder / "1" / "run.json").stat().st_mtime_ns > left)
+    process.terminate()
+    process.wait(60)
+    assert (folder / "0" / "run.json").stat().st_mtime_ns == left
+
+
 def test_jobs_run_together_when_asked_to(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
     environment = {**fake_pipeline, "LOCAL_RANK": "3", "MASTER_PORT": "1", "ROLE_RANK": "1"}
     environment |= {"CUDA_VISIBLE_DEVICES": ""}

@@ -54,16 +54,16 @@ def register() -> None:
     SourcesRegistry.instance().types[TextFiles.scheme()] = TextFiles
 
 
-def sweep_name(study: str | None, overrides: list[str], now: str) -> str:
-    """The folder of a sweep: a study's, the same every time so that it resumes; else one by time.
+def sweep_name(study: str | None, overrides: list[str]) -> str:
+    """The folder of a sweep, the same whenever it is typed again, so that it resumes: the study, else `sweep`.
 
-    What the command line adds to the study is part of the name: other settings, other folder.
+    What the command line adds is part of the name: other settings, other folder.
     """
-    if study is None:
-        return now
     own = re.compile(r"\+\w+=\w+$|output=")  # the study's file itself (+paper=table2)
-    added = sorted(line for line in overrides if not own.match(line))
-    text = "__".join([study, *(re.sub(r"[^\w.=,+-]", "-", line) for line in added)])
+    added = [line for line in overrides if not own.match(line)]
+    # a study's folder does not depend on their order, the numbers of a sweep's jobs do
+    words = [study, *sorted(added)] if study else added or ["sweep"]
+    text = "__".join(re.sub(r"[^\w.=,+-]", "-", word) for word in words)
     return (
         text if len(text) <= 100 else f"{text[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     )

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,36 @@ def run(
 
 
 def is_complete(folder: Path, overrides: list[str], config: Config) -> bool:
-    """Whether the folder's run.json was left by this very job: same overrides, same settings."""
-    expected = {"status": COMPLETE, "until": None, "overrides": overrides, "config": plain(config)}
+    """Whether the folder's run.json was left by this very job: same overrides, settings and files."""
+    settings = plain(config)
+    expected = {"status": COMPLETE, "until": None, "overrides": overrides, "config": settings}
     try:
         record = run_record.read(folder)
     except UserError:  # damaged
         return False
-    return all(record.get(key) == value for key, value in expected.items())
+    if any(record.get(key) != value for key, value in expected.items()):
+        return False
+    began = datetime.fromisoformat(record["started"]).timestamp()
+    return all(_changed(value) < began for value in _texts(settings | {"output": ""}))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a configuration."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _changed(name: str) -> float:
+    """When the file or folder of that name was changed last, s, Unix time; 0: there is none."""
+    try:
+        path = Path(name).expanduser()
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max(file.stat().st_mtime for file in files) if name else 0.0
+    except (OSError, ValueError, RuntimeError):
+        return 0.0
 
 
 def set_aside(folder: Path) -> None:

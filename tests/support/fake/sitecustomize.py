@@ -46,7 +46,7 @@ def pretrain(config, folder):
     print("pretrained", config.model.name)
 
 
-def build(folder):
+def build(folder, *_):
     from spot.data import run_record
 
     print("reporting on", [f.name for f in sorted(folder.glob("*/")) if run_record.is_finished(f)])

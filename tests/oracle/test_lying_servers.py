@@ -77,7 +77,7 @@ JUNK = [
     True,
     False,
 ]
-JUNK += [None, MISSING]
+JUNK += [None, MISSING, 1, soak.MOST_OUTPUT + 1, 100_000]
 USAGE = {
     "openai": [
         "usage.prompt_tokens",

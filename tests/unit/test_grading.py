@@ -97,6 +97,8 @@ def test_every_end_of_our_own_rows_is_read(tmp_path: Path, family: Family) -> No
         row(finish_reason=None),
         row(finish_reason="length"),
         row(finish_reason="stop"),
+        row(finish_reason="eos_token"),
+        row(finish_reason="MAX_TOKENS"),
     )
     found = saved(tmp_path / "r", family, *rows)
     assert [(r["verdict"], r["reason"]) for r in found] == [
@@ -104,6 +106,8 @@ def test_every_end_of_our_own_rows_is_read(tmp_path: Path, family: Family) -> No
         ("correct", ""),
         ("truncated", "cut at the token limit"),
         ("correct", ""),
+        ("correct", ""),
+        ("truncated", "cut at the token limit"),
     ]
 
 

@@ -20,6 +20,7 @@ from spot.evaluation.runner import grades
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.grading.family import Answer, Family, Grade, RowError
 from spot.utils.errors import UserError
+from spot.utils.finish import known
 
 FINISHED = (STOP, LENGTH, PROMPT_TOO_LONG)
 
@@ -58,11 +59,12 @@ def read(path: Path, find: Find, benchmark: str) -> list[SavedResponse]:
             question, posed = find(row, f"row-{line:06d}")
         except RowError as error:
             raise _bad(path, line, str(error)) from None
-        text, finish = row.get("response"), _given(row, "finish_reason", STOP)
+        text, said = row.get("response"), _given(row, "finish_reason", STOP)
+        finish = said if said == PROMPT_TOO_LONG else known(said) or ""
         if not isinstance(text, str):
             raise _bad(path, line, f"no response in the field 'response', found {_kind(text)}")
         if finish not in FINISHED:
-            raise _bad(path, line, f"finish_reason is {finish!r}: write one of {FINISHED}")
+            raise _bad(path, line, f"finish_reason is {said!r}: write one of {FINISHED}")
         if seen.setdefault(posed.id, question.text) != question.text:
             raise _bad(path, line, f"the id {posed.id!r} belongs to another question already")
         if whole_characters(posed.id) != posed.id:

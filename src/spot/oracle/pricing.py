@@ -20,7 +20,7 @@ from spot.utils.errors import UserError
 
 PER = 1_000_000  # tokens that prices are for
 FRAME_TOKENS = 256  # what a server may wrap around a prompt: roles, turns
-LONGEST_TOKEN = 256  # bytes, of blanks or dashes
+LONGEST_TOKEN = 32  # bytes, of the tokens of any text on average
 BYTES_PER_TOKEN = 3.5  # of English and LaTeX, for what is said beforehand only
 THOUGHTS = (
     0.4  # share of the thinking budget that a correction takes: assumed, until it is measured

@@ -128,14 +128,18 @@ def _plain(reason: str) -> str:
 _KNOWN = {_plain(reason): meaning for reason, meaning in FINISH_REASONS.items()}
 
 
+def known(reason: object) -> str | None:
+    """What a server's reason means, or None where the table does not have it."""
+    return _KNOWN.get(_plain(reason)) if isinstance(reason, str) else None
+
+
 def meaning(reason: str, tokens: int | None, most: int | None) -> str:
     """One of the five above for a server's `reason`; empty where it gives none.
 
     tokens, most: of the response, and those it was allowed; None where that is not known.
     """
-    known = _KNOWN.get(_plain(reason))
-    if known is not None and reason:
-        return known
+    if found := known(reason):
+        return found
     _name(reason)
     return LENGTH if tokens is not None and most is not None and tokens >= most else STOP
 

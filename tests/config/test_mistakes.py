@@ -76,8 +76,8 @@ REFUSED_HERE = [  # each valid, and impossible on this machine
 def prepare(folder: Path) -> None:
     (folder / "empty").mkdir()
     good = '{"question": "1+1?", "answer": "2", "solution": "2"}\n'
-    (folder / "bad.jsonl").write·text(good + "{")
-    (folder / "good.jsonl").write·text(good + good)
+    (folder / "bad.jsonl").write_text(good + "{")
+    (folder / "good.jsonl").write_text(good + good)
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED_HERE)

@@ -11,14 +11,25 @@ comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench clean
+.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
-install: $(STAMP)  ## the environment: $(VENV) with every package at its pinned version
+install: own $(STAMP)  ## the environment: $(VENV) with every package at its pinned version
 
-$(STAMP): pyproject.toml constraints.txt
+# An environment runs the code of one checkout. That of another one (a linked .venv) would test its code, and
+# installing into it would give it ours.
+own:
+	@code=$$($(BIN)/python -I -c 'import spot; print(spot.__file__)' 2>/dev/null); \
+	for other in "$$(cd -P $(VENV)/.. 2>/dev/null && pwd)" "$${code%/src/spot/__init__.py}"; do \
+		if test -e "$$other/src/spot/__init__.py" && ! test "$$other" -ef .; then \
+			echo "spot: $(VENV) belongs to $$other: rm $(VENV) if it is a link, or make install VENV=<new folder>" >&2; \
+			exit 2; \
+		fi; \
+	done
+
+$(STAMP): pyproject.toml constraints.txt | own
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 		|| { echo "spot needs Python 3.11, 3.12 or 3.13: make install PYTHON=<path>" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,15 @@ def test_every_name_of_the_code_exists() -> None:
     assert len(names) > 20
     for name in sorted(names - {"spot.log"}):
         assert pkgutil.resolve_name(name) is not None, name
+
+
+def test_the_patches_of_the_worked_examples_apply() -> None:
+    patches = sorted(ROOT.glob("docs/examples/*/*.patch"))
+    assert patches
+    done = subprocess.run(
+        ["git", "apply", "--check", *map(str, patches)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_citation_is_of_this_version() -> None:

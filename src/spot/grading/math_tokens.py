@@ -112,7 +112,7 @@ def normalised(text: str) -> str:
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _SPACING.sub(" ", text)
-    return " ".join(text.split()).rstrip(" .,")
+    return " ".join(text.split()).strip("* ").rstrip(" .,")
 
 
 def is_word(name: str) -> bool:

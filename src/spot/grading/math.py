@@ -146,14 +146,11 @@ def _amount(node: Node) -> tuple[Unit, Node]:
 
 def _same_amounts(left: Node, right: Node, within: Fraction) -> bool:
     (unit, x), (other, y) = _amount(left), _amount(right)
-    for each, value in ((unit, x), (other, y)):
-        # behind a variable a word may say anything: `n \text{ even}`
-        if (
-            each.nouns
-            and unit.nouns != other.nouns
-            and not (is_arithmetic(value) and not variables(value))
-        ):
-            return False
+    if unit.nouns != other.nouns and any(
+        each.nouns and not (is_arithmetic(value) and not variables(value))
+        for each, value in ((unit, x), (other, y))
+    ):
+        return False  # behind a variable a word may say anything: `n \text{ even}`
     compare = partial(_same, within=within)
     letters = [_with_letters(value, each) for each, value in ((unit, x), (other, y))]
     if letters != [x, y] and compare(*letters):
@@ -202,12 +199,7 @@ def _same(left: Node, right: Node, within: Fraction = Fraction(0)) -> bool:
         return _same_sets_written_otherwise(left, right)
     if left.kind == "rows" and left.name == right.name == "cases":
         return _match(left.parts, right.parts)
-    if (
-        left.kind == "join"
-        and left.name == right.name
-        and len(set(left.name)) == 1
-        and left.name[0] != "∖"
-    ):
+    if left.kind == "join" and left.name == right.name and set(left.name) in ({"∪"}, {"∩"}):
         return _match(left.parts, right.parts)
     return left.name == right.name and all(map(_same, left.parts, right.parts))
 
@@ -282,7 +274,7 @@ def _same_relations(left: Node, right: Node, within: Fraction) -> bool:
 def _states(relation: Node, value: Node, within: Fraction, swap: bool) -> bool:
     r"""Whether `x = 5`, `x \in [0, 1]` or `\frac12 = 0.5` states this value: in all parts but a leading name."""
     signs, parts = relation.name, relation.parts
-    if set(signs) == {"∈"}:
+    if set(signs) == {"∈"} and _is_name(parts[0]):
         parts = parts[1:]
     elif set(signs) <= {"=", "≈"}:
         if _is_name(parts[0]):
@@ -292,17 +284,15 @@ def _states(relation: Node, value: Node, within: Fraction, swap: bool) -> bool:
     else:
         return False
     found = [_same(value, p, within) if swap else _same(p, value, within) for p in parts]
-    return any(found) if "≈" in signs else all(found)
+    return any(found) if "≈" in signs and len(parts) < 3 else all(found)
 
 
 def _is_name(node: Node) -> bool:
     r"""Whether this can be given a value: `I`, `m_{max}`, `f(x)`, `xy`, `(x, y)`, `|AB|`, an integral, words."""
     if node.kind in ("symbol", "call"):
         return True
-    if is_arithmetic(node) and any(
-        n.kind == "symbol" and n.name.startswith(_OPERATORS) for n in nodes(node)
-    ):
-        return True
+    if any(n.kind == "symbol" and n.name.startswith(_OPERATORS) for n in nodes(node)):
+        return is_arithmetic(node)
     composed = node.kind in ("times", "divide") or (node.kind, node.name) in _COMPOSED
     return composed and all(map(_is_name, node.parts))
 

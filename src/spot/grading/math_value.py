@@ -19,6 +19,7 @@ from spot.grading.math_tree import Node, is_arithmetic, nodes, number_node, vari
 
 BITS = 100_000  # of the largest number that is computed
 LARGEST_FACTORIAL = 5_000
+MOST_DIGITS = 2_000  # before the point, of what is not rational
 DIGITS = (50, 120, 200)  # in turn, until a difference is told from rounding
 _WHOLE = frozenset(("factorial", "binomial", "floor", "ceiling"))
 _TURNS = 29
@@ -152,6 +153,8 @@ def _same_at(point: _Point, one: Node, other: Node, within: Fraction) -> tuple[b
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return abs(a - b) <= within, evaluation.rounded
         size = evaluation.bits * 0.302
+        if size > MOST_DIGITS:
+            raise TooLargeError
         if more + size > digits + 10:  # more stands before the point than was known
             digits = more + int(size)
             with _mp().workdps(digits):
@@ -308,7 +311,7 @@ def _transcendental(name: str, parts: list[Any]) -> Any:
         if len(parts) == 1:
             return mp.log(first) if name != "lg" else mp.log(first, 10)
         return mp.log(first) / mp.log(parts[1])
-    if name in ("exp", "cosh", "sinh") and abs(first) * 1.45 > BITS:
+    if abs(first) > BITS:
         raise TooLargeError
     short = name.replace("arc", "a")
     return getattr(mp, short)(first)

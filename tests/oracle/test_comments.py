@@ -396,6 +396,9 @@ ORDINARY = [
     "We know the answer lies between 3 and 5.",
     "We see from the answer to part (a) that x = 3.",
     "The required value is 3, which differs from x.",
+    "Originally I had 5 apples.",
+    "I initially had 12 marbles.",
+    "Earlier I bought 3 pens.",
 ]
 
 

@@ -32,6 +32,10 @@ _PARTS = {
     "WRONG": r"(?:wrong|incorrect|mistaken|flawed|erroneous|faulty)",
     "WRONGLY": r"(?:incorrectly|mistakenly|wrongly|erroneously)",
     "SLIP": r"(?:mistake|error)",
+    "DIDSO": (
+        r"(?:wrote|said|stated|claimed|thought|assumed|computed|calculated|found|got|obtained|used|added"
+        r"|subtracted|multiplied|divided|counted|made|took|concluded|answered|WRONGLY)"
+    ),
 }
 # One phrase a line; a blank stands for any.
 _PHRASES = {
@@ -78,8 +82,8 @@ _PHRASES = {
         the WRONG (?:WORK|sum)
         (?:previous|earlier|initial|original|prior|first|student['’]s) (?:mistake|WRONG \w+)
         (?:i|we) (?:had |have |previously |earlier |originally |initially )*(?:mis(?!s)\w+ed|misread|WRONGLY|made an? (?:\w+ )?SLIP|overlooked|forgot to|should have \w+ed)
-        i (?:had |have )?(?:previously|earlier|originally|initially) \w+
-        (?:earlier|previously|originally|initially)\s*,? i\b
+        i (?:had |have )?(?:previously|earlier|originally|initially) DIDSO
+        (?:earlier|previously|originally|initially)\s*,? i (?:had |have )?DIDSO
         i (?:was|got (?:this|it|that)) wrong
         i (?:now )?(?:see|notice|spot|realize|found) (?:an?|my|the) (?:\w+ )?SLIP\b
         (?:corrected|correcting|correction of|revised|revising|rectif\w+|redo|redoing) (?:(?:the|this|that|my|our|your) )?(?:(?:previous|earlier|initial|original|above) )?(?:WORK|SLIP|derivation|work|version)s?\b

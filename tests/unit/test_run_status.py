@@ -504,7 +504,7 @@ def test_three_responses_of_each_kind_that_was_not_graded_are_shown(tmp_path: Pa
     assert "truncated: 2 of 9 responses" in text
     shown = re.findall(r"(q\d#0), 64(\d) tokens, asked: What is (\d)\? Say it\.", text)
     assert shown == [(f"q{i}#0", str(i), str(i)) for i in (7, 8, 3, 4, 5)]
-    assert re.search(r"Let me think 3\. again .* \[…\] again .*again end 3", text)
+    assert re.search(r"Let me think 3\. again .* \[…\] .*again end 3", text)
     assert "\x1b[2J" not in text
 
 

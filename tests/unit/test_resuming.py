@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,25 @@ def test_a_damaged_state_is_left_out(stopped: Path, tmp_path: Path, damage: str)
     assert list(checkpoints.damaged) == [2]
     shutil.rmtree(resume / "step_00000001")
     assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda part: os.truncate(part, 10)])
+def test_every_rank_s_part_of_a_state_is_checked(tmp_path: Path, damage: Any) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def write(state: Path) -> None:
+        for rank in range(2):
+            (state / "checkpoint").mkdir(parents=True, exist_ok=True)
+            (state / "checkpoint" / f"rank_{rank}.pt").write_bytes(os.urandom(4000))
+
+    checkpoints.save(3, write)
+    (kept,) = tmp_path.iterdir()
+    for _ in range(2):  # found right once, it is not read again
+        time.sleep(0.12)
+        assert checkpoints.latest() == (3, kept / "state.ckpt")
+    damage(kept / "state.ckpt" / "checkpoint" / "rank_1.pt")
+    assert checkpoints.latest() is None
+    assert checkpoints.damaged == {3: "state.ckpt/checkpoint/rank_1.pt"}
 
 
 def test_a_training_whose_state_is_damaged_starts_anew_and_says_so(

@@ -17,6 +17,7 @@ import argparse
 import random
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from spot.grading.family import Answer
 from spot.grading.registry import Verifier
 
 CONF = Path(__file__).parents[1] / "conf" / "benchmark"
+THEIRS = f"called correct by math-verify {version('math-verify')}"
 NAMES = ("math500", "minerva", "olympiadbench")
 # What is no variable: words, environments, commands.
 _NAMED = re.compile(
@@ -160,9 +162,25 @@ def measure(name: str, path: Path | None, each: int, show: bool) -> list[dict[st
                 "pairs": len(pairs),
                 "called correct": sum(g.correct for g in grades),
                 "given up": sum(g.verdict == "unparseable" for g in grades),
-                "called correct by math-verify": sum(theirs),
+                THEIRS: sum(theirs),
             })  # fmt: skip
-    return rows
+    return [row for row in rows if row["pairs"]]
+
+
+def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The two rates: of truths, and of altered ones, that are called correct."""
+    result = []
+    for right, graded in (("yes", "the truth"), ("no", "anything altered")):
+        summed = [row for row in rows if row["right"] == right]
+        total: dict[str, Any] = {"data set": "all", "graded": graded, "right": right}
+        total["pairs"] = pairs = sum(row["pairs"] for row in summed)
+        for column in ("called correct", "given up", THEIRS):
+            count = sum(row[column] for row in summed)
+            total[column] = (
+                f"{count:,} ({100 * count / pairs:.3g}%)" if column != "given up" else count
+            )
+        result.append(total)
+    return result
 
 
 def main() -> None:
@@ -177,6 +195,7 @@ def main() -> None:
         for name in NAMES
         for row in measure(name, files.get(name), arguments.each, arguments.show)
     ]
+    rows += totals(rows)
     if arguments.show:
         print(markdown(rows))
     else:

@@ -39,6 +39,7 @@ _OPERATORS = ("int", "sum", "prod", "lim")  # what they make is named by its tex
 _COMPOSED = (("list", "()"), ("function", "abs"))
 _DECIMAL = re.compile(r"[-+]?(\d*)\.(\d+)(?:[eE]([-+]?\d+))?")
 _SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)|(?<=[_^])\{(\w)\}")
+_SHORT_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,3}(?![A-Za-z])")  # `2 ab`, `3 men`
 _NAMED_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
 
 # (extracted, truth) of each → equal, or None where that cannot be found out
@@ -129,7 +130,10 @@ def _rounding(given: str, truth: str) -> Fraction:
 def _readings(plain: str) -> tuple[Node, ...]:
     """The trees that a text may mean: 1,200 may be two numbers, and `2 ab` a product. None if it is unreadable."""
     found: dict[Node, None] = {}
-    for grouped, nouns in ((True, True), (False, True), (True, False)):
+    variants = [(True, True), (False, True)] if "," in plain else [(True, True)]
+    if _SHORT_WORD.search(plain):
+        variants.append((True, False))
+    for grouped, nouns in variants:
         try:
             found[read(plain, grouped=grouped, nouns=nouns)] = None
         except (UnreadableError, RecursionError):

@@ -266,6 +266,8 @@ class _Evaluation:
                 return base ** int(exponent)
             if exponent.denominator == 2 and (root := _square_root(base)) is not None:
                 return self._raised(root, exponent * 2)
+        if exponent == Fraction(1, 2):
+            return _mp().sqrt(_number(base))
         return _number(base) ** _number(exponent)
 
     def _function(self, node: Node) -> Value:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from spot.config import compose
+from spot.config.groups import DeltaConfig, FieldsConfig
 from spot.config.text import TextFiles, keep_text
 from tests.support.command_line import spot
 
@@ -26,6 +27,7 @@ def _at(config: Any, key: str) -> Any:
         *("model.revision=0123", "oracle.model=true", "logger.project=007", "output=1e3"),
         *("data.subset=nan", "data.subset=1:30", "data.subset=0x1f", "data.fields.id=00"),
         *("++data.split=1.0", "benchmarks.tasks.sums.revision=12e3", "model.path=/a/b (c)"),
+        *("data.path=/home/o'neil/a[1].jsonl", "data.path=/a{b}", "oracle.model=a(b"),
         *("oracle.base_url=http://a/b?c=d=e", "model.path=/données/m", "oracle.model=é:1.0"),
     ],
 )
@@ -45,6 +47,11 @@ def test_text_is_kept_as_typed(line: str) -> None:
         ("data.subset=${data.split}", "train"),
         ("generator.arguments=[--seed,1_0,'2.50',true]", ["--seed", "1_0", "2.50", "true"]),
         ("+oracle.extra.top_p=0.50", 0.5),
+        (
+            "data.fields={id: 1_0, question: 'a, b: 4.10', answer: 4.10}",
+            FieldsConfig("1_0", "a, b: 4.10", "4.10"),
+        ),
+        ("loss.delta={mode: zero, decay: 0.50}", DeltaConfig("zero", 0.5)),
         ("data.questions=1_000", 1000),
         ("data.gamma=1e-1", 0.1),
         ("model.thinking=True", True),

@@ -35,21 +35,31 @@ SCHEMAS: dict[str, Any] = {  # of each group of conf/
     "benchmark": schema.BenchmarkConfig,
     "logger": schema.LoggerConfig,
 }
+_GRAMMAR = re.compile(r"""^\s*["'\[{]|,|\$\{""")  # a quote, a list, a sweep, an interpolation
+_ENTRIES = re.compile(r"""(\w+)(\s*:\s*)([^\s,{}'"\[\]][^,{}]*)""")  # of a mapping, in braces
 _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,\[\](){}'"]+""")
 
 
 def keep_text(line: str) -> str:
     """An override with what its key takes for text, and Hydra for something else, in quotes."""
     key, equals, value = line.partition("=")
-    if not equals or not value.strip() or not holds_text(key.lstrip("+~")):
+    name = key.lstrip("+~")
+    if is_dataclass(value_type(name)):  # {id: 0123}
+        return key + equals + _ENTRIES.sub(lambda entry: _kept_entry(name, entry), value)
+    if not equals or not value.strip() or not holds_text(name):
         return line
     kept = _PIECES.sub(_quoted_number, value)
     try:
         _parser().parse_override(f"{key}={kept}")
     except HydraException:
-        if not re.search(r"""[,\[\]{}'"]""", value):  # a(1), a=b: no list, no sweep, no open quote
+        if not _GRAMMAR.search(value):  # a(1), a=b, o'neil
             kept = _quoted(value.strip())
     return f"{key}={kept}"
+
+
+def _kept_entry(key: str, entry: re.Match[str]) -> str:
+    kept = keep_text(f"{key}.{entry[1]}={entry[3]}").partition("=")[2]
+    return f"{entry[1]}{entry[2]}{kept}"
 
 
 def holds_text(key: str) -> bool:

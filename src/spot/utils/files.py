@@ -62,9 +62,9 @@ def write_aside(path: Path, data: bytes | str) -> None:
         aside.write_bytes(data)
         if place.exists():
             before = place.stat()
-            with suppress(PermissionError):
+            with suppress(OSError):  # of another's file, or where files have neither
+                aside.chmod(stat.S_IMODE(before.st_mode))
                 os.chown(aside, before.st_uid, before.st_gid)
-            aside.chmod(stat.S_IMODE(before.st_mode))
         sync(aside)
         aside.replace(place)
     finally:

@@ -184,7 +184,7 @@ def test_lost_replies_count_against_the_cap(journal: Path) -> None:
         for number in range(9):
             killed.asked(Request(f"q{number}", str(number), "rectify", "?"), MOST)
     oracle = Oracle()
-    with pytest.raises(UserError, match=r"0.90 USD more may be charged for lost replies"):
+    with pytest.raises(UserError, match=r"0.90 USD more may be charged for replies that are lost"):
         ask(journal, oracle, tasks(9), budget=Budget(1.0))
     assert oracle.bill <= 0.1
 

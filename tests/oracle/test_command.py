@@ -112,6 +112,31 @@ def test_every_attempt_has_a_row_that_says_what_happened(server: Server, folder:
     assert KEY not in told + again
 
 
+def test_a_server_that_lies_about_its_usage_stays_within_the_cap(
+    server: Server, folder: Path
+) -> None:
+    lie = {"usage.prompt_tokens": -(10**7), "usage.completion_tokens": -(10**7)}
+    server.plan(Plan(faults={"lie": 1.0}, changes={"lie": lie}, key=KEY))
+    before = bill(server)
+    code, told = run(folder, command(server, "oracle.max_cost=2"))
+    assert code == 2, told
+    assert "Traceback" not in told
+    assert told.count("is counted as possible") == 1
+    assert "oracle.max_cost=2 USD is reached: 0.00 USD are spent, 1." in told
+    assert 0 < bill(server) - before <= 2
+
+    [journal] = folder.glob("outputs/oracle/*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    answered = next(n for n, line in enumerate(lines) if '"answered"' in line)
+    lines[answered] = lines[answered].replace('"model_version": "gpt-4.1"', '"model_version": [5]')
+    journal.write_text("".join(lines))
+    server.plan(Plan(key=KEY))
+    code, told = run(folder, command(server, "oracle.max_cost=5"))
+    assert code == 0, told
+    assert f"line {answered + 1} of {journal.relative_to(folder)} cannot be read" in told
+    assert {row["outcome"] for product in products(folder) for row in product["rows"]} == {"ok"}
+
+
 def test_other_judgement_of_the_same_replies_costs_nothing(server: Server, folder: Path) -> None:
     """More tries, or another bound on changes, makes other rows of what was answered already."""
     server.plan(Plan(key=KEY))

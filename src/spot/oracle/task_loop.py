@@ -163,7 +163,8 @@ def is_snapshot(model: str, version: str) -> bool:
 
 def over_budget(max_cost: float, spend: Spend, most: float) -> UserError:
     """What the user is told when the next request might exceed `oracle.max_cost`."""
-    lost = f", {usd(spend.possible)} more may be charged for lost replies" if spend.possible else ""
+    more = f"{usd(spend.possible)} more may be charged for replies that are lost or not counted"
+    lost = f", {more}" if spend.possible else ""
     return UserError(
         f"oracle.max_cost={max_cost:g} USD is reached: {usd(spend.recorded)} are spent{lost}, and "
         f"the next request may cost {usd(most)}. Raise oracle.max_cost and run the same command: "

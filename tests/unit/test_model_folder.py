@@ -168,7 +168,9 @@ def test_a_good_folder_is_tried_once(saved, monkeypatch):
         ("GPT2Config", ""),
         ("GPTNeoXConfig", ""),
         ("Gemma2Config", ""),
-        ("Gemma3Config", ""),
+        ("Gemma3Config", "text alone"),
+        ("Gemma3TextConfig", ""),
+        ("T5Config", "text alone"),
         ("DeepseekV3Config", ""),
     ],
 )

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from performance.layouts import LAYOUTS, sampled, trained
+from performance.layouts import LAYOUTS, Layout, sampled, trained
+from spot.generation import transformers as generation
 from spot.generation.decoding import Row, decode
 from spot.training import model_check
 from spot.training.forward import PLAIN, Kernels
-from spot.training.packing import PairTokens
+from spot.training.loop import RunOptions, tokenise, train
+from spot.training.packing import PackingSettings, PairTokens
 from spot.training.weights import without_dropout
 from spot.utils.errors import UserError
+from tests.unit.runs import loss
 
 REFUSED = {
     "GPT-J": "attention is eager",
@@ -128,6 +132,36 @@ def test_a_head_that_is_not_as_its_configuration_says(key: str, value: float, la
         UserError, match=r"cannot be trained: log-probs of a pack are off .* by up to"
     ):
         model_check.check_model(model, pair(), PLAIN)
+
+
+@pytest.mark.parametrize("name", ["Granite", "Phi", "Gemma 2", "GPT-2"])
+def test_a_training_from_start_to_checkpoint(
+    name: str, tmp_path: Path, tiny_tokenizer: Any, pairs: list[Any], held_out: list[Any]
+) -> None:
+    """The cached reference is the model's own, rewards begin at 0, and the checkpoint answers."""
+    layout = LAYOUTS[name]
+    torch.manual_seed(0)
+    sizes = layout.sizes | {"vocab_size": len(tiny_tokenizer)}
+    model: Any = AutoModelForCausalLM.from_config(Layout(layout.config, sizes).build())
+    model.save_pretrained(tmp_path / "policy")
+    tiny_tokenizer.save_pretrained(tmp_path / "policy")
+    options = RunOptions(reference_folder=tmp_path / "reference")
+    given = (tmp_path / "out", pairs, held_out, loss("bco"), 0, options)
+    result = train(tmp_path / "policy", *given)
+    assert result.model_error < 1e-4
+    assert result.max_start_reward < 1e-5
+    assert result.steps > 0
+    files = (load_file(f) for f in (tmp_path / "reference").glob("*.safetensors"))
+    scores = max((next(iter(of.values())) for of in files), key=len)  # not of those held out
+    tokens = tokenise(tiny_tokenizer, pairs, False)
+    own = model.eval()
+    with torch.no_grad():
+        wanted = [model_check.own_logprobs(own, p)[: len(p.chosen)].sum() for p in tokens]
+    at = 0
+    for p, total in zip(tokens, wanted, strict=True):
+        assert abs(scores[at : at + len(p.chosen)].sum() - total) < 1e-3
+        at += p.scored(PackingSettings())
+    assert generation.load(tmp_path / "out" / "model").stop_ids == [tiny_tokenizer.eos_token_id]
 
 
 def test_leftover_dropout_is_noticed() -> None:

@@ -40,13 +40,16 @@ def untrained(folder: Path) -> str:
     Raises UserError where it cannot be used at all. Imports nothing: this is said at once.
     """
     config = _read(folder / "config.json")
-    text = config | (config["text_config"] if isinstance(config.get("text_config"), dict) else {})
+    within = config.get("text_config")
+    text = config | within if isinstance(within, dict) else config
     for name in (*SIZES, *HEADS):
         if text.get(name) is not None and not (type(text[name]) is int and text[name] > 0):
             raise UserError(
                 f"{folder / 'config.json'} has {name}={str(text[name])[:40]}, which must be a whole number "
                 "above 0: copy the model's own again."
             )
+    if text is not config or config.get("is_encoder_decoder"):
+        return "it is no model of text alone"
     if not any(text.get(name) for name in HEADS):
         return "its config.json names no attention heads"
     library = importlib.util.find_spec("transformers")  # where it is, not what is in it

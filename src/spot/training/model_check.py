@@ -30,7 +30,7 @@ CLOSE = 2e-4  # what log-probs of the small model may differ by in fp32
 GRADIENT_BOUND = 1e-3  # relative L2 distance in fp32
 LONGEST = 64  # tokens of a prompt and of a response that are compared
 WORDS, WIDTH, WINDOW = 128, 64, 3  # of the small model: vocabulary, inner layers, sliding windows
-KINDS = 3  # layers of the small model, unless there are more kinds of layers
+LAYERS = 2  # of the small model, unless there are more kinds of layers
 
 
 def own_logprobs(model: Any, pair: PairTokens) -> Tensor:
@@ -151,12 +151,12 @@ def _missing(config: Any) -> str:
 
 
 def _outcome(model: Any, compute: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-    """Log-probs and the gradient of their sum by all parameters."""
+    """Log-probs and the gradient of their sum by all parameters that have one."""
     model.zero_grad()
     logps = compute(model, *inputs)
     logps.sum().backward()
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
-    return logps.detach(), torch.cat([g.flatten() for g in grads])
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    return logps.detach(), torch.cat([g.flatten() for g in grads if g is not None])
 
 
 def _pair() -> PairTokens:
@@ -170,7 +170,10 @@ def _pair() -> PairTokens:
 
 
 def small_model(config: Any) -> Any:
-    """A random model of this layout: few layers, words and inner units, narrow windows; all else as is."""
+    """A random model of this layout: few layers, words and inner units, narrow windows; all else as is.
+
+    Of its gradients only those of words, norms and biases are kept, behind which all others are.
+    """
     config = copy.deepcopy(config)
     for name, value in list(vars(config).items()):
         if type(value) is not int:
@@ -183,7 +186,7 @@ def small_model(config: Any) -> Any:
     if isinstance(getattr(config, "sliding_window", None), int):
         config.sliding_window = WINDOW
     kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or []))
-    count = max(min(KINDS, config.num_hidden_layers), len(kinds))
+    count = max(min(LAYERS, config.num_hidden_layers), len(kinds))
     if kinds:
         with suppress(AttributeError):  # some families compute it
             config.layer_types = (kinds * count)[:count]
@@ -193,4 +196,5 @@ def small_model(config: Any) -> Any:
         for parameter in model.parameters():
             if not parameter.any():  # a bias, which begins as nothing
                 parameter.normal_(std=0.1)
+            parameter.requires_grad_(parameter.ndim == 1 or WORDS in parameter.shape)
     return model

@@ -67,6 +67,7 @@ READ = [
     ("the answer is c", "C"),
     ("The answer is: C", "C"),
     ("**The answer is C.**", "C"),
+    ("The correct answer is C.\n\nExplanation: option B is the answer most people choose.", "C"),
     ("The correct answer is **C**.", "C"),
     ("The correct answer is **C) Rome**.", "C"),
     ("The correct option is C: Rome.", "C"),

@@ -65,7 +65,7 @@ _CALLED = (  # "5 J is" is no letter; "(C) Rome is"
 _IS_ANSWER = _pattern(
     rf"{_CALLED}(?:(?:the|our|my|final|only|most|likely|best|correct|right) )*"
     r"(?:answer|(?:correct|right) (?:option|choice|one))\b"
-    r"(?! (?:for|if|when|in|under|only|elsewhere)\b(?! (?:this|the) (?:question|problem)))"
+    r"(?! (?:for|if|when|in|under|only|elsewhere|most|many|some|people|students|often|usually)\b(?! (?:this|the) (?:question|problem)))"
 )
 _IS_RIGHT, _IS_GOOD = (
     _pattern(rf"{_CALLED}(?:the )?(?:only |most )?(?:{adjectives})\b")

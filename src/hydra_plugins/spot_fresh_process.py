@@ -22,6 +22,7 @@ from spot.data import run_record
 from spot.pipeline.sweep_jobs import Job, is_complete, run, set_aside
 from spot.utils.errors import in_range
 from spot.utils.processes import visible_gpus
+from spot.utils.terminal import count
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 # what of the sweep's own settings a job is not told
@@ -68,7 +69,7 @@ class FreshProcessLauncher(Launcher):
         setup_globals()
         sweep = Path(str(self.config.hydra.sweep.dir)).absolute()
         sweep.mkdir(parents=True, exist_ok=True)
-        say(f"{len(job_overrides)} jobs in {sweep}")
+        say(f"{count(len(job_overrides), 'job')} in {sweep}")
         gpus = visible_gpus()
         jobs = [
             self._job(number, list(overrides), sweep, gpus)

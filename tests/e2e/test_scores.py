@@ -214,7 +214,7 @@ def test_a_bad_row_is_named(tmp_path: Path, words: str) -> None:
     [
         (["benchmarks=paper", "benchmarks.folder=."], "has no aime24.jsonl"),
         (["benchmark=math500", "benchmark.path=no.jsonl"], "does not exist"),
-        (["generator=vllm", "generator.executable=no/vllm"], "is no program"),
+        (["generator=vllm", "generator.executable=no/vllm"], "is not a program"),
     ],
 )
 def test_what_is_missing_is_said_first(tmp_path: Path, overrides: list[str], words: str) -> None:

@@ -328,7 +328,7 @@ def test_a_local_server_needs_no_key(server: Server, monkeypatch: pytest.MonkeyP
 def test_options_that_cannot_be_are_refused_at_once(server: Server) -> None:
     with pytest.raises(UserError, match=r"oracle\.thinking_level=much is unknown"):
         client("gemini", server, thinking="much")
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not an address"):
         OpenAIClient("gpt-x", "localhost:8000")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from spot.data.advice import nothing_wrong, ungraded
 from spot.data.rows import Response
 from spot.pipeline.elicitation import FIRST, Tally
 from spot.pipeline.selection import Rules, Selection, nothing_left
+from spot.utils.terminal import count
 from tests.support.command_line import spot
 
 RULES = Rules(arm="rectified", answer_format="boxed", context_length=99)
@@ -113,3 +116,27 @@ def test_an_oracle_is_not_asked_where_nothing_can_be_graded(tmp_path: Path) -> N
     done = spot(tmp_path, "select", *own, "data.answer_format=last", "oracle=human", "oracle.path=own.jsonl", "data.fields.solution=question")  # fmt: skip
     assert Counter(done.stderr)["\n"] > 1
     assert "ask more questions" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 claims"), (1, "1 claim"), (2, "2 claims"), (2000, "2,000 claims")]
+)
+def test_numbers_and_their_nouns_agree(number: int, text: str) -> None:
+    assert count(number, "claim") == text
+    assert count(1, "reply", "replies") == "1 reply"
+    assert count(3, "reply", "replies") == "3 replies"
+
+
+def test_messages_are_plain_english() -> None:
+    """Phrases that readers stumbled over stand in no text of the package."""
+    odd = re.compile(
+        r"(?<!there )\bis no (?!longer|need|more)\w+[:;,. ({]|told apart,|lets nobody|cannot be told\b"
+    )
+    source = Path(__file__).parents[2] / "src" / "spot"
+    found = []
+    for file in sorted(source.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):  # what names a value; docstrings are none
+                text = "".join(str(getattr(part, "value", "{")) for part in node.values)
+                found += [f"{file.name}: {text}"] * bool(odd.search(text))
+    assert not found

@@ -161,7 +161,7 @@ def test_a_template_of_ones_own_with_other_placeholders(tmp_path):
     ("content", "message"),
     [
         ("Solve {qestion}.", r"data\.prompt=.* lacks \{question\}: add it"),
-        (None, r"is no text file and none of the package's templates: .* one of math"),
+        (None, r"is neither a text file nor one of the package's templates: .* one of math"),
     ],
 )
 def test_a_template_that_cannot_be_used(tmp_path, content, message):

@@ -145,7 +145,7 @@ def test_a_model_that_declares_the_next_turn_as_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "eos", "specials", "said"),
     [
-        (CHATML, ENDOFTEXT, [], "'<|im_end|>', which is no token"),
+        (CHATML, ENDOFTEXT, [], "'<|im_end|>', which is not a token"),
         (BARE, None, [], "Nothing ends a turn"),
         (GLM, None, ["<|user|>"], "Nothing ends a turn"),
         ("{% for m in messages %}{{ m.content.nothing.at.all }}{% endfor %}", "</s>", [], "does not work"),

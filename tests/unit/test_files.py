@@ -83,7 +83,7 @@ def test_stdout_is_what_the_command_writes_to(to: str, name: str, tmp_path: Path
         (("workspace", "entity=me", "out=afile/w.json"), "out=afile/w.json cannot be written"),
         (("pairs", "pairs.jsonl", "out=afile/p.html"), "out=afile/p.html cannot be written"),
         (("correct", "oracle.path=afile/c.csv"), "oracle.path=afile/c.csv cannot be written"),
-        (("correct", "oracle.path=pipe.csv"), "oracle.path=pipe.csv cannot be written (it is no file)"),
+        (("correct", "oracle.path=pipe.csv"), "oracle.path=pipe.csv cannot be written (it is not a file)"),
         (("elicit", "output=afile/out"), "output=afile/out cannot be written (Not a directory)"),
         (("elicit", "output=afile"), "output=afile cannot be written (Not a directory)"),
         (("elicit", "output=/proc/out"), "output=/proc/out cannot be written"),

@@ -147,9 +147,9 @@ def test_what_names_a_product_is_the_content(tmp_path):
 def test_a_data_set_of_the_hub_is_pinned():
     with pytest.raises(UserError, match=r"data\.revision is missing: give the 40 digits"):
         load_rows("owner/name")
-    with pytest.raises(UserError, match=r"data\.revision=31dd3095 is no commit"):
+    with pytest.raises(UserError, match=r"data\.revision=31dd3095 is not a commit"):
         load_rows("owner/name", revision="31dd3095")
-    with pytest.raises(UserError, match=r"data\.revision=main is no commit"):
+    with pytest.raises(UserError, match=r"data\.revision=main is not a commit"):
         load_rows("owner/name", revision="main")
 
 
@@ -284,14 +284,14 @@ def test_a_data_set_of_a_hub_and_later_without_it(tmp_path, hub):
     assert rows == newest == [[1, ROWS[0]], [2, ROWS[1]]]
     assert re.search(r"no data for data\.subset=fr .*'en'.*: choose others\.", subset)
     assert re.search(r'data\.split=test \(Unknown split "test".*: choose others\.', split)
-    assert f"data.revision={OTHER} is no commit of owner/good" in commit
+    assert f"data.revision={OTHER} is not a commit of owner/good" in commit
     assert "accept its terms at" in gated
     assert "HF_TOKEN" in gated
     assert "data.hub=owner/absent is not on the hub" in absent
     assert "HF_TOKEN" in absent
     assert "answered 401 for owner/denied: check HF_TOKEN, or download" in denied
     assert "answered 503 for owner/broken: try later, or download" in broken
-    assert "no/hub/id is no hub id" in no_id
+    assert "no/hub/id is not a hub id" in no_id
     assert not any(
         "\n" in said for said in (subset, split, commit, gated, absent, denied, broken, no_id)
     )

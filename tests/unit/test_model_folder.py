@@ -84,7 +84,7 @@ WANTS_SYSTEM = (
         (template("{{ messages[0].role }}"), "leaves out the question"),
         (template(WANTS_SYSTEM), "wants a system turn"),
         (template("{% for m in messages[1:] %}{{ m.content }}{% endfor %}"), "wants a system turn"),
-        (template(ENDS_OTHERWISE), "'<|end|>', which is no token"),
+        (template(ENDS_OTHERWISE), "'<|end|>', which is not a token"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(saved, damage, said):

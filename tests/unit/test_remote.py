@@ -283,7 +283,7 @@ def test_the_key_is_sent_and_never_shown(
         generator("http://127.0.0.1:9/v1", key="sk-abc123")
     assert "sk-abc123" not in str(caught.value)
     with serving(Plan(key="right")) as server:
-        assert "lets nobody in" in refused(generator(server.url), requests(1))
+        assert "refuses access" in refused(generator(server.url), requests(1))
         monkeypatch.setenv("SPOT_TEST_KEY", "wr0ng")
         keyed = generator(server.url, key="SPOT_TEST_KEY")
         said = refused(keyed, requests(1))

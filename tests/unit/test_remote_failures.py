@@ -209,7 +209,7 @@ def test_what_no_waiting_mends_ends_at_once() -> None:
     for status, words in (
         ("400", "refuses the request for q0#0"),
         ("404", "ends in /v1"),
-        ("403", "lets nobody in"),
+        ("403", "refuses access"),
     ):
         plan = Plan(faults={status: 1.0}, words="see the\nmanual")
         with serving(plan) as server:

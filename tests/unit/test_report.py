@@ -166,7 +166,7 @@ def test_cautions_name_what_weakens_the_numbers(study, page):
     assert {
         "Job 9 is not finished; the same command runs what is missing.",
         "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +3.0 nats held out.",
-        "SFT+ left out 2 pairs that are longer than a pack: raise hardware.tokens_per_pack to train on them.",
+        "SFT+ left out 2 pairs, longer than a pack: raise hardware.tokens_per_pack to train on them.",
     } < set(found)  # fmt: skip
     assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
     assert "Job 9 is not finished" in page
@@ -323,8 +323,8 @@ def test_what_is_no_study_is_a_clear_mistake(sweep, single, tmp_path):
     for source, problem in {
         tmp_path: "holds no finished run",
         single: "is damaged: delete it",
-        tmp_path / "runs.tar.gz": "is no archive of a study",
-        tmp_path / "absent": "is no archive of a study",
+        tmp_path / "runs.tar.gz": "is not an archive of a study",
+        tmp_path / "absent": "is not an archive of a study",
     }.items():
         with pytest.raises(UserError, match=problem):
             report.build(source)
@@ -335,7 +335,7 @@ def test_what_is_no_study_is_a_clear_mistake(sweep, single, tmp_path):
 @pytest.mark.parametrize("cut", [40, 2000])
 def test_a_cut_archive_is_a_clear_mistake(packed, tmp_path, cut):
     (tmp_path / "runs.tar.gz").write_bytes(packed.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"^\S*runs.tar.gz is no archive of a study [^\n]*$"):
+    with pytest.raises(UserError, match=r"^\S*runs.tar.gz is not an archive of a study [^\n]*$"):
         report.build(tmp_path / "runs.tar.gz", tmp_path / "out")
 
 

@@ -420,7 +420,7 @@ def test_newest_and_numbers_name_a_run_in_every_command(tmp_path: Path) -> None:
             said = spot(tmp_path, command, name).stderr
             assert str(folder) in said, f"{command} {name}"
         assert "dpo" in spot(tmp_path, "show", name).stdout
-    assert "has 2 lines" in spot(tmp_path, "compare", "7").stderr
+    assert "lists 2" in spot(tmp_path, "compare", "7").stderr
     (tmp_path / "7").mkdir()  # a folder of that name wins
     assert "7 holds no scores" in spot(tmp_path, "compare", "7").stderr
 

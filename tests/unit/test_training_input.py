@@ -85,7 +85,7 @@ def test_bad_input_is_one_line(tiny_policy: Path, pairs: list[Any], tmp_path: Pa
         run([], RunOptions())
     with pytest.raises(UserError, match="same id"):
         run([pairs[0], pairs[0]], RunOptions())
-    with pytest.raises(UserError, match=r"All 20 pairs are longer than a pack of 20 tokens: raise"):
+    with pytest.raises(UserError, match=r"No pair fits a pack of 20 tokens"):
         run(pairs, RunOptions(hardware=HardwareConfig(tokens_per_pack=20)))
     with pytest.raises(
         UserError, match=r"accelerator=gpu needs a CUDA device .* sees 0: choose hardware=cpu"
@@ -102,7 +102,7 @@ def test_pairs_longer_than_a_pack_are_dropped_and_counted(
     options = RunOptions(hardware=HardwareConfig(tokens_per_pack=36))
     result = train(tiny_policy, tmp_path / "a", pairs, pairs[:6], loss(name), 0, options)
     assert 0 < len(result.over_long) < 20
-    assert f"{len(result.over_long)} of 20 pairs are longer than a pack" in capsys.readouterr().err
+    assert f"{len(result.over_long)} of 20 pairs, longer than a pack" in capsys.readouterr().err
     assert set(result.held_out_over_long) <= set(result.over_long)
     assert result.steps == -(-2 * (20 - len(result.over_long)) // 8)
     # the same as if they had never been there

@@ -118,7 +118,7 @@ def test_gpus_are_dealt_or_refused() -> None:
 
 
 def test_no_such_executable(make: Make) -> None:
-    with pytest.raises(UserError, match=r"generator.executable=/no/vllm is no program here"):
+    with pytest.raises(UserError, match=r"generator.executable=/no/vllm is not a program here"):
         make(executable="/no/vllm").start()
 
 
@@ -284,7 +284,7 @@ def test_what_is_finished_starts_nothing(make: Make, tmp_path: Path) -> None:
     request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
     assert list(generator.generate([request], done={"q#0"})) == []
     generator.close()
-    with pytest.raises(UserError, match="is no program here"):
+    with pytest.raises(UserError, match="is not a program here"):
         list(generator.generate([request]))
 
 
@@ -293,10 +293,10 @@ def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
     assert config.evaluator is not None
     made = clients.generator(config, config.evaluator, Policy("student", STUDENT, ""))
     request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
-    with pytest.raises(UserError, match=r"^evaluator\.executable=/no/vllm is no program here"):
+    with pytest.raises(UserError, match=r"^evaluator\.executable=/no/vllm is not a program here"):
         list(made.generate([request]))
 
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no folder"):
+    with pytest.raises(UserError, match="There is not a folder"):
         load(tmp_path / "no", vllm(), context_length=200, logs=tmp_path)

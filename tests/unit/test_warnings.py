@@ -43,11 +43,11 @@ def four(**settings):
         # pairs
         (
             four(pairs=8) + four(loss="sft", data="self", pairs=5, config={"data.pairs": 8}),
-            ["The arms are not matched, they train on different numbers of pairs: SPoT-BCO 8, RFT 5. data.matched gives each as many as the poorest has."],
+            ["The arms are not matched, they train on different numbers of pairs: SPoT-BCO 8, RFT 5. data.matched gives each as many as the smallest has."],
         ),
         (
             four(pairs=5, config={"data.pairs": 8}),
-            ["8 pairs were asked for, there are fewer: SPoT-BCO 5. Raise data.questions."],
+            ["Fewer pairs than data.pairs=8: SPoT-BCO 5. Raise data.questions."],
         ),
         (four(pairs=5) + four(pairs=8), []),  # a sweep over their number is matched within each
         # answers

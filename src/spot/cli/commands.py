@@ -28,7 +28,7 @@ def compare(arguments: Sequence[str]) -> None:
 
     folders = [Path(argument) for argument in arguments]
     if missing := [folder for folder in folders if not folder.is_dir()]:
-        raise UserError(f"{missing[0]} is no folder: name that of a run or an evaluation.")
+        raise UserError(f"{missing[0]} is not a folder: name that of a run or an evaluation.")
     if len(folders) == 2:
         before, after = (scoreboard.read(folder) for folder in folders)
     else:
@@ -157,7 +157,7 @@ def _parts(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         if not isinstance(node, Mapping) or last not in node:
             keys = [key for leaf in difference.flat(tree) for key in _prefixes(leaf)]
             raise UserError(
-                f"{name or 'an empty word'} is no part of the configuration: {guess(name, keys)}"
+                f"{name or 'an empty word'} is not a part of the configuration: {guess(name, keys)}"
                 f"parts: {', '.join(tree)}."
             )
         place[last] = node[last]
@@ -238,7 +238,9 @@ def _check_report(source: Path, given: ReportArguments) -> None:
     if given.archive is not None and not source.is_dir():
         raise UserError(f"archive={given.archive} packs a folder, and {source} is packed already.")
     if given.archive is not None and not _packed(given.archive):
-        raise UserError(f"archive={given.archive} is no archive: give a name that ends in .tar.gz.")
+        raise UserError(
+            f"archive={given.archive} is not an archive: give a name that ends in .tar.gz."
+        )
     if given.archive is not None:
         check_output(Path(given.archive), "archive")
     if given.out is not None:

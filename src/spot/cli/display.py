@@ -14,6 +14,7 @@ from rich.text import Text
 
 from spot.config import difference
 from spot.config.arguments import read
+from spot.data import run_record
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
 from spot.pipeline import run_status
 from spot.pipeline.run_status import METRICS, STATES, Mean, RunStatus, SweepStatus
@@ -247,7 +248,7 @@ def _products(run: RunStatus) -> Table:
     for stage in run.record.get("stages", ()):
         how = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
         counts = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in stage["counts"].items())
-        name, place = stage["product"].replace("_", " "), run.products[stage["product"]].name
+        name, place = run_record.words(stage["product"]), run.products[stage["product"]].name
         rows.add_row(stage["stage"], Text(name), how, Text(counts), place)
     if current := run.record.get("current"):
         rows.add_row(current["stage"], "", "unfinished", "", Path(current["folder"]).name)

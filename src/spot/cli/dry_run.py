@@ -10,13 +10,15 @@ from pathlib import Path
 
 from spot.config import PAID, Config
 from spot.config.compose import Expanded
+from spot.data import run_record
 from spot.pipeline import checks
 from spot.pipeline.plan import oracle as costs
 from spot.pipeline.preview import REUSE, Preview, preview, preview_exports
 from spot.pipeline.sweep_jobs import is_complete
 from spot.utils.errors import UserError
+from spot.utils.terminal import count
 
-HEAD = "dry run of spot {}: nothing is made, nobody is asked, nothing is written."
+HEAD = "dry run of spot {}: nothing is made, asked or written."
 ORDER = (
     "model responses attempts rectifications held_out pairs base_benchmark_responses base_scores checkpoint "
     "benchmark_responses scores"
@@ -53,7 +55,7 @@ def _lines(products: Sequence[Preview]) -> Iterator[str]:
     for one in products:
         where = f"{one.stage}/{one.key}" if one.until is None else f"unknown until {one.until}"
         note = f"  ({one.note})" if one.note else ""
-        name = f"{one.name.replace('_', ' '):<{width}}"
+        name = f"{run_record.words(one.name):<{width}}"
         yield f"  {one.stage:<9}{name}{one.action:<7}{where}{note}"
 
 
@@ -69,7 +71,7 @@ def _sweep(asked: Expanded) -> Iterator[str]:
     folders = [asked.folder / str(number) for number in range(len(asked.jobs))]
     pairs = zip(folders, asked.jobs, strict=True)
     finished = sum(is_complete(folder, *job) for folder, job in pairs)
-    jobs = "1 job" if len(asked.jobs) == 1 else f"{len(asked.jobs)} jobs"
+    jobs = count(len(asked.jobs), "job")
     yield f"{jobs} in {asked.folder}{f', {finished} of them finished already' if finished else ''}."
     previews = [(config, preview(config)) for _, config in asked.jobs]
     everything = [one for _, products in previews for one in products]
@@ -78,7 +80,7 @@ def _sweep(asked: Expanded) -> Iterator[str]:
         kinds.setdefault(one.name, []).append(one)
     width = max(map(len, kinds)) + 1
     for name in sorted(kinds, key=_rank):
-        yield _kind_line(f"{name.replace('_', ' '):<{width}}", kinds[name])
+        yield _kind_line(f"{run_record.words(name):<{width}}", kinds[name])
     distinct = {(one.stage, one.key): one for one in everything}
     yield _total(list(distinct.values()), asked.jobs[0][1])
     yield from _each_once(_oracles(previews))
@@ -96,7 +98,7 @@ def _kind_line(name: str, uses: Sequence[Preview]) -> str:
     distinct = {one.key: one for one in uses}.values()
     there = sum(one.action == REUSE for one in distinct)
     counts = {"there": there, "to make": len(distinct) - there}
-    shared = f", for {len(uses)} jobs" if len(uses) > len(distinct) else ""
+    shared = f", for {count(len(uses), 'job')}" if len(uses) > len(distinct) else ""
     return f"  {uses[0].stage:<9}{name}{len(distinct)}{shared:<14}  {', '.join(f'{n} {what}' for what, n in counts.items() if n)}"
 
 
@@ -122,7 +124,7 @@ def _oracle(config: Config, missing: Sequence[Preview]) -> Iterator[str]:
         yield f"{name}: costs are {calls.note}."
         return
     about = "about " if any(one.assumed for one in missing) else ""
-    yield f"{name}: {about}{calls.count:,} attempts to correct, {calls.price} ({calls.price_note})."
+    yield f"{name}: {about}{count(calls.count, 'attempt')} to correct, {calls.price} ({calls.price_note})."
     for path in {one.journal for one in missing if one.journal is not None}:
         if path.exists():
             yield f"  not paid again: the replies in {path}"
@@ -131,7 +133,7 @@ def _oracle(config: Config, missing: Sequence[Preview]) -> Iterator[str]:
 def _each_once(lines: Iterable[str]) -> Iterator[str]:
     """Each line once; what several Oracles would be paid each is said to add up."""
     for line, times in Counter(lines).items():
-        adds_up = times > 1 and "attempts to correct" in line
+        adds_up = times > 1 and " to correct, " in line
         yield f"{times} settings of the Oracle, each: {line}" if adds_up else line
 
 

@@ -52,7 +52,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     if is_override(first):
         return "run", words
     raise UserError(
-        f"{short(first) or 'An empty word'} is no command: {guess(first, COMMANDS)}choose one of {', '.join(COMMANDS)}."
+        f"{short(first) or 'An empty word'} is not a command: {guess(first, COMMANDS)}choose one of {', '.join(COMMANDS)}."
     )
 
 

@@ -211,7 +211,7 @@ def _carry_out(name: str, settings: config.Config, folder: Path, overrides: list
 
 
 def _named_run(words: Sequence[str]) -> Path | None:
-    """The run that `spot evaluate <run folder>` names. Raises UserError for what is no folder."""
+    """The run that `spot evaluate <run folder>` names. Raises UserError for what is not a folder."""
     if len(words) != 1 or is_override(words[0]):
         return None
     run = Path(words[0])

@@ -1,4 +1,4 @@
-"""Text stays as it was typed: `model.revision=6404e09` is no number, nor is `subset: 1_000` in YAML.
+"""Text stays as it was typed: `model.revision=6404e09` is not a number, nor is `subset: 1_000` in YAML.
 
 Hydra's grammar and YAML read a word that looks like a number or a truth value as one before the schema can
 say that its key holds text. `null` stays what it is: no value.

@@ -147,7 +147,7 @@ def _end_of_turn(tokenizer: Any, known: Sequence[int | None]) -> int:
         found = [i for i in found if i in known] or found[:-1]
     elif not found and behind.strip():
         raise UserError(
-            f"The chat template {_of(tokenizer)}ends a turn with {behind.strip()[:40]!r}, which is no "
+            f"The chat template {_of(tokenizer)}ends a turn with {behind.strip()[:40]!r}, which is not a "
             "token of the tokenizer: use the template and the tokenizer of one model."
         )
     if not found:

@@ -93,7 +93,7 @@ def load_rows(
         )
     moves = not _COMMIT.fullmatch(revision)
     if _ABBREVIATED.fullmatch(revision) or (moves and group == "data"):
-        raise UserError(f"{group}.revision={revision} is no commit: give all 40 digits of one.")
+        raise UserError(f"{group}.revision={revision} is not a commit: give all 40 digits of one.")
     return _hub(Where(dataset, subset, split, revision, group))
 
 
@@ -311,7 +311,9 @@ def _explained(error: Exception, where: Where) -> str:
     dataset, group = where.dataset, where.group
     match error:
         case errors.HFValidationError():
-            return f"{group}.hub={dataset} is no hub id: write <owner>/<name>, or set {group}.path."
+            return (
+                f"{group}.hub={dataset} is not a hub id: write <owner>/<name>, or set {group}.path."
+            )
         case errors.GatedRepoError():
             return _closed(dataset)
         case errors.RepositoryNotFoundError():
@@ -321,7 +323,7 @@ def _explained(error: Exception, where: Where) -> str:
             )
         case errors.RevisionNotFoundError():
             commit = f"{group}.revision={where.revision}"
-            return f"{commit} is no commit of {dataset}: take one from its page."
+            return f"{commit} is not a commit of {dataset}: take one from its page."
         case errors.HfHubHTTPError():
             status = error.response.status_code
             advice = "check HF_TOKEN" if status in (401, 403) else "try later"

@@ -34,5 +34,11 @@ def is_finished(folder: Path) -> bool:
     return record.get("status") == COMPLETE and record.get("until") is None
 
 
+def words(product: str) -> str:
+    """A product's name as a person reads it."""
+    name = product.replace("rectified_rectifications", "corrections")
+    return name.replace("direct_rectifications", "direct answers").replace("_", " ")
+
+
 def damaged(path: Path) -> UserError:
     return UserError(f"{path} is damaged: delete it and run its command again.")

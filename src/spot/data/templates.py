@@ -73,7 +73,7 @@ def _text(name_or_path: str | Path, key: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{key}={name_or_path} is no text file and none of the package's templates: give a file, "
+            f"{key}={name_or_path} is neither a text file nor one of the package's templates: give a file, "
             f"or one of {', '.join(names())}."
         ) from error
 

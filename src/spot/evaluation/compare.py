@@ -125,10 +125,14 @@ def notes(scores: Scores) -> list[str]:
         questions, accuracy = summary.accuracy.questions, summary.accuracy
         if summary.fewest_trials < asked:
             trials = _trials(summary.fewest_trials, summary.trials)
-            found.append(f"{name}: asked for {asked} trials of each question, observed {trials}.")
+            found.append(
+                f"{name}: asked for {terminal.count(asked, 'trial')} of each question, observed {trials}."
+            )
         wanted = scores.manifest["settings"]["benchmarks"][name].get("questions")
         if wanted is not None and questions < wanted:
-            found.append(f"{name}: asked for {wanted} questions, there are {questions}.")
+            found.append(
+                f"{name}: asked for {terminal.count(wanted, 'question')}, found {questions:,}."
+            )
         trivial = details.get("trivial", {}).get(name)
         if trivial is not None and accuracy.low <= trivial:
             answer = details.get("trivial_answers", {}).get(name, "")
@@ -157,12 +161,15 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     console.print(f"A: {a.name}   B: {b.name}", markup=False)
     console.print(_differences(a, b, shared, tables))
     console.print(
-        f"Bold: the interval excludes 0. p is corrected for {len(tables)} comparisons (Holm).",
+        f"Bold: the interval excludes 0. p is corrected for {terminal.count(len(tables), 'comparison')} (Holm).",
         style="dim",
     )
     for name in a.rows:
         if left := len(a.means[name].keys() ^ b.means.get(name, {}).keys()):
-            console.print(f"{name}: {left} questions were asked to one side only.", style="yellow")
+            console.print(
+                f"{name}: {terminal.count(left, 'question')} asked to one side only.",
+                style="yellow",
+            )
     settings = [scores.manifest["settings"]["generation"] for scores in (a, b)]
     for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, other = (generation.get(key) for generation in settings)
@@ -228,7 +235,7 @@ def show_shares(
     console = terminal.console()
     trials = Counter(question_id for question_id, _ in answers).values()
     console.print(
-        f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {len(means)} questions × "
+        f"{benchmark}: {accuracy.value:.1f}% correct {_interval(accuracy)}, {terminal.count(len(means), 'question')} × "
         f"{_trials(min(trials), max(trials))}"
     )
     for name, share in saved_responses.shares(graded).items():

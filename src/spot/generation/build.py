@@ -31,7 +31,7 @@ def check(config: GeneratorConfig, group: str = "generator") -> None:
     """Refuse, before anything is computed, a generator that could not start later. group: its name."""
     if config.kind == "vllm" and shutil.which(Path(config.executable).expanduser()) is None:
         raise UserError(
-            f"{group}.executable={config.executable} is no program: install vLLM in an environment of "
+            f"{group}.executable={config.executable} is not a program: install vLLM in an environment of "
             "its own and give <env>/bin/vllm."
         )
     if config.kind == "openai" and config.key is not None:

@@ -60,7 +60,7 @@ class PromptCheck:
             raise self._refusal(server.url, error, "for its list of models") from None
         if models is None:
             raise UserError(
-                f"{server.url}/models is no list of models: the address ends in /v1, as a rule."
+                f"{server.url}/models is not a list of models: the address ends in /v1, as a rule."
             )
         self._agree(server.url, models)
         template = self._body({}).get("chat_template_kwargs") or {}
@@ -139,7 +139,7 @@ class PromptCheck:
             fix = f"set another key in {self.key.name}" if self.key.value else "name its key"
             return DeniedError(
                 str(error),
-                f"{url} lets nobody in ({error}): {fix} ({self.group}.key is the environment variable "
+                f"{url} refuses access ({error}): {fix} ({self.group}.key is the environment variable "
                 "that holds it).",
             )
         if error.status == 404:

@@ -125,7 +125,7 @@ class Servers:
         found = shutil.which(Path(self.config.executable).expanduser())
         if found is None:
             raise UserError(
-                f"{self.group}.executable={self.config.executable} is no program here: "
+                f"{self.group}.executable={self.config.executable} is not a program here: "
                 "install vLLM in an environment of its own and give the path of its bin/vllm."
             )
         executable = str(Path(found).absolute())

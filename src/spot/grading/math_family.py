@@ -106,7 +106,7 @@ def _truths(fields: MathFields, row: Mapping[str, Any], answer_format: str) -> l
 def _tolerance(value: Any, field: str) -> str:
     found = number(scalar_text(value))
     if found is None or found < 0:
-        raise RowError(f"{field}: {value!r} is no tolerance")
+        raise RowError(f"{field}: {value!r} is not a tolerance")
     return scalar_text(value)
 
 

@@ -249,7 +249,7 @@ def _result(row: dict[str, Any], most: int | None) -> Outcome:
 
 
 def _usage(usage: Any) -> Usage:
-    """The tokens of a reply; none where one of them is no number or they do not add up."""
+    """The tokens of a reply; none where one of them is not a number or they do not add up."""
     try:
         usage = _object(usage)
         names = ("prompt", "cachedContent", "candidates", "thoughts", "toolUsePrompt", "total")

@@ -28,6 +28,7 @@ from spot.oracle.types import Task
 from spot.utils import local_page
 from spot.utils.errors import UserError
 from spot.utils.progress import say
+from spot.utils.terminal import count
 
 LONGEST_BODY = 8 << 20  # bytes
 TITLE = 60  # characters of a question in the list
@@ -171,7 +172,7 @@ def correct(
     """
     with page(corrections, port) as address:
         tell(
-            f"correct {len(corrections.tasks)} attempts at {address} (kept in {corrections.sheet})"
+            f"correct {count(len(corrections.tasks), 'attempt')} at {address} (kept in {corrections.sheet})"
         )
         corrections.finished.wait()
     tell(corrections.counts())

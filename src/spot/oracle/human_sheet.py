@@ -29,7 +29,9 @@ def place(path: str | None, output: str) -> Path:
     """Where the sheet of `spot correct` goes. Raises UserError where it cannot be written."""
     sheet = Path(path or Path(output) / "corrections.csv").expanduser()
     if sheet.suffix.lower() not in SHEETS:
-        raise UserError(f"oracle.path={sheet} is no sheet: give a name that ends in .csv or .tsv.")
+        raise UserError(
+            f"oracle.path={sheet} is not a sheet: give a name that ends in .csv or .tsv."
+        )
     check_output(sheet, "oracle.path", "table")
     return sheet
 
@@ -109,7 +111,7 @@ def _rows(path: Path) -> list[list[str]]:
     except UnicodeEncodeError:
         raise UserError(f"{path} is not UTF-8: save it as 'CSV UTF-8'.") from None
     except csv.Error as error:
-        raise UserError(f"{path} is no table ({error}): save it as CSV again.") from None
+        raise UserError(f"{path} is not a table ({error}): save it as CSV again.") from None
     except UNREADABLE as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{path} cannot be read ({why}): is the path right?") from None

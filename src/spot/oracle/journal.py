@@ -345,17 +345,17 @@ def _reply(value: dict[str, Any]) -> Reply:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return value
 
 
 def _usd(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is no cost")
+        raise ValueError(f"{value!r} is not a cost")
     return float(value)

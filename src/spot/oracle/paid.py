@@ -122,4 +122,4 @@ def _ask(expected: float) -> float:
     try:
         return float(typed) if typed else usual
     except ValueError:
-        raise UserError(f"{typed} is no number: oracle.max_cost=<USD> says it, too.") from None
+        raise UserError(f"{typed} is not a number: oracle.max_cost=<USD> says it, too.") from None

@@ -201,5 +201,7 @@ def _rates(entry: Mapping[str, Any]) -> Rates:
 
 def _amount(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UserError(f"oracle.prices.{name}={value} is no price: it must be a number from 0 up.")
+        raise UserError(
+            f"oracle.prices.{name}={value} is not a price: it must be a number from 0 up."
+        )
     return float(value)

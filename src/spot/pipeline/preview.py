@@ -24,6 +24,7 @@ from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
 from spot.pipeline.run import Run
+from spot.utils.terminal import count
 
 UNKNOWN = "?"  # begins the digest of what does not exist yet
 REUSE, RESUME, MAKE = "reuse", "resume", "make"
@@ -244,7 +245,7 @@ def _with_work(run: PreviewRun, preview: Preview, target: artifacts.Product) -> 
     elif target.stage == "train" and (pairs := run.existing.get(target.inputs["pairs"])):
         rows = len(artifacts.read_rows(pairs.folder, Pair))
         steps = math.ceil(rows * config.loss.epochs / config.loss.batch_pairs)
-        work = f"{rows:,} pairs, {steps:,} steps"
+        work = f"{count(rows, 'pair')}, {count(steps, 'step')}"
     return replace(preview, note=_joined(work, preview.note))
 
 
@@ -255,12 +256,12 @@ def _joined(*notes: str) -> str:
 def _responses(config: Config, target: artifacts.Product) -> str:
     """`2,000 responses and all of math500`, whose questions are not counted here."""
     if "benchmarks" not in target.settings:
-        count = count_attempts(config)
-        return "" if count is None else f"{count:,} responses"
+        attempts = count_attempts(config)
+        return "" if attempts is None else count(attempts, "response")
     tasks = config.benchmarks.tasks.values()
     known = sum(t.questions * t.trials for t in tasks if t.questions is not None)
     whole = ", ".join(t.name for t in tasks if t.questions is None)
-    parts = (f"{known:,} responses" if known else "", f"all of {whole}" if whole else "")
+    parts = (count(known, "response") if known else "", f"all of {whole}" if whole else "")
     return " and ".join(filter(None, parts))
 
 

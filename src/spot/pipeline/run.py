@@ -67,7 +67,7 @@ class Run:
         if reused:
             target.check()
         else:
-            say(f"{target.stage}: {name.replace('_', ' ')} …")
+            say(f"{target.stage}: {run_record.words(name)} …")
             self._update(current={"stage": target.stage, "folder": self._relative(target)})
             make()
         seconds = time.monotonic() - begun
@@ -84,9 +84,9 @@ class Run:
             }
         )
         self._update(current=None, **self._made())
-        counts = ", ".join(f"{count} {kind}" for kind, count in target.counts.items())
+        counts = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in target.counts.items())
         how = "reused" if reused else f"{seconds:.1f} s"
-        say(f"{target.stage}: {name.replace('_', ' ')} {how}" + (f" ({counts})" if counts else ""))
+        say(f"{target.stage}: {run_record.words(name)} {how}" + (f" ({counts})" if counts else ""))
         return target
 
     def weights(self, read: artifacts.Product | None) -> Policy:

@@ -28,6 +28,7 @@ from spot.data.rows import Attempt, from_json
 from spot.data.run_record import COMPLETE, EVALUATION, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.pipeline.sweep_jobs import JOBS
+from spot.utils import terminal
 from spot.utils.cells import original
 from spot.utils.errors import UserError
 
@@ -267,13 +268,15 @@ def locate(name: str, output: Path) -> RunStatus | SweepStatus:
     found = find(output)
     index = 0 if name == "newest" else int(number) - 1
     if not 0 <= index < len(found):
-        raise UserError(f"{name} is not there: spot runs output={output} has {len(found)} lines.")
+        raise UserError(f"{name} is not there: spot runs output={output} lists {len(found)}.")
     one = found[index]
     if not job:
         return one
     jobs = {run.folder.name: run for run in one.jobs} if isinstance(one, SweepStatus) else {}
     if job not in jobs:
-        raise UserError(f"{name} is not there: {one.folder} has {len(jobs) or 'no'} jobs.")
+        raise UserError(
+            f"{name} is not there: {one.folder} has {terminal.count(len(jobs), 'job')}."
+        )
     return jobs[job]
 
 

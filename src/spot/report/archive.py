@@ -67,7 +67,7 @@ def opened(source: Path) -> Iterator[Path]:
         except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{source} is no archive of a study ({reason}): give a run's or a sweep's folder, or "
+                f"{source} is not an archive of a study ({reason}): give a run's or a sweep's folder, or "
                 f"what `spot report <folder> archive=<file>{SUFFIX}` wrote."
             ) from None
         try:

@@ -25,6 +25,7 @@ from spot.report.arm_names import ASIDE, written
 from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import logged
 from spot.report.style import DOMAINS, SHORT_KEYS, signed
+from spot.utils.terminal import count
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot tell"
 Region = tuple[float, float]  # where a true value makes a claim true, without its ends
@@ -242,7 +243,7 @@ class Verdict:
         return round(50 + low, 2), round(width, 2), round(50 + value, 2)
 
 
-TALLY = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), UNCLEAR: ("cannot be told",) * 2}  # fmt: skip
+TALLY = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), UNCLEAR: ("is undecided", "are undecided")}  # fmt: skip
 
 
 def tally(verdicts: Sequence[Verdict]) -> Counter[str]:
@@ -250,11 +251,11 @@ def tally(verdicts: Sequence[Verdict]) -> Counter[str]:
 
 
 def tally_text(verdicts: Sequence[Verdict]) -> str:
-    """`Of 9 claims of the paper 5 hold, 1 does not hold and 3 cannot be told.`"""
+    """`9 claims of the paper: 5 hold, 1 does not hold and 3 are undecided.`"""
     counts, total = tally(verdicts), len(verdicts)
     parts = [f"{n} {words[n != 1]}" for o, words in TALLY.items() if (n := counts[o])]
     text = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-    return f"Of {total} claim{'s' * (total != 1)} of the paper {text}."
+    return f"{count(total, 'claim')} of the paper: {text}."
 
 
 def judge(study: Study, points: float | None = None) -> list[Verdict]:

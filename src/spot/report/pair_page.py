@@ -61,7 +61,7 @@ def command(arguments: list[str]) -> None:
     source = Path(sources[0])
     out = default_out(source) if given.out is None else Path(given.out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"out={out} is no page: give a name that ends in .html.")
+        raise UserError(f"out={out} is not a page: give a name that ends in .html.")
     check_output(out, "out")
     print(f"pairs: {out} ({build(source, out):,} shown)", flush=True)
 
@@ -162,7 +162,7 @@ def _product(folder: Path) -> Listing:
         if runs := sorted(folder.glob(f"*/{RUN_FILE}")):
             first = runs[0].parent
             raise UserError(f"{folder} is a sweep: name one of its runs, spot pairs {first}.")
-        raise UserError(f"{folder} is no run and no product: {GIVE}.")
+        raise UserError(f"{folder} is neither a run nor a product: {GIVE}.")
     manifest = artifacts.read_manifest(folder)
     stage, settings = str(manifest.get("stage")), manifest["settings"]
     if stage not in KINDS:
@@ -206,7 +206,7 @@ def _kind(path: Path, number: int, line: str) -> type:
             if kind in KINDS.values():
                 return kind
             raise UserError(f"{path}: holds {kind.__name__.lower()}s; {GIVE}.")
-    raise UserError(f"{path}: line {number} is no pair and no correction; {GIVE}.")
+    raise UserError(f"{path}: line {number} is neither a pair nor a correction; {GIVE}.")
 
 
 def _listing(name: str, rows: Rows) -> Listing:

@@ -13,6 +13,7 @@ from spot.data.rows import Pair
 from spot.evaluation.statistics import Estimate, crossed
 from spot.report import paper
 from spot.report.load import FinishedRun, Study, difference
+from spot.utils.terminal import count
 
 DOMAIN_NAMES = {"in_domain": "in-domain", "ood": "OOD", "general": "general"}
 EXAMPLES = 5
@@ -68,9 +69,9 @@ def columns(study: Study) -> list[Column]:
             beside = name if name in known else domain if alone else None
             result.append(_column(study.runs[0], name, short, beside))
         if not alone:
-            result.append(Column(f"{short} mean", f"{len(names)} benchmarks", names, domain))
+            result.append(Column(f"{short} mean", count(len(names), "benchmark"), names, domain))
     if everything := study.benchmarks:
-        result.append(Column("average", f"{len(everything)} benchmarks", everything, "average"))
+        result.append(Column("average", count(len(everything), "benchmark"), everything, "average"))
     for name in study.others:
         run = next(run for run in study.runs if name in run.scores)
         result.append(_column(run, name, "some runs only", None))

@@ -12,6 +12,7 @@ from spot.evaluation.statistics import CONFIDENCE, holm
 from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
 from spot.report.style import label, signed
+from spot.utils.terminal import count
 
 MANY = 5.0  # percent without a usable answer that is worth a word
 FEW_SEEDS = 4  # below, an interval cannot know the spread over seeds well
@@ -88,10 +89,10 @@ def _unmatched(study: Study) -> Iterator[str]:
         if len(set(counts.values())) > 1:
             yield (
                 f"The arms are not matched, they train on different numbers of pairs: {listed}. "
-                "data.matched gives each as many as the poorest has."
+                "data.matched gives each as many as the smallest has."
             )
         elif asked is not None and min(counts.values()) < asked:
-            yield f"{asked} pairs were asked for, there are fewer: {listed}. Raise data.questions."
+            yield f"Fewer pairs than data.pairs={asked}: {listed}. Raise data.questions."
 
 
 def _pairs(run: FinishedRun) -> int | None:
@@ -106,7 +107,7 @@ def _dropped(arm: str, runs: Sequence[FinishedRun]) -> Iterator[str]:
     over_long = max(len(r.manifest("checkpoint")["details"].get("over_long", [])) for r in runs)
     if over_long:
         yield (
-            f"{label(arm)} left out {over_long} pairs that are longer than a pack: raise "
+            f"{label(arm)} left out {count(over_long, 'pair')}, longer than a pack: raise "
             "hardware.tokens_per_pack to train on them."
         )
 

@@ -222,13 +222,13 @@ def check_pairs(
     budget = packing.token_budget
     if over_long and not pairs:
         raise UserError(
-            f"All {len(over_long)} pairs are longer than a pack of {budget} tokens: "
+            f"No pair fits a pack of {budget} tokens ({len(over_long)} are longer): "
             "raise hardware.tokens_per_pack."
         )
     if over_long:
         say(
-            f"{len(over_long)} of {len(pairs) + len(over_long)} pairs are longer than a pack of {budget} "
-            "tokens and are dropped: raise hardware.tokens_per_pack to train on them."
+            f"Dropped {len(over_long)} of {len(pairs) + len(over_long)} pairs, longer than a pack of {budget} "
+            "tokens: raise hardware.tokens_per_pack to train on them."
         )
     if not pairs:
         raise UserError("There are no pairs to train on: elicit more or raise data.gamma.")

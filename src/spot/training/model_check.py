@@ -117,7 +117,7 @@ def check_layout(folder: Path) -> None:
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
-            f"{refused} ({kind}): it is no causal language model; choose another model."
+            f"{refused} ({kind}): it is not a causal language model; choose another model."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

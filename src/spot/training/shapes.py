@@ -105,7 +105,7 @@ def read(file: Path) -> Shape:
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}): give a whole config.json.") from None
     if config.get("model_type") not in PLANNED:

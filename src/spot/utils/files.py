@@ -86,7 +86,7 @@ def check_output(path: Path, key: str, kind: str = "file") -> None:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         written_to = kind == "file" and found is not None and _is_stream(place, found)
         if found is not None and not (written_to or stat.S_ISREG(found) or stat.S_ISDIR(found)):
-            raise OSError(errno.EINVAL, "it is no file")
+            raise OSError(errno.EINVAL, "it is not a file")
         if found is not None and not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only")
         if not written_to:

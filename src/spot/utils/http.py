@@ -45,7 +45,7 @@ def check_url(option: str, url: str) -> None:
             f"{option} must not carry a key or a password: set an environment variable."
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
-        raise UserError(f"{option}={url} is no address: write it as http://localhost:8000/v1.")
+        raise UserError(f"{option}={url} is not an address: write it as http://localhost:8000/v1.")
 
 
 def _has_port(parts: SplitResult) -> bool:

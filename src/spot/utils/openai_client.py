@@ -205,7 +205,7 @@ def _finish(reason: Any) -> str:
 
 
 def _usage(usage: Any) -> dict[str, int | None]:
-    """The tokens of a reply, all None where one of them is no number or they do not add up.
+    """The tokens of a reply, all None where one of them is not a number or they do not add up.
 
     `completion_tokens` should have the thoughts in it, and has not at xAI and at some gateways: there
     the total tells.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,17 +32,22 @@ def tree(folder: Path) -> dict[str, tuple[int, str]]:
 @pytest.fixture(scope="module")
 def selected(laptop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything up to the pairs of the small run is there."""
-    return copy(laptop, tmp_path_factory.mktemp("dry"), without=("train", "evaluate"))
+    folder = copy(laptop, tmp_path_factory.mktemp("dry"), without=("train", "evaluate"))
+    for product in (folder / "outputs" / "products" / "respond").iterdir():
+        if "benchmarks" in json.loads((product / "manifest.json").read_text())["settings"]:
+            shutil.rmtree(product)
+    return folder
 
 
 def test_an_empty_folder_stays_empty(tmp_path: Path) -> None:
     done = spot(tmp_path, "run", "--dry-run", "--dry-run", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "  elicit   attempts                 make   elicit/" in done.stdout
+    assert "  respond  responses                make   respond/" in done.stdout
     assert "(80 responses)" in done.stdout
+    assert "unknown until respond" in done.stdout
     assert "unknown until elicit" in done.stdout
     assert "unknown until select" in done.stdout
-    assert "0 of 8 products are there" in done.stdout
+    assert "0 of 11 products are there" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -57,8 +64,8 @@ def test_what_is_there_is_reused_and_nothing_is_touched(selected: Path) -> None:
     done = spot(selected, "run", "--dry-run", *SMALL)
     assert done.returncode == 0, done.stderr
     assert tree(selected) == before
-    assert sum(" reuse " in line for line in done.stdout.splitlines()) == 5
-    assert "5 of 8 products are there" in done.stdout
+    assert sum(" reuse " in line for line in done.stdout.splitlines()) == 6
+    assert "6 of 11 products are there" in done.stdout
     assert "24 pairs, 3 steps" in done.stdout
     assert "unknown until train" in done.stdout
     products = {path.name for path in (selected / "outputs" / "products").glob("*/*")}
@@ -87,7 +94,7 @@ def test_it_names_what_the_run_then_makes(laptop: Path, selected: Path) -> None:
     expected = {
         seen.name: seen for seen in preview(compose([*SMALL, f"output={selected}/outputs"]))
     }
-    assert [seen.action for seen in expected.values()].count(REUSE) == 5
+    assert [seen.action for seen in expected.values()].count(REUSE) == 6
     made = {name: folder.name for name, folder in products(laptop).items()}
     assert list(made) == list(expected)
     known = {name: seen.key for name, seen in expected.items() if seen.until is None}
@@ -113,6 +120,7 @@ def test_a_sweep_counts_what_its_jobs_share(tmp_path: Path) -> None:
     done = spot(tmp_path, "run", "--dry-run", "-m", "arm=dpo,sft", "seed=0,1", *SMALL)
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "respond responses 1, for 4 jobs 1 to make" in lines
     assert "elicit attempts 1, for 4 jobs 1 to make" in lines
     assert "rectify rectifications 2, for 4 jobs 2 to make" in lines
     assert "evaluate base scores 1, for 4 jobs 1 to make" in lines
@@ -134,11 +142,13 @@ def test_weights_that_are_not_here_are_not_fetched(tmp_path: Path) -> None:
     config = compose(["model=qwen3_8b", f"output={tmp_path}"])
     seen = {one.name: one for one in preview(config)}
     assert {one.action for one in seen.values()} == {MAKE}
-    assert seen["attempts"].until == "Qwen/Qwen3-8B is downloaded"
-    assert seen["base_scores"].until == "Qwen/Qwen3-8B is downloaded"
-    assert (seen["checkpoint"].until, seen["scores"].until) == ("select", "train")
-    names = "attempts held_out_rectifications rectifications held_out pairs base_scores checkpoint"
-    assert list(seen) == [*names.split(), "scores"]
+    assert seen["responses"].until == "Qwen/Qwen3-8B is downloaded"
+    assert seen["base_benchmark_responses"].until == "Qwen/Qwen3-8B is downloaded"
+    assert (seen["attempts"].until, seen["scores"].until) == ("respond", "respond")
+    assert (seen["checkpoint"].until, seen["benchmark_responses"].until) == ("select", "train")
+    names = "responses attempts held_out_rectifications rectifications held_out pairs"
+    scores = "base_benchmark_responses base_scores checkpoint benchmark_responses scores"
+    assert list(seen) == [*names.split(), *scores.split()]
 
 
 def test_a_study_at_paper_scale_is_counted(tmp_path: Path) -> None:
@@ -160,8 +170,8 @@ def test_a_study_at_paper_scale_is_counted(tmp_path: Path) -> None:
 def test_rounds_and_their_students_are_told_apart(tmp_path: Path) -> None:
     config = compose(["model=qwen3_8b", "rounds=2", f"output={tmp_path}"])
     seen = {one.name: one for one in preview(config)}
-    assert seen["round1/attempts"].until == "Qwen/Qwen3-8B is downloaded"
-    assert seen["attempts"].until == "train"
+    assert seen["round1/responses"].until == "Qwen/Qwen3-8B is downloaded"
+    assert seen["responses"].until == "train"
     assert seen["attempts"].key != seen["round1/attempts"].key
     assert seen["checkpoint"].key != seen["round1/checkpoint"].key
 

@@ -280,6 +280,12 @@ def test_weights_named_by_their_folder_are_checked_too(tmp_path):
             artifacts.check_part(folder / part)
 
 
+def test_weights_beside_somebody_elses_manifest_are_none_of_ours(tmp_path):
+    (tmp_path / "train" / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "train" / "mine" / "manifest.json").write_text("{}")
+    artifacts.check_part(tmp_path / "train" / "mine" / "model")
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[]", "", "null", '{"stage": "elicit"', b"\xff\xfe", '{"stage": 1}']
 )

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -221,7 +222,8 @@ def verify(folder: Path, pattern: str = "*") -> None:
 def check_part(part: Path) -> None:
     """Raise UserError where a folder of weights lies in a product that was made with others."""
     for folder in part.resolve().parents[:2]:
-        if folder.parent.name in WITH_WEIGHTS and (folder / MANIFEST).exists():
+        ours = folder.parent.name in WITH_WEIGHTS and re.fullmatch("[0-9a-f]{16}", folder.name)
+        if ours and (folder / MANIFEST).exists():
             verify(folder, f"{part.resolve().relative_to(folder)}/*")
 
 

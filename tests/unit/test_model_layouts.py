@@ -141,7 +141,8 @@ def test_a_training_from_start_to_checkpoint(
     """The cached reference is the model's own, rewards begin at 0, and the checkpoint answers."""
     layout = LAYOUTS[name]
     torch.manual_seed(0)
-    sizes = layout.sizes | {"vocab_size": len(tiny_tokenizer)}
+    words = {"vocab_size": len(tiny_tokenizer), "eos_token_id": tiny_tokenizer.eos_token_id}
+    sizes = layout.sizes | words
     model: Any = AutoModelForCausalLM.from_config(Layout(layout.config, sizes).build())
     model.save_pretrained(tmp_path / "policy")
     tiny_tokenizer.save_pretrained(tmp_path / "policy")

@@ -28,7 +28,7 @@ GRADED = {
     "connect4": "a solver",
     "data": "as the attempts of the run's own data",
     "ifeval": "lm-eval's own checker",
-    "math": "the final answer against the truth: exactly, then by math-verify",
+    "math": "the final answer against the truth: the same text, or the same parts and exact values",
 }
 
 

@@ -233,7 +233,8 @@ def _check_option(group: str, value: Any, options: list[str]) -> None:
     if value not in options:
         name = "null" if value is None else str(value)
         what = f"{short(name)} is unknown" if name else " is empty"
-        close = suggestions.other_place(group, name, _all_options()) or guess(name, options)
+        close = suggestions.other_place(group, name, _all_options())
+        close = close or guess(name, options) or guess(name.lower(), options)
         raise UserError(f"{group}={what}: {close}choose one of {', '.join(options)}.")
 
 
@@ -276,7 +277,10 @@ def _explain(overrides: list[Override], error: Exception) -> str:
             if override.package:
                 return f"{line} is unknown: what takes an @ is generator@evaluator=<option>."
             return f"{line}: write +{line}."
-        if "Multiple values for" in str(error) and override.is_add():
+        if override.is_delete() and f"override {line}" in str(error):
+            return f"{line}: a key cannot be taken out, only set: {override.key_or_group}=<value>."
+        twice = ("Multiple values for", "force-add of config groups")
+        if str(error).startswith(twice) and (override.is_add() or override.is_force_add()):
             return (
                 f"{line} chooses {override.key_or_group} once more: write {str(line).lstrip('+')}."
             )

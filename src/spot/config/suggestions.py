@@ -61,6 +61,10 @@ def unreadable(line: str, options: Mapping[str, Sequence[str]]) -> str:
         why = (
             f"no space belongs into a key or before =, write {''.join(key.split())}={value.strip()}"
         )
+    elif re.search(r"\s[\w.+~]+=", value):
+        why = "these are several words, each key=value: leave out the quotes around all of them"
+    elif value.endswith(","):
+        why = f"a comma at its end: write {key}=a,b without a space (and -m to sweep)"
     elif value.startswith("="):
         why = f"one = is enough, write key=value, {key}={value.lstrip('=')}"
     elif bare.count("'") % 2 or bare.count('"') % 2:
@@ -72,11 +76,11 @@ def unreadable(line: str, options: Mapping[str, Sequence[str]]) -> str:
 
 def _without_equals(line: str, options: Mapping[str, Sequence[str]]) -> str:
     """For a word without =, such as `loss:bco`, `bco` or `loss`."""
-    key, colon, value = (part.strip() for part in line.partition(":"))
-    if colon and (key in options or value_type(key) is not None):
-        return f"write {key}={value or '<value>'}"
     if line in options:
         return f"write key=value, {line}={'|'.join(options[line][:3])}|…"
+    key, *rest = (part.strip() for part in re.split("[:/]", line, maxsplit=1))
+    if key in options or value_type(key) is not None:
+        return f"write key=value, {key}={''.join(rest) or '<value>'}"
     if group := next((name for name, known in options.items() if line in known), None):
         return f"write key=value, {group}={line}"
     return "write key=value (or -m key=a,b to sweep)"

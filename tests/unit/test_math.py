@@ -553,7 +553,7 @@ ANSWERS = [
      ["5", r"5 \text{ apples and } 4 \text{ pears}"]),
     (r"n\text{ is even}",
      [r"n\text{ is even}"],
-     [r"n\text{ is odd}", "n"]),
+     [r"n\text{ is odd}", "n", r"N\text{ is even}"]),
     (r"\text{even}",
      ["even"],
      ["odd"]),

@@ -111,7 +111,8 @@ def _same_words(left: str, right: str) -> bool:
     words = [" ".join(_NAMED_TEXT.sub(r" \1 ", text).split()) for text in (left, right)]
     plain = all(re.fullmatch(r"[^\W\d_][^\W\d_ .,'()-]*(?:[ .,'-]+[^\W\d_]+)*", w) for w in words)
     spoken = words != [left, right] or all(len(word) > 3 for w in words for word in w.split())
-    return plain and spoken and len(words[0]) > 1 and words[0].casefold() == words[1].casefold()
+    folded = [[w.casefold() if len(w) > 1 else w for w in text.split()] for text in words]
+    return plain and spoken and len(words[0]) > 1 and folded[0] == folded[1]
 
 
 def _rounding(given: str, truth: str) -> Fraction:

@@ -34,7 +34,7 @@ g gram gm; kg kilogram; mg milligram; lb pound lbs; oz ounce; ton tonne
 ml milliliter; l liter litre; gallon gal; s sec second; min minute; h hr hour; day; week; month; year yr
 ms millisecond; ns; ps; myr; gyr; dollar buck usd; cent; euro; percent; degree deg; radian rad; steradian
 mph; n newton; j joule; kj; mj; w watt; kw; mw; gw; v volt; mv; kv; a amp ampere; ma; ohm; farad; tesla; coulomb
-gauss; k kelvin; celsius; fahrenheit; hz hertz; khz; mhz; ghz; pa pascal; kpa; mpa; gpa; atm; bar; torr; psi
+gauss; unit; k kelvin; celsius; fahrenheit; hz hertz; khz; mhz; ghz; pa pascal; kpa; mpa; gpa; atm; bar; torr; psi
 mol mole; mmol; kmol; molar; cal; kcal; erg; ev; kev; mev; gev; dyn dyne; angstrom; arcsec arcsecond; arcmin; amu; gb
 """
 _CANONICAL = {
@@ -98,7 +98,7 @@ def _unit_of(tokens: Sequence[Token]) -> Unit:
     for before, token in zip((None, *tokens), tokens, strict=False):
         if token.kind == "number" and powers and before is not None:
             powers[-1] = abs(round(float(token.text)))
-        for word in re.findall(r"[^\W\d_]+", token.text) if token.kind == "text" else ():
+        for word in re.findall(r"[^\W\d_]+", token.text.casefold()) if token.kind == "text" else ():
             if word in SCALES:
                 scale *= SCALES[word]
             elif word == "percent":
@@ -122,11 +122,19 @@ def _unit_of(tokens: Sequence[Token]) -> Unit:
 
 def conflict(one: Unit, other: Unit) -> bool:
     """Whether two units cannot be of the same answer; where one side has none, only am and pm count."""
-    if one.marks != other.marks:
+    return one.marks != other.marks or _excludes(one, other) or _excludes(other, one)
+
+
+def _excludes(one: Unit, other: Unit) -> bool:
+    if one.percent and not other.percent and (other.known or other.nouns):
         return True
-    if one.known and other.known:
-        return not (one.known <= other.known or other.known <= one.known)
-    return bool((one.known and other.nouns) or (other.known and one.nouns))
+    if not one.known or one.known == other.known:
+        return False
+    if not other.known:
+        return bool(other.nouns)
+    if one.known < other.known:  # dollars, dollars per hour
+        return bool(one.nouns)
+    return not other.known < one.known
 
 
 def _canonical(word: str) -> str | None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
 from spot.evaluation.statistics import by_benchmark, summarise
-from spot.pipeline import exports, stages
+from spot.pipeline import exports, policy, stages
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.pipeline.run import Run
 from spot.utils.errors import UserError
@@ -135,6 +136,22 @@ def test_of_several_rounds_the_last_one_is_measured_without_the_base(tmp_path, m
     assert "round1/attempts" in products
     assert "attempts" not in products
     assert list(table(exports.evaluate(folder))) == [2, LAST]
+
+
+@pytest.mark.parametrize("part", ["exports/step_00000002", "model"])
+def test_damaged_weights_are_not_measured(run, workplace, part):
+    (product,) = (workplace / "outputs" / "products" / "train").iterdir()
+    file = product / part / "model.safetensors"
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        with pytest.raises(UserError, match=r"safetensors does not match its manifest.*Delete"):
+            policy.prepare(replace(compose(SETTINGS).model, path=str(file.parent)), workplace)
+        if part != "model":
+            with pytest.raises(UserError, match=r"safetensors does not match its manifest"):
+                exports.evaluate(run)
+    finally:
+        file.write_bytes(kept)
 
 
 def test_a_run_without_exports_names_the_option(tmp_path, monkeypatch):

@@ -164,7 +164,13 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
         f"Bold: the interval excludes 0. p is corrected for {terminal.count(len(tables), 'comparison')} (Holm).",
         style="dim",
     )
+    graders = [scores.manifest["settings"].get("graders", {}) for scores in (a, b)]
     for name in a.rows:
+        if len({grader.get(name) for grader in graders}) > 1:
+            what = (
+                "graded by different versions: type both commands again, nothing is sampled anew."
+            )
+            console.print(f"{name}: {what}", style="yellow")
         if left := len(a.means[name].keys() ^ b.means.get(name, {}).keys()):
             console.print(
                 f"{name}: {terminal.count(left, 'question')} asked to one side only.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from spot.evaluation import compare
 from tests.support import command_line
@@ -53,7 +55,7 @@ def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
     assert "p, corrected" in other
     assert "temperature was 0.7 for A and 0.0 for B." in other
     record = json.loads((before / "run.json").read_text())
-    assert list(record["products"]) == ["scores"]
+    assert list(record["products"]) == ["benchmark_responses", "scores"]
     alone = spot(tmp_path, "compare", str(before), ok=False)
     assert "measured one model only" in alone.stderr
 
@@ -61,6 +63,13 @@ def test_a_model_is_measured_and_compared(laptop: Path, tmp_path: Path) -> None:
     scores = compare.read(before)
     scores.manifest["settings"]["benchmarks"]["sums"]["trials"] = 3
     assert "sums: asked for 3 trials of each question, observed 1." in compare.notes(scores)
+    scores.manifest["settings"]["graders"]["sums"] = "another"
+    screen = Console(file=io.StringIO(), width=200)
+    compare.compare(compare.read(before), scores, screen)
+    (line,) = [
+        line for line in screen.file.getvalue().splitlines() if "graded by different" in line
+    ]
+    assert line.startswith("sums: ")
 
 
 def graded(
@@ -109,7 +118,7 @@ def test_saved_responses_are_graded(tmp_path: Path) -> None:
     assert "5 questions × 1–2" in printed
     assert "30.0% correct" in printed  # (½ + 1 + 0 + 0 + 0) / 5
     for out in ("responses.jsonl", "."):
-        assert "name another file" in spot(tmp_path, *arguments, f"out={out}", ok=False).stderr
+        assert "cannot be written (it is a folder)" in spot(tmp_path, *arguments, f"out={out}", ok=False).stderr
     assert (tmp_path / "responses.jsonl").read_bytes() == before
 
 

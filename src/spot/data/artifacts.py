@@ -87,7 +87,7 @@ class Product:
         files = _covered(manifest["files"], self.content)
         if _digest(files) != manifest["digest"]:
             raise _damaged(self.folder, MANIFEST)
-        if wrong := digests.changed(self.folder, files):
+        if wrong := digests.changed(self.folder, files, keep=True):
             raise _damaged(self.folder, wrong)
         if self.content != "*":  # a folder that is read as a whole
             for name in _covered(dict.fromkeys(_files(self.folder), ""), self.content):

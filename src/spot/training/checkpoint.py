@@ -140,7 +140,7 @@ def _changed(state: Path) -> str | None:
         return None if (state / CHECKPOINT).exists() else CHECKPOINT
     try:
         written = dict(json.loads((state / DIGESTS).read_bytes()))
-        return digests.changed(state, written) if written else DIGESTS
+        return digests.changed(state, written, keep=True) if written else DIGESTS
     except (OSError, ValueError, TypeError):
         return DIGESTS
 

@@ -35,11 +35,11 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
         return dict(zip(names, hashes, strict=True))
 
 
-def changed(folder: Path, digests: Mapping[str, str]) -> str | None:
+def changed(folder: Path, digests: Mapping[str, str], *, keep: bool = False) -> str | None:
     """The first file below `folder` that is missing or not what its digest says; None when all are.
 
-    A file is read only if its size or a time differs from when it was last found right, which the
-    folder's RECORD keeps: a copy is read once more, and not refused.
+    A file is read only if its size or a time differs from what the folder's RECORD says of when it was
+    last found right: a copy is read once more, and not refused. keep: write that record.
     """
     now = time.time_ns()
     stamps = {name: _stamp(folder / name) for name in digests}
@@ -52,7 +52,7 @@ def changed(folder: Path, digests: Mapping[str, str]) -> str | None:
         return wrong
     old = [name for name in unread if max(stamps[name][1:]) < now - SETTLED]
     settled = {name: [digests[name], *stamps[name]] for name in old}
-    if settled:
+    if keep and settled:
         with suppress(OSError):  # a folder of somebody else: read again next time
             write_aside(folder / RECORD, json.dumps(known | settled, indent=1) + "\n")
     return None

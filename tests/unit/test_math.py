@@ -824,6 +824,12 @@ ANSWERS = [
     (r"-\frac{2(x^2+6)}{9(x^2-2)\sqrt[3]{x^2-2}^2}",
      [r"-\frac{8x^2}{9(x^2-2)^{5/3}}+\frac{2}{3(x^2-2)^{2/3}}"],
      []),
+    (r"\$18.90",
+     [r"18.90\text{ in total}", r"18.9 \text{ dollars}", r"\$18.90 \text{ per hour}", "18.90 dollars in total"],
+     [r"18.90\text{ books}", r"18.90\text{ euros}", r"18.90\text{ inches}", "18.90 in"]),
+    (r"12\text{ hours}",
+     [r"12\text{ hours in total}", "12", "12 hr", "12 hrs"],
+     [r"12\text{ minutes}", r"12\%", r"12\text{ am}"]),
 ]  # fmt: skip
 
 

@@ -72,7 +72,7 @@ _MODULUS = re.compile(
     r"\(\s*\\?(?:b?mod|text\s*\{\s*mod\s*\}|mathrm\s*\{\s*mod\s*\})\s*(\w+|\{\w+\})\s*\)"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s*x\s*(?=10\s*\^)")
-_DOLLARS = re.compile(r"(-?)\\\$\s*(-?[\d,.]*\d)")
+_DOLLARS = re.compile(r"(-?)\\\$\s*(-?[\d,.]*\d)(?=\s*(?:$|\\(?:text|mbox)))")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
 _UNIT = re.compile(r"(?P<word>[^\W\d_]+)|\^\s*\{?(?P<power>-?\d)\}?|(?P<sign>[/*])|[\s.]+")
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|~|\\(?:q?quad|enspace|thinspace|space)(?![a-zA-Z])")
@@ -102,8 +102,7 @@ def normalised(text: str) -> str:
     text = re.sub(r"(?i)(?<![a-z])([ap])\.\s?m(?![a-z])\.?", r"\1m", text)
     text = re.sub(r"\.{3,}", r"\\ldots ", text)
     text = _GROUPS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text).replace("{,}", ",")
-    if price := _DOLLARS.fullmatch(text.strip(" .$")):
-        text = f"{price[1]}{price[2]}\\text{{dollars}}"
+    text = _DOLLARS.sub(r"\1\2\\text{dollars}", text.rstrip(" .$"))
     text = _TIMES_TEN.sub("*", _GONE.sub(" ", text))
     text = re.sub(r"(?<![a-z])np\.(?=[a-z])", "", text)
     text = _DEGREES.sub("°", text)

@@ -23,6 +23,7 @@ _ENDS = frozenset(
     (",", "or", "relation", "join", "&", "newline", "end", ")", "]", "}", "\\}", "|", "⌋", "⌉")
 )
 _TWO_WORDS = ["{", "text", "}", "{", "text", "}"]
+_FILLING = frozenset("in of the per an each every total altogether for to on at by is".split())
 _MARKS = frozenset(("am", "pm", "noon", "midnight", "bc", "ad", "bce", "ce"))
 _POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
 
@@ -92,12 +93,11 @@ def _exponent(tokens: Sequence[Token], place: int) -> int:
 
 def _unit_of(tokens: Sequence[Token]) -> Unit:
     """What these words, exponents and divisions write."""
-    words: list[str] = []
-    powers: list[int] = []
-    pending, scale, percent, marks = 1, 1, False, set()
-    for before, token in zip((None, *tokens), tokens, strict=False):
-        if token.kind == "number" and powers and before is not None:
-            powers[-1] = abs(round(float(token.text)))
+    words: list[tuple[str, int]] = []  # with their powers
+    power, scale, percent, marks = 1, 1, False, set()
+    for token in tokens:
+        if token.kind == "number" and words:
+            words[-1] = words[-1][0], abs(round(float(token.text)))
         for word in re.findall(r"[^\W\d_]+", token.text.casefold()) if token.kind == "text" else ():
             if word in SCALES:
                 scale *= SCALES[word]
@@ -105,17 +105,17 @@ def _unit_of(tokens: Sequence[Token]) -> Unit:
                 percent = True
             elif word in _MARKS:
                 marks.add(word)
-            elif word in _POWERS and word in ("squared", "cubed"):
-                powers[-1:] = [_POWERS[word]] * bool(powers)
+            elif word in ("squared", "cubed") and words:
+                words[-1] = words[-1][0], _POWERS[word]
             elif word in _POWERS:
-                pending = _POWERS[word]
+                power = _POWERS[word]
             else:
-                words.append(word)
-                powers.append(pending)
-                pending = 1
-    measures = [(_canonical(word), power) for word, power in zip(words, powers, strict=True)]
-    known = frozenset((name, power) for name, power in measures if name)
-    nouns = tuple(w for w, (name, _) in zip(words, measures, strict=True) if not name)
+                words.append((word, power))
+                power = 1
+    ends = [("in", power) for word, power in words[-1:] if word == "in"]  # inches
+    said = [(w, p) for w, p in words if w not in _FILLING] + ends
+    known = frozenset((name, p) for w, p in said if (name := _canonical(w)))
+    nouns = tuple(w for w, _ in said if not _canonical(w))
     letters = "".join(t.text for t in tokens if t.kind == "text")
     return Unit(known, frozenset(marks), scale, percent, nouns, letters)
 

@@ -56,7 +56,7 @@ def test_a_console_shows_none_of_it(text: str) -> None:
     console = terminal.Console(file=out, force_terminal=True, width=8, color_system=None)
     table = terminal.table("one", "two")
     table.add_row(text, Text(text, "red"))
-    console.print(Panel(Text(text)), table, text, markup=False)
+    console.print(Panel(Text(text)), table, text)
     assert not FORBIDDEN.search(out.getvalue())
 
 

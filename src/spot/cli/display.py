@@ -127,10 +127,10 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
     if rows.row_count:
         console.print(terminal.fit(rows, console.width, SPARE_IN_LISTS, ("what", "where")))
         console.print(f"spot show <#> says more; a sweep's job: <#>/<job>. {len(found)} in {output}.",
-                      style="dim", markup=False)  # fmt: skip
+                      style="dim")  # fmt: skip
     else:
         what = f" that is {' or '.join(states)}" if states else ""
-        console.print(f"no run{what} in {output}: python train.py makes one.", markup=False)
+        console.print(f"no run{what} in {output}: python train.py makes one.")
 
 
 def _sweep_cells(sweep: SweepStatus) -> list[Text | str]:
@@ -347,4 +347,4 @@ def _state(state: str) -> Text:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)

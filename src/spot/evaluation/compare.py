@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spot.data import artifacts, run_record
 from spot.data.rows import Score
@@ -103,13 +104,11 @@ def show(scores: Scores, console: Console | None = None) -> None:
     console.print(table)
     for name, rows in scores.rows.items():
         if shares := saved_responses.flag_shares([row.details for row in rows]):
-            console.print(f"{name}: {_listed(shares)}", markup=False)
+            console.print(f"{name}: {_listed(shares)}")
         if parts := details.get("trivial_parts", {}).get(name):
-            console.print(
-                f"{name}, the best answer without reading: {_listed(parts)}", markup=False
-            )
+            console.print(f"{name}, the best answer without reading: {_listed(parts)}")
     for note in notes(scores):
-        console.print(note, style="yellow", markup=False)
+        console.print(note, style="yellow")
 
 
 def _listed(shares: Mapping[str, float]) -> str:
@@ -158,7 +157,7 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     tables = {name: paired([b.means[name]], [a.means[name]]) for name, ids in shared.items() if ids}
     if not tables:
         raise UserError(f"{a.name} and {b.name} share no question: measure the same benchmarks.")
-    console.print(f"A: {a.name}   B: {b.name}", markup=False)
+    console.print(f"A: {a.name}   B: {b.name}")
     console.print(_differences(a, b, shared, tables))
     console.print(
         f"Bold: the interval excludes 0. p is corrected for {terminal.count(len(tables), 'comparison')} (Holm).",
@@ -180,7 +179,7 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, other = (generation.get(key) for generation in settings)
         if one != other:
-            console.print(f"{key} was {one} for A and {other} for B.", style="yellow", markup=False)
+            console.print(f"{key} was {one} for A and {other} for B.", style="yellow")
 
 
 def _differences(
@@ -197,7 +196,7 @@ def _differences(
         low, high = bootstrap(list(values[0]))
         table.add_row(
             name, f"{one:.1f}", f"{other:.1f}", _signed(difference), _interval(difference),
-            rf"\[{low:.1f}, {high:.1f}]", f"{difference.p:.3f}", f"{corrected:.3f}",
+            f"[{low:.1f}, {high:.1f}]", f"{difference.p:.3f}", f"{corrected:.3f}",
             str(difference.questions),
         )  # fmt: skip
     if len(tables) > 1:
@@ -216,12 +215,11 @@ def _source(scores: Scores, name: str) -> list[Any]:
 
 
 def _interval(estimate: Estimate) -> str:
-    return rf"\[{estimate.low:.1f}, {estimate.high:.1f}]"
+    return f"[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def _signed(estimate: Estimate) -> str:
-    text = f"{estimate.value:+.1f}"
-    return f"[bold]{text}[/bold]" if estimate.excludes_zero else text
+def _signed(estimate: Estimate) -> Text:
+    return Text(f"{estimate.value:+.1f}", "bold" if estimate.excludes_zero else "")
 
 
 def _trials(fewest: int, most: int) -> str:
@@ -245,8 +243,8 @@ def show_shares(
         f"{_trials(min(trials), max(trials))}"
     )
     for name, share in saved_responses.shares(graded).items():
-        console.print(f"  {name.replace('_', ' '):<24}{share:6.1f}%", markup=False)
-    console.print(f"  {'trivial answer':<24}{trivial[0]:6.1f}%  ({trivial[1]})", markup=False)
+        console.print(f"  {name.replace('_', ' '):<24}{share:6.1f}%")
+    console.print(f"  {'trivial answer':<24}{trivial[0]:6.1f}%  ({trivial[1]})")
     reasons = Counter(grade.reason for _, grade in graded if grade.reason)
     for reason, count in reasons.most_common(5):
-        console.print(f"  {count:>6} × {reason}", style="dim", markup=False)
+        console.print(f"  {count:>6} × {reason}", style="dim")

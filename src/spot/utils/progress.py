@@ -21,12 +21,12 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 Listener = Callable[[str, int, int | None], None]  # of a label, how many are done, of how many
 listeners: list[Listener] = []  # told of every item that `track` yields
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """One line to the person who waits (stderr, so that stdout stays for results)."""
-    console.print(clean(message), markup=False)
+    console.print(clean(message))
 
 
 def track(
@@ -63,11 +63,11 @@ def _bar(
     items: Iterable[T], label: str, total: int | None, start: int, note: Callable[[], str]
 ) -> Iterator[T]:
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=total, completed=start, note="")

@@ -35,7 +35,10 @@ def clean(text: str, *, lines: bool = False) -> str:
 
 
 class Console(RichConsole):
-    """Rich's console, which shows no control characters but its own."""
+    """Rich's console for plain text: no markup in it, and no control characters but the console's own."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **given})
 
     def render(self, *given: Any, **named: Any) -> Iterable[Segment]:
         for segment in super().render(*given, **named):
@@ -73,8 +76,8 @@ def fit(rows: Table, width: int, spare: Iterable[str], wraps: Iterable[str] = ()
 
 def console() -> Console:
     """The terminal, or a log."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
 
 
 def signed(value: float, digits: int = 1) -> str:

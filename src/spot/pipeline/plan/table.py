@@ -13,7 +13,7 @@ Line = tuple[str, str, str]  # what, how much, a note
 
 def show(plan: Plan, console: terminal.Console | None = None) -> None:
     """Print the plan: memory, work, disk, Oracle, and whether it fits."""
-    out = console or terminal.Console(highlight=False, soft_wrap=True)
+    out = console or terminal.Console(soft_wrap=True)
     config, shape, hardware = plan.config, plan.shape, plan.config.hardware
     kind = hardware.accelerator.upper()
     ranks = f"one {kind}"
@@ -24,7 +24,6 @@ def show(plan: Plan, console: terminal.Console | None = None) -> None:
         f"{config.model.name}: {shape.parameters / 1e9:.3g} billion parameters, "
         f"{shape.layers} layers; hardware={hardware.name}: {ranks}; "
         f"loss={config.loss.name}, reference={config.reference}",
-        markup=False,
     )
     device, calls = "GPU" if kind == "GPU" else "process", plan.calls
     oracle = ("calls", _count(calls.count), calls.note), ("price", calls.price, calls.price_note)
@@ -38,7 +37,7 @@ def show(plan: Plan, console: terminal.Console | None = None) -> None:
         out.print()
         out.print(_table(title, lines))
     out.print()
-    out.print(plan.verdict, style="bold red" if plan.fits is False else "bold", markup=False)
+    out.print(plan.verdict, style="bold red" if plan.fits is False else "bold")
 
 
 def _table(title: str, lines: list[Line]) -> Table:

@@ -26,6 +26,7 @@ from spot.pipeline import heartbeat, run_status
 from spot.pipeline import run as runs
 from spot.pipeline.run import Run
 from spot.pipeline.run_status import Mean, RunStatus, SweepStatus
+from spot.utils import terminal
 from spot.utils.errors import UserError
 from tests.support.command_line import spot
 from tests.support.processes import wait_for
@@ -361,6 +362,20 @@ def test_a_narrow_terminal_drops_columns_and_cuts_none(
     head = listed.splitlines()[1] if not listed.splitlines()[0].strip() else listed.splitlines()[0]
     assert {"#", "status", "what", "average"} <= set(head.split())
     assert ("disk" in head.split()) == (width == 200)
+
+
+def test_a_column_that_stays_is_whole() -> None:
+    rows = terminal.table("name", "A %", "bootstrap", "p", "p, corrected", right=("A %", "p"))
+    rows.add_row("word_problems", "10.0", "[-15.0, 0.0]", "1.000", "0.990")
+    rows.add_row("average", "", "", "0.330")
+    for width in range(30, 80):
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        console.print(terminal.fit(rows, width, ("bootstrap", "A %", "p"), ("name",)))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "p, corrected" in text
+        assert "0.990" in text
+        for value, head in (("1.000", " p "), ("10.0", "A %"), ("[-15.0, 0.0]", "bootstrap")):
+            assert (value in text) == (head in text)
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def _evaluate_exports(run: Path, dry: bool) -> None:
     trained = exports.trained(run)
     scores = stages.evaluate(Run(trained.config, run), "scores", trained.model, trained.attempts)
     _show_scores(scores.folder, trained.base_scores)
-    print(f"scores: {scores.folder}", flush=True)
+    print(f"scores: {os.path.normpath(scores.folder)}", flush=True)
     if run_record.is_finished(run) and exports.read(run).weights:
         from spot import report
 

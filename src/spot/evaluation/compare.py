@@ -101,7 +101,8 @@ def show(scores: Scores, console: Console | None = None) -> None:
         mean = macro([list(means.values()) for means in scores.means.values()])
         table.add_row("average", f"{mean.value:.1f}", _interval(mean))
     console = console or terminal.console()
-    console.print(table)
+    spare = ("trivial %", "mean tokens", "truncated %", "questions × trials")
+    console.print(terminal.fit(table, console.width, spare, ("benchmark",)))
     for name, rows in scores.rows.items():
         if shares := saved_responses.flag_shares([row.details for row in rows]):
             console.print(f"{name}: {_listed(shares)}")
@@ -158,7 +159,9 @@ def compare(a: Scores, b: Scores, console: Console | None = None) -> None:
     if not tables:
         raise UserError(f"{a.name} and {b.name} share no question: measure the same benchmarks.")
     console.print(f"A: {a.name}   B: {b.name}")
-    console.print(_differences(a, b, shared, tables))
+    spare = ("bootstrap", "questions", "p", "p, corrected", "95% interval")
+    differences = _differences(a, b, shared, tables)
+    console.print(terminal.fit(differences, console.width, spare, ("benchmark",)))
     console.print(
         f"Bold: the interval excludes 0. p is corrected for {terminal.count(len(tables), 'comparison')} (Holm).",
         style="dim",
@@ -189,10 +192,12 @@ def _differences(
     differences = [crossed([table]) for table in tables.values()]
     numbers = ("A %", "B %", "B − A", "95% interval", "bootstrap", "p", "p, corrected", "questions")
     table = terminal.table("benchmark", *numbers, right=numbers)
+    sides = []
     for (name, values), difference, corrected in zip(
         tables.items(), differences, holm([d.p for d in differences]), strict=True
     ):
         one, other = (np.mean([s.means[name][q] for q in shared[name]]) for s in (a, b))
+        sides.append((one, other))
         low, high = bootstrap(list(values[0]))
         table.add_row(
             name, f"{one:.1f}", f"{other:.1f}", _signed(difference), _interval(difference),
@@ -201,7 +206,8 @@ def _differences(
         )  # fmt: skip
     if len(tables) > 1:
         mean = crossed(list(tables.values()))
-        table.add_row("average", "", "", _signed(mean), _interval(mean), "", f"{mean.p:.3f}")
+        both = (f"{np.mean(side):.1f}" for side in zip(*sides, strict=True))
+        table.add_row("average", *both, _signed(mean), _interval(mean), "", f"{mean.p:.3f}")
     return table
 
 

@@ -63,15 +63,21 @@ def fit(rows: Table, width: int, spare: Iterable[str], wraps: Iterable[str] = ()
 
     wraps: columns whose cells may take several lines where that is not enough.
     """
-    wide = RichConsole(width=WIDTH)
-    for name in spare:
-        if wide.measure(rows).maximum <= width:
+    wide, shown, folding = RichConsole(width=WIDTH), rows, set(wraps)
+    kept = list(rows.columns)
+    for name in (None, *spare):
+        kept = [column for column in kept if column.header != name]
+        shown = Table(box=rows.box, pad_edge=rows.pad_edge)
+        for column in kept:
+            folds = column.header in folding
+            shown.add_column(
+                column.header, justify=column.justify, no_wrap=not folds, overflow="fold"
+            )
+        for cells in zip(*(column.cells for column in kept), strict=True):
+            shown.add_row(*cells)
+        if wide.measure(shown).maximum <= width:
             break
-        rows.columns = [column for column in rows.columns if column.header != name]
-    folding = set(wraps)
-    for column in rows.columns:
-        column.no_wrap, column.overflow = column.header not in folding, "fold"
-    return rows
+    return shown
 
 
 def console() -> Console:

@@ -830,6 +830,12 @@ ANSWERS = [
     (r"12\text{ hours}",
      [r"12\text{ hours in total}", "12", "12 hr", "12 hrs"],
      [r"12\text{ minutes}", r"12\%", r"12\text{ am}"]),
+    ("25_8", ["(25)_8", "{25}_{8}"], ["25_{10}", "(25)_7", "21"]),
+    ("25", ["25_{10}", "(25)_{10}"], ["25_{9}"]),
+    (r"\frac{a}{b}", [r"{a \over b}"], [r"{b \over a}"]),
+    (r"\sin x", [r"\operatorname{sin} x", r"\mathrm{sin}(x)", "sin x"], [r"\operatorname{cos} x"]),
+    ("f(x)=2x", [r"f(x)=2x \text{ for all } x", r"f(x) = 2x, \forall x \in \mathbb{R}"],
+     [r"f(x)=2x \text{ for all } x > 0", r"f(x)=3x \text{ for all } x"]),
 ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ symbol i: imath; symbol phi: varphi; symbol epsilon: varepsilon; symbol theta: �
 frac frac: frac dfrac tfrac cfrac; sqrt sqrt: sqrt √; binom binom: binom dbinom tbinom; ° °: degree º; ^ ^: **; ‖ ‖: | lVert rVert Vert
 ⌊ ⌊: lfloor; ⌋ ⌋: rfloor; ⌈ ⌈: lceil; ⌉ ⌉: rceil; | |: lvert rvert vert; ( (: langle; ) ): rangle; [ [: lbrack; ] ]: rbrack
 \\{ {: lbrace {; \\} }: rbrace }; % %: %; , ,: and ，; or or: or
-function arcsin: asin; function arccos: acos; function arctan: atan
+function arcsin: asin; function arccos: acos; function arctan: atan; function tan: tg; function cot: ctg
 """
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan arccot arcsec arccsc ln log lg exp".split()
@@ -73,7 +73,11 @@ _MODULUS = re.compile(
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s*x\s*(?=10\s*\^)")
 _DOLLARS = re.compile(r"(-?)\\\$\s*(-?[\d,.]*\d)(?=\s*(?:$|\\(?:text|mbox)))")
-_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
+_BETWEEN = re.compile(r"\{([^{}]*)\\(choose|over)(?![a-zA-Z])([^{}]*)\}")
+_BASE = re.compile(r"[({]\s*(\d\w*)\s*[)}](?=\s*_)")
+_FOR_ALL = re.compile(  # behind an answer
+    r"(?<=\S)[,\s]*(?:\\text\{\s*for (?:all|any|every)\s*\}|\\forall)\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?\s*)?$"
+)
 _UNIT = re.compile(r"(?P<word>[^\W\d_]+)|\^\s*\{?(?P<power>-?\d)\}?|(?P<sign>[/*])|[\s.]+")
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|~|\\(?:q?quad|enspace|thinspace|space)(?![a-zA-Z])")
 _SUFFIX = re.compile(r"\s*(?:(_)\s*|'|\^\s*\{?\s*\\prime\s*\}?)")
@@ -108,7 +112,10 @@ def normalised(text: str) -> str:
     text = _DEGREES.sub("°", text)
     for letter, scale in (("C", "celsius"), ("F", "fahrenheit")):
         text = re.sub(_TEMPERATURE + letter + r"(?![a-zA-Z])\s*\}?", rf"\\text{{{scale}}}", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _BETWEEN.sub(
+        lambda m: rf"\{'binom' if m[2] == 'choose' else 'frac'}{{{m[1]}}}{{{m[3]}}}", text
+    )
+    text = _FOR_ALL.sub("", _BASE.sub(r"\1", text))
     text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _SPACING.sub(" ", text)
     return " ".join(text.split()).strip("* ").rstrip(" .,")
@@ -165,6 +172,8 @@ class _Lexer:
             self.add("newline", "")
         elif found["command"]:
             return self.command(found["command"], text, match.end())
+        elif found["based"] and found["base1"] == "10":
+            self.add("number", found["based"])
         elif found["based"]:
             self.add("symbol", f"{found['based']}_{found['base1'] or found['base2']}")
         elif found["repeating"]:
@@ -216,6 +225,8 @@ class _Lexer:
             return
         if re.fullmatch(r"(?i),?\s*(?:and|or)", bare):
             self.add("or" if bare.casefold().endswith("or") else ",", bare)
+        elif bare in FUNCTIONS:
+            self.add("function", bare)
         elif self.unit(bare):
             return
         elif re.search(r"[^\W\d_]{2}.*(?: is| are| equals|[:=])$", words):

@@ -127,6 +127,7 @@ JSON = '{"question": "a", "answer": "1"}\n{"question": "b", "answer": "2"}\n'
         ("mark.csv", b"\xef\xbb\xbf" + GOOD.encode(), {}),
         ("utf16.csv", GOOD.encode("utf-16"), {}),
         ("utf16.tsv", GOOD.replace(",", "\t").encode("utf-16"), {}),
+        ("spaces.csv", GOOD.replace("question,answer", " question , answer").encode(), {}),
         ("semicolons.csv", GOOD.replace(",", ";").encode(), {}),
         ("tabs.csv", GOOD.replace(",", "\t").encode(), {}),
         ("windows.csv", GOOD.replace("\n", "\r\n").encode(), {}),

@@ -160,7 +160,7 @@ def _table(path: Path) -> Iterator[NumberedRow]:
     with open_text(path) as file:
         first = file.readline()
         reader = csv.reader(chain([first], file), delimiter=delimiter(first), strict=True)
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         if twice := next((n for i, n in enumerate(header) if n and n in header[:i]), None):
             raise ValueError(f"two columns are called {twice!r}")
         while True:

@@ -69,6 +69,7 @@ REFUSED_HERE = [  # each valid, and impossible on this machine
     ("oracle=human oracle.path=bad.jsonl", "bad.jsonl line 2 malformed"),
     ("data.questions=10 data.held_out=10", "data.held_out=10 data.questions=10"),
     (f"{OWN} data.path=good.jsonl", "data.held_out=64 2 wrong data.questions=2"),
+    ("pretrain model.path=/nowhere", "model.path=/nowhere pretrain"),
     ("output=bad.jsonl/x", "output=bad.jsonl/x written"),
 ]
 

@@ -32,7 +32,9 @@ def checks(config: Config, until: str | None) -> Iterator[Check]:
     yield lambda config: check_output(Path(config.output), "output", "folder")
     if until in TRAINS or (config.rounds > 1 and until in CORRECTS):
         yield devices
-    if until != "pretrain":
+    if until == "pretrain":
+        yield lambda config: policy.check_recipe(config.model)
+    else:
         yield clients.check
         yield lambda config: policy.check(config.model, trains=until != "evaluate")
     if until != "evaluate" or benchmarks.asks_held_out(config.benchmarks.tasks):

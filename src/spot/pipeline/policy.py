@@ -121,6 +121,15 @@ def recipe(model: ModelConfig) -> dict[str, Any]:
     return asdict(model.pretrain) | {"context_length": model.context_length}
 
 
+def check_recipe(model: ModelConfig) -> None:
+    """Raise UserError where there is nothing to pretrain."""
+    recipe(model)
+    if model.path is not None:
+        raise UserError(
+            f"model.path={model.path} is a model already: spot pretrain makes one, leave it out."
+        )
+
+
 def _is_shipped(model: ModelConfig) -> bool:
     """Whether the package's student was made with exactly these settings."""
     assert model.pretrain is not None

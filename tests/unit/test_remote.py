@@ -263,9 +263,9 @@ def test_a_server_that_drifts_later_is_noticed() -> None:
 def test_mistakes_in_the_target_are_found_at_once() -> None:
     for urls, words in (
         ([], "names|empty"),
-        (["localhost:8000"], "no address"),
-        (["http://localhost:80000/v1"], "no address"),
-        (["http://:8000/v1"], "no address"),
+        (["localhost:8000"], "not an address"),
+        (["http://localhost:80000/v1"], "not an address"),
+        (["http://:8000/v1"], "not an address"),
         (["http://me:secret@host/v1"], "must not carry a key"),
         (["http://a/v1", "http://a/v1/"], "twice"),
     ):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from spot.config import OracleConfig
 from spot.oracle.async_runner import blocking, rectify
 from spot.oracle.batch_runner import rectify_in_batches
-from spot.oracle.journal import Journal, Spend
+from spot.oracle.journal import Journal, Request, Spend
 from spot.oracle.postprocess import Judgement
 from spot.oracle.task_loop import Budget, OracleTask
 from spot.oracle.types import Result, Task, Try
@@ -423,6 +423,15 @@ def test_a_request_that_nobody_knows_of_is_held_at_the_most_of_any(
     journal.write_text("\n".join([asked[0], damaged, asked[1], *answered]) + "\n")
     with Journal(journal) as opened:
         assert opened.spend == Spend(0.1, pytest.approx(held), 2, 0, 0, damaged=1)
+
+
+def test_a_damaged_job_is_held_for_all_its_requests(journal: Path) -> None:
+    with Journal(journal) as opened:
+        opened.asked(Request("q", "d", "rectify", "p"), 0.1)
+        opened.submitted("job", [(Request("q", f"d{n}", "rectify", "p"), 0.1) for n in range(5)])
+    journal.write_text(journal.read_text().replace('"submitted"', '"submittes"'))
+    with Journal(journal) as opened:
+        assert opened.spend == Spend(0.0, pytest.approx(0.6), 0, 0, 1, damaged=1)
 
 
 def test_a_journal_of_another_version_is_not_guessed_at(journal: Path) -> None:

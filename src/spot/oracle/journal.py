@@ -101,6 +101,7 @@ class Journal:
         self._greatest = 0.0  # of what any request may cost
         self._unknown = 0  # requests that damaged lines may stand for
         self._unread = 0  # bytes of damaged lines
+        self._missing = 0  # numbers
         self._end = 0  # bytes of whole lines
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
@@ -246,11 +247,14 @@ class Journal:
                     self.damaged.append(number)
                     self._unread += len(line)
                     # the end of a request whose beginning is here: that stays open, and so held
-                    self._unknown += _ENDS.search(line) is None
+                    if _ENDS.search(line) is None:
+                        self._unknown += max(1, line.count(b"[") - 1)  # the requests of a job
                 self._end += len(line)
         for number in [n for n, entry in self._open.items() if entry.job is None]:
             self._lose(self._pop(number))  # it was in flight when that process ended
-        self.possible += self._unknown * self._greatest
+        # by what their lines look like, or by the numbers that are missing
+        unknown = max(self._unknown, min(self._missing, self._unread // _SHORTEST))
+        self.possible += unknown * self._greatest
         if self._end == 0:
             self._append({"event": "journal", "schema": SCHEMA})
         if self.damaged:
@@ -280,14 +284,14 @@ class Journal:
                 self.possible += entry.most
                 self.doubted_count += 1
         elif kind == "failed":
-            billed = event["billed"]
+            billed = _flag(event["billed"])
             entry = self._pop(event["n"])
             if billed:
                 self._lose(entry)
             else:
                 self.failed_count += 1
         elif kind == "closed":
-            found = event["found"]
+            found = _flag(event["found"])
             for number in [n for n, e in self._open.items() if e.job == event["job"]]:
                 entry = self._pop(number)
                 if not found:
@@ -310,9 +314,7 @@ class Journal:
             self._open[number] = entry
             self._pending += entry.most
             self._greatest = max(self._greatest, entry.most)
-            # a damaged line may have stood for a whole job: then numbers are missing
-            missing = max(0, number - self._numbers - 1)
-            self._unknown += min(missing, self._unread // _SHORTEST)
+            self._missing += max(0, number - self._numbers)
             self._numbers = max(self._numbers, number + 1)
 
     def _pop(self, number: int) -> _Open:
@@ -346,6 +348,12 @@ def _reply(value: dict[str, Any]) -> Reply:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 

@@ -149,6 +149,14 @@ def test_the_self_check_passes_what_is_right(
     assert off < kernel_checks.ATTENTION_BOUNDS[dtype]
 
 
+def test_the_self_check_tries_the_windows_of_a_model(build_model: Any) -> None:
+    config = build_model().config
+    config.sliding_window = 8
+    assert kernel_checks.check_attention("sdpa", config, torch.float32, "cpu") < 1e-5
+    with pytest.raises(UserError, match="attention=loop is not exact here"):  # it knows none
+        kernel_checks.check_attention("loop", config, torch.float32, "cpu")
+
+
 @pytest.mark.parametrize("name", ["top_left", "heads", "backward"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_self_check_refuses_what_is_wrong(

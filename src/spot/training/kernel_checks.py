@@ -21,6 +21,7 @@ from spot.utils.errors import UserError, first_line
 # ---- attention -----------------------------------------------------------------------------------
 
 CHECK_ROWS = ((3, 2, 4), (20, 5, 1), (1, 0, 3), (4, 4, 0), (130, 1, 70), (65, 90, 3), (2, 0, 0))
+CHECK_WINDOW = 5
 ATTENTION_BOUNDS = {
     torch.float64: 1e-9,
     torch.float32: 1e-5,
@@ -29,13 +30,13 @@ ATTENTION_BOUNDS = {
 }
 
 
-def dense_mask(rows: attention.Rows) -> Tensor:
-    """Boolean [T, T], token by token: the same row, no later, and no look from b into a."""
-    row, place, piece = (
+def dense_mask(rows: attention.Rows, window: int | None = None) -> Tensor:
+    """Boolean [T, T], token by token: the same row, no later, in the window, and no look from b into a."""
+    row, place, piece, position = (
         torch.tensor(values)
         for values in zip(
             *(
-                (r, i, 0 if i < c else 1 if i < c + a else 2)
+                (r, i, 0 if i < c else 1 if i < c + a else 2, i if i < c + a else i - a)
                 for r, (c, a, b) in enumerate(rows)
                 for i in range(c + a + b)
             ),
@@ -43,15 +44,22 @@ def dense_mask(rows: attention.Rows) -> Tensor:
         )
     )
     same, earlier = row[:, None] == row[None], place[None] <= place[:, None]
+    if window is not None:
+        same &= position[:, None] - position[None] < window
     return same & earlier & ~((piece[:, None] == 2) & (piece[None] == 1))
 
 
 def dense(
-    q: Tensor, k: Tensor, v: Tensor, rows: attention.Rows, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: attention.Rows,
+    scale: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """The oracle: one SDPA call over all tokens with the boolean mask. Shapes as `packed_sdpa`."""
     query, key, value = (states.transpose(0, 1)[None] for states in (q, k, v))
-    mask = dense_mask(rows).to(q.device)
+    mask = dense_mask(rows, window).to(q.device)
     out = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
     )
@@ -59,15 +67,23 @@ def dense(
 
 
 def disagreement(
-    name: str, heads: int, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device | str
+    name: str,
+    heads: tuple[int, int],
+    d: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    window: int | None = None,
 ) -> float:
-    """Largest relative L2 distance to the fp32 oracle (fp64 for fp64), of output and gradients."""
+    """Largest relative L2 distance to the fp32 oracle (fp64 for fp64), of output and gradients.
+
+    heads: of queries, and of keys and values.
+    """
     generator = torch.Generator().manual_seed(0)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     total = sum(map(sum, CHECK_ROWS))
     given = [
         torch.randn(total, n, d, generator=generator, dtype=torch.float64).to(device, dtype)
-        for n in (heads, kv_heads, kv_heads, heads)
+        for n in (heads[0], heads[1], heads[1], heads[0])
     ]
 
     def outcome(cast: torch.dtype, attend: Callable[..., Tensor]) -> tuple[Tensor, ...]:
@@ -75,12 +91,10 @@ def disagreement(
         out = attend(q, k, v)
         return out.detach(), *torch.autograd.grad(out, (q, k, v), upstream)
 
-    kernel = attention.KERNELS[name]
+    kernel, scores = attention.KERNELS[name], attention.Scores(d**-0.5, window)
     layout = kernel.layout(CHECK_ROWS, dtype, device)
-    actual = outcome(
-        dtype, lambda q, k, v: kernel.attend(q, k, v, layout, attention.Scores(d**-0.5))
-    )
-    exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5))
+    actual = outcome(dtype, lambda q, k, v: kernel.attend(q, k, v, layout, scores))
+    exact = outcome(wide, lambda q, k, v: dense(q, k, v, CHECK_ROWS, d**-0.5, window))
     return max(
         ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
         for got, wanted in zip(actual, exact, strict=True)
@@ -99,7 +113,8 @@ def check_attention(
     d = head_dim(config)
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     try:
-        off = disagreement(name, heads, kv_heads, d, dtype, device)
+        windows = (None, CHECK_WINDOW) if getattr(config, "sliding_window", None) else (None,)
+        off = max(disagreement(name, (heads, kv_heads), d, dtype, device, w) for w in windows)
     except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"hardware.attention={name} does not run here ({first_line(error)}): choose hardware.attention=sdpa."

@@ -122,6 +122,13 @@ def test_the_last_trained_token_is_what_the_template_writes(layout: str, end: st
     assert stops == list(dict.fromkeys([end, tokenizer.eos_token]))
 
 
+@pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>"), (PHI, "<|end|>")])
+def test_tokens_that_were_added_and_not_called_special_end_a_turn(template: str, end: str) -> None:
+    tokenizer = tokenizer_of(template, ENDOFTEXT, [])
+    tokenizer.add_tokens([end])
+    assert tokenizer.convert_ids_to_tokens(chat.response_ids(tokenizer, "4")[-1]) == end
+
+
 def test_what_the_template_writes_is_what_training_reads() -> None:
     """Prompt and response are the beginning of the conversation as the template writes it."""
     for layout in ("chatml", "gemma", "phi", "llama3", "qwen3"):

@@ -78,6 +78,9 @@ def test_stdout_is_what_the_command_writes_to(to: str, name: str, tmp_path: Path
         ((*BOARDS, "out=/sys/kernel/x"), "out=/sys/kernel/x cannot be written"),
         ((*BOARDS, "out=afolder"), "out=afolder cannot be written (it is a folder)"),
         ((*BOARDS, "out=loop"), "out=loop cannot be written (Too many levels of symbolic links)"),
+        ((*BOARDS, "out=loop/x"), "out=loop/x cannot be written (its folder is a link to nothing)"),
+        ((*BOARDS, "out=astray/x"), "out=astray/x cannot be written (its folder is a link to nothing)"),
+        (("elicit", "output=astray"), "output=astray cannot be written"),
         ((*BOARDS, f"out={'x' * 300}"), "cannot be written (File name too long)"),
         ((*BOARDS, "out=/dev/fd/77"), "out=/dev/fd/77 cannot be written"),
         (("workspace", "entity=me", "out=afile/w.json"), "out=afile/w.json cannot be written"),
@@ -102,6 +105,7 @@ def test_an_impossible_place_is_refused_before_the_work(
     (tmp_path / "pairs.jsonl").write_text("{}")
     (tmp_path / "afolder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "astray").symlink_to("nowhere/at/all")
     (tmp_path / "same").symlink_to("afile")
     os.mkfifo(tmp_path / "pipe.csv")
     before = sorted(tmp_path.iterdir())
@@ -126,6 +130,23 @@ def test_what_may_not_be_written_is_refused(
     files.check_output(tmp_path / "y.jsonl", "out")
     files.check_output(tmp_path / "not" / "yet", "out", "folder")
     assert list(tmp_path.iterdir()) == [file], "a check leaves nothing"
+
+
+def test_a_descriptor_that_is_only_read_is_refused() -> None:
+    read, write = os.pipe()
+    files.check_output(Path(f"/dev/fd/{write}"), "out")
+    with pytest.raises(UserError, match="it is only read"):
+        files.check_output(Path(f"/dev/fd/{read}"), "out")
+    os.close(read), os.close(write)
+
+
+def test_a_link_to_a_file_in_a_folder_to_be_made(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("not/yet.jsonl")
+    files.check_output(link, "out")
+    files.write_aside(link, "text")
+    assert link.is_symlink()
+    assert (tmp_path / "not" / "yet.jsonl").read_text() == "text"
 
 
 def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:

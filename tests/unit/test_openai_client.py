@@ -25,6 +25,8 @@ def reply(message: object) -> dict[str, Any]:
     [
         ({"content": "5"}, "5"),
         ({"content": None}, ""),
+        ({"content": [{"type": "text", "content": "1"}, {"text": None}, "2"]}, "12"),
+        ({"content": {"role": "model", "parts": [{"text": "5"}]}}, "5"),
         (None, ""),
         ({"content": [{"type": "text", "text": "1"}, {"type": "text", "text": "2"}]}, "12"),
         ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "5"}]}, "5"),

@@ -92,6 +92,21 @@ def test_no_value_is_no_answer_in_every_format(name: str, tmp_path: Path) -> Non
         read(path, on_bad_row="error")
 
 
+@pytest.mark.parametrize("answer", ["#### nan", "####", "So it is ####", "-nan", "#N/A", "−inf"])
+@pytest.mark.parametrize("answer_format", ["last", "boxed"])
+def test_a_solution_that_ends_in_no_value_has_no_answer(
+    answer: str, answer_format: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": "a", "answer": text} for text in (answer, "7 + 1 = 8 #### 8")]
+    if answer_format == "boxed":
+        rows += [{"question": "b", "answer": rf"It is \boxed{{{no}}}."} for no in ("", " ", "null")]
+    path.write_text(lines(rows))
+    questions, dropped = read(path, answer_format=answer_format)
+    assert [found[2] for found in questions] == ["8"]
+    assert dropped == {"no_answer": len(rows) - 1}
+
+
 def test_a_decimal_and_a_list_of_one_are_answers_and_bytes_are_not(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pa.parquet.write_table(pa.table({"question": ["a"], "answer": [Decimal("4.50")]}), path)
@@ -257,3 +272,7 @@ def test_a_solution_that_is_no_text_corrects_nothing(tmp_path: Path) -> None:
     path.write_text(lines([{"id": f"q{n}", "solution": value} for n, value in enumerate(no)]))
     with pytest.raises(UserError, match="holds no correction"):
         Solutions(path)
+    task, sheet = Task("q#0", "how many?", "2", "1", "rectified", "q"), tmp_path / "sheet.csv"
+    for value in ("nan", "NULL", " \r\n"):
+        human_sheet.write(sheet, [task], {"q#0": value})
+        assert human_sheet.read(sheet, [task]) == {}

@@ -16,7 +16,7 @@ class Item(NamedTuple):
     answer_format: str = "boxed"
 
 
-_NO_VALUE = ("nan", "null", "<na>", "nat", "inf", "-inf", "+inf", "infinity", "-infinity")
+_NO_VALUE = ("nan", "null", "<na>", "#n/a", "nat", "inf", "infinity")  # with or without a sign
 # Responses are hostile input: no pattern here may take more than linear time.
 _BRACE = re.compile(r"(\\{1,2}boxed\s*\{)|\\.|([{}])", re.DOTALL)
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
@@ -48,7 +48,7 @@ def scalar_text(value: Any) -> str:
     """
     known = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
     text = str(value).strip() if known else ""
-    return "" if text.lower() in _NO_VALUE else text
+    return "" if text.lower().lstrip("+-−") in _NO_VALUE else text
 
 
 def boxes(text: str) -> list[tuple[int, int]]:
@@ -85,9 +85,13 @@ def extract(text: str, answer_format: str) -> str | None:
 
 
 def final_truth(answer: str, answer_format: str) -> str:
-    """The truth that a data set's answer gives: itself, or what a worked solution ends in."""
+    """The truth that a data set's answer gives: itself, or what a worked solution ends in.
+
+    Empty where that is no value.
+    """
     reader = _last_number if answer_format == "last" else last_boxed
-    return (reader(answer) or "").strip() or answer.strip()
+    whole = "" if boxes(answer) else answer.rpartition(_MARKER)[2]
+    return scalar_text(reader(answer) or whole)
 
 
 def _last_number(text: str) -> str | None:

@@ -164,8 +164,9 @@ def _end_of_turn(tokenizer: Any, known: Sequence[int | None]) -> int:
 
 
 def _specials(tokenizer: Any, text: str) -> list[int]:
+    """Tokens that are more than text; who adds `<|im_end|>` to a base model may not call it special."""
     added = tokenizer.added_tokens_decoder
-    special = {i for i in added if added[i].special} - {tokenizer.unk_token_id}
+    special = {i for i in added if added[i].content.strip()} - {tokenizer.unk_token_id}
     return [i for i in token_ids(tokenizer, text) if i in special]
 
 

@@ -94,7 +94,7 @@ def _truths(fields: MathFields, row: Mapping[str, Any], answer_format: str) -> l
     """The answers as written, at least one."""
     answer = value_at(row, fields.answer)
     given = [scalar_text(part) for part in (answer if isinstance(answer, list) else [answer])]
-    if truths := [final_truth(part, answer_format) for part in given if part]:
+    if truths := [truth for part in given if (truth := final_truth(part, answer_format))]:
         return truths
     ending = "last" if answer_format == "last" else "boxed"
     solution = value_at(row, fields.solution)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from spot.data.answers import scalar_text
 from spot.data.hub import delimiter
 from spot.data.jsonl import LONGEST_LINE, UNREADABLE, open_text
 from spot.oracle.types import Task
@@ -76,7 +77,7 @@ def read(path: Path, tasks: Sequence[Task], *, others: bool = False) -> dict[str
     for number, row in enumerate(rows[1:], 2):
         cells = {name: original(row[at]) if at < len(row) else "" for name, at in head.items()}
         task_id, correction = cells["id"], cells["correction"]
-        if not correction.strip():
+        if not scalar_text(correction):
             continue
         where = f"{path}, row {number}"
         if (first := seen.setdefault(task_id, number)) != number:

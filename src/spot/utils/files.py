@@ -57,6 +57,8 @@ def write_aside(path: Path, data: bytes | str) -> None:
         with stream:
             stream.write(data)
         return
+    if place != path:  # the folder of the link is there, and not that of its file
+        place.parent.mkdir(parents=True, exist_ok=True)
     aside = _beside(place)
     try:
         aside.write_bytes(data)
@@ -87,10 +89,13 @@ def check_output(path: Path, key: str, kind: str = "file") -> None:
         written_to = kind == "file" and found is not None and _is_stream(place, found)
         if found is not None and not (written_to or stat.S_ISREG(found) or stat.S_ISDIR(found)):
             raise OSError(errno.EINVAL, "it is not a file")
+        number = _descriptor(place)
+        if number is not None and not fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE:
+            raise OSError(errno.EBADF, "it is only read")
         if found is not None and not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only")
         if not written_to:
-            _check_room(place if kind == "folder" else place.parent)
+            _check_room(path if kind == "folder" else place.parent)
     except OSError as error:
         if error.errno in FULL:
             raise
@@ -111,6 +116,8 @@ def notes(path: Path) -> TextIO:
 def _check_room(folder: Path) -> None:
     """Raise OSError where no file could be made in a folder, which need not be there yet."""
     while not folder.exists():
+        if folder.is_symlink():
+            raise OSError(errno.ENOENT, "its folder is a link to nothing")
         folder = folder.parent
     probe = _beside(folder / "probe")
     try:

@@ -188,7 +188,8 @@ def _parts(content: Any) -> Iterator[tuple[str, str]]:
         name = str(content.get("type") or "text")
         kind = "reasoning" if "reasoning" in name or "thinking" in name else ""
         kind = kind or ("refusal" if name == "refusal" else "")
-        inner = content[name] if kind and name in content else content.get("text")
+        names = (name, "text", "content", "parts") if kind else ("text", "content", "parts")
+        inner = next((content[n] for n in names if content.get(n) is not None), None)
         if isinstance(inner, dict):  # text with annotations
             inner = inner.get("value", inner)
         for below, text in _parts(inner):

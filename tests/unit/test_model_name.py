@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from spot.config.compose import compose
 from spot.config.model_name import model_name
+from spot.pipeline.policy import SHIPPED
 
 CACHE = "/home/jane/.cache/huggingface/hub"
 HASH = "b968826d9c46dd6066d109eabc6255188de91218"
@@ -53,3 +58,14 @@ def test_a_path_names_the_model_unless_it_is_the_options_own(tmp_path: Path) -> 
     assert named("model.path=Qwen/Qwen3-4B") == "Qwen3-4B"
     assert named() == "tiny"
     assert named("model=qwen3_8b", "model.path=null") == "qwen3_8b"
+
+
+@pytest.mark.slow
+def test_rows_name_the_folder_of_the_model(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED, tmp_path / "Student-1" / "hf")
+    command = [sys.executable, "-m", "spot.cli.main", "elicit", f"model.path={folder}"]
+    command += ["data.questions=2", f"output={tmp_path / 'out'}"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    (file,) = tmp_path.glob("out/products/elicit/*/rows.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {row["model"] for row in rows} == {"Student-1/hf"}

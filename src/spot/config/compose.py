@@ -175,14 +175,14 @@ def _checked(tree: DictConfig, overrides: list[Override], until: str | None) -> 
     with flag_override(tree, ["struct", "readonly"], False):
         option = tree.pop("hydra").runtime.choices.model
     with _explained(overrides):
-        _name_model(tree.model, str(option))
+        name_model(tree.model, str(option))
         if tree.evaluator is not None:
             with _named_evaluator():
                 OmegaConf.to_object(tree.evaluator)
         return schema.typed(tree, until)
 
 
-def _name_model(model: DictConfig, option: str) -> None:
+def name_model(model: DictConfig, option: str) -> None:
     """Call a model by its path, where that is not its option's own and nobody has named it."""
     if model.path is not None:
         own = _base((f"model={option}",), RunMode.RUN).model

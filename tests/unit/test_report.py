@@ -156,7 +156,7 @@ def test_verdicts_say_what_they_rest_on(page, markdown):
     measured = "log π_θ/π_ref of held-out y⁻, at the end"
     assert f"{measured} · holds when interval above 0</small>" in page
     assert f"| {style.cell(measured)} | +3.0 nats | " in markdown
-    assert re.search(r"\. Of \d+ claims of the paper \d+ hold", markdown)
+    assert re.search(r"\. \d+ claims of the paper: \d+ hold", markdown)
 
 
 def test_cautions_name_what_weakens_the_numbers(study, page):

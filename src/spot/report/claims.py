@@ -1,4 +1,4 @@
-"""The paper's claims as checks on 95% intervals: each holds, does not hold, or cannot be told.
+"""The paper's claims as checks on 95% intervals: each holds, does not hold, or is undecided.
 
 What is claimed, of whom and in which direction stands in `claims.yaml`; `verdict` is the one rule for
 all of it. A claim names the runs it is about by their resolved configuration, so it is judged in any

@@ -66,7 +66,7 @@ WANTS_SYSTEM = (
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (shutil.rmtree, "no folder"),
+        (shutil.rmtree, "is not a folder"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),

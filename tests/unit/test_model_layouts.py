@@ -36,7 +36,7 @@ REFUSED = {
     "Qwen3-Next": "off the model's own",
     "RecurrentGemma": "off the model's own",
     "RWKV": "no num_attention_heads",
-    "T5": "no causal language model",
+    "T5": "not a causal language model",
 }
 OURS = [name for name in LAYOUTS if name not in REFUSED]
 

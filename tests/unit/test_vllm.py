@@ -298,5 +298,5 @@ def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is not a folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "no", vllm(), context_length=200, logs=tmp_path)

@@ -26,9 +26,7 @@ def check_folder(folder: str | Path) -> Any:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"There is not a folder {folder}: name one that holds a Hugging Face model."
-        )
+        raise UserError(f"{folder} is not a folder: name one that holds a Hugging Face model.")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json: name a folder that holds a whole model.")
     for file in _weight_files(folder):

@@ -104,6 +104,35 @@ def test_what_would_be_sampled_wrongly_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layout", "sizes"),
+    [
+        (
+            "Phi-3",
+            {
+                "original_max_position_embeddings": 32,
+                "max_position_embeddings": 64,
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                },
+            },
+        ),
+        ("Llama", {"max_position_embeddings": 32, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}),
+    ],
+)  # fmt: skip
+def test_long_texts_are_refused_where_they_would_change_the_short_ones(
+    layout: str, sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    Layout(LAYOUTS[layout].config, LAYOUTS[layout].sizes | sizes).build().save_pretrained(tmp_path)
+    model_check.check_length(tmp_path, 32)
+    with pytest.raises(UserError, match=r"set model\.context_length=32, or less"):
+        model_check.check_length(tmp_path, 33)
+    LAYOUTS[layout].build().save_pretrained(tmp_path)
+    model_check.check_length(tmp_path, 10**6)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "layout"),
     [
         ("logits_scaling", 7.0, "Granite"),

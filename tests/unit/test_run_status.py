@@ -467,6 +467,28 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None
     assert listing(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": 5, "config": 7},
+        {"products": {"checkpoint": 5}},
+        {"stages": [5], "config": {"loss": 5}},
+        {"started": [], "current": 7},
+        {"seed": "x", "study": {}},
+        [],
+    ],
+)
+def test_a_record_of_other_types_hides_no_other_run(tmp_path: Path, record: Any) -> None:
+    whole, run = listed_run(tmp_path, 1), listed_run(tmp_path, 2)
+    kept = json.loads((run / "run.json").read_text()) if isinstance(record, dict) else []
+    (run / "run.json").write_text(json.dumps(kept | record if record else record))
+    for one in run_status.find(tmp_path):
+        assert output(one)
+    assert whole.name in listing(tmp_path)
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        run_record.read(run)
+
+
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
     name = "[red]x[/red] [link=file:///]y"
     run = run_status.look(listed_run(tmp_path, 1))

@@ -11,6 +11,11 @@ from spot.utils.errors import UserError
 RUN_FILE = "run.json"
 EVALUATION = "evaluation.json"  # where `spot evaluate` once left its record
 COMPLETE = "complete"
+NAMING = ("loss", "data", "model")  # groups of the configuration that runs are named by
+TYPES = {
+    "status": str, "arm": str, "study": str, "seed": int, "started": str, "finished": str,
+    "config": dict, "products": dict, "current": dict, "stages": list, "overrides": list,
+}  # fmt: skip
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -18,7 +23,7 @@ def read(folder: Path) -> dict[str, Any]:
     for name in (RUN_FILE, EVALUATION):
         try:
             record = json.loads((folder / name).read_text(encoding="utf-8"))
-            if isinstance(record, dict):
+            if isinstance(record, dict) and _is_sound(record):
                 return {"until": "evaluate"} | record if name == EVALUATION else record
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -26,6 +31,19 @@ def read(folder: Path) -> dict[str, Any]:
             pass
         raise damaged(folder / name)
     return {}
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Whether what is there is of the type that is written."""
+    given = {name: record[name] for name in TYPES if record.get(name) is not None}
+    return (
+        all(isinstance(value, TYPES[name]) for name, value in given.items())
+        and all(isinstance(place, str) for place in given.get("products", {}).values())
+        and all(isinstance(stage, dict) for stage in given.get("stages", ()))
+        and all(
+            isinstance(group, dict) for group in map(given.get("config", {}).get, NAMING) if group
+        )
+    )
 
 
 def is_finished(folder: Path) -> bool:

@@ -177,6 +177,7 @@ def check_layout(model: ModelConfig, policy: Policy) -> None:
         from spot.training import model_check
 
         model_check.check_layout(policy.folder)
+        model_check.check_length(policy.folder, model.context_length)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -30,6 +30,7 @@ CLOSE = 2e-4  # what log-probs of the small model may differ by in fp32
 GRADIENT_BOUND = 1e-3  # relative L2 distance in fp32
 LONGEST = 64  # tokens of a prompt and of a response that are compared
 WORDS, WIDTH, WINDOW = 128, 64, 3  # of the small model: vocabulary, inner layers, sliding windows
+BY_LENGTH = ("longrope", "dynamic")  # kinds of RoPE whose angles depend on the text's length
 LAYERS = 2  # of the small model, unless there are more kinds of layers
 
 
@@ -141,6 +142,26 @@ def check_layout(folder: Path) -> None:
         raise UserError(
             f"{refused} ({kind}): log-probs of packs are off the model's own by {off:.2g}, gradients by "
             f"{distance:.2g}; choose another model."
+        )
+
+
+def check_length(folder: Path, longest: int) -> None:
+    """Refuse texts of up to `longest` tokens where a model turns positions otherwise in long ones.
+
+    Of a pack all texts would be turned as its longest is. Raises UserError.
+    """
+    config = model_config(folder)
+    found = getattr(config, "rope_parameters", None) or {}
+    each = [value for value in found.values() if isinstance(value, dict)] or [found]
+    limits = [
+        rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        for rope in each
+        if rope.get("rope_type") in BY_LENGTH
+    ]
+    if limits and longest > min(limits):
+        raise UserError(
+            f"The model in {folder} turns positions otherwise in texts of more than {min(limits)} tokens, "
+            f"which packs do not compute: set model.context_length={min(limits)}, or less."
         )
 
 

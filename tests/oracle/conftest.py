@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from spot.oracle import task_loop
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
@@ -18,3 +20,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "spot.oracle.async_runner.backoff", lambda failures, after, draw: after or 0.001
     )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet() -> None:
+    """What a process says once is said in every test: commands run in the tests' own process."""
+    task_loop._say_held.cache_clear()

@@ -176,6 +176,9 @@ def test_the_trained_model_of_any_finished_run_is_measured(tmp_path, monkeypatch
         shutil.rmtree(product) if name == "scores" else None
     (folder / "run.json").write_text(json.dumps(record | {"until": "train"}))
     assert "spot evaluate" in spot(tmp_path, "evaluate", "1", "--dry-run").stdout
+    refused = spot(tmp_path, "evaluate", "1", "benchmarks=quick")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "takes nothing else" in refused.stderr
     done = spot(tmp_path, "evaluate", "1")
     assert done.returncode == 0, done.stderr
     assert "accuracy %" in done.stdout

@@ -385,11 +385,11 @@ def test_a_column_that_stays_is_whole() -> None:
         ("elicit", "spot elicit"),
         ("train", "spot train · dpo"),
         ("select", "spot select · rectified"),
-        ("evaluate", "spot evaluate · some/model"),
+        ("evaluate", "spot evaluate · own-chat"),
     ],
 )
 def test_the_command_that_ran_is_named(tmp_path: Path, command: str, what: str) -> None:
-    config = compose.compose(["arm=dpo", "model.path=some/model"])
+    config = compose.compose(["arm=dpo", "model.path=/data/own-chat"])
     folder = tmp_path / "runs" / "a" / "b"
     with runs.recorded(command, config, folder):
         pass
@@ -438,6 +438,17 @@ def test_newest_and_numbers_name_a_run_in_every_command(tmp_path: Path) -> None:
     assert "lists 2" in spot(tmp_path, "compare", "7").stderr
     (tmp_path / "7").mkdir()  # a folder of that name wins
     assert "7 holds no scores" in spot(tmp_path, "compare", "7").stderr
+
+
+def test_benchmarks_beyond_the_defaults_are_named_without_their_keys(tmp_path: Path) -> None:
+    chosen = ["benchmarks=paper", "benchmarks.tasks.math500.trials=2"]
+    with runs.recorded("run", compose.compose(chosen), tmp_path):
+        pass
+    text = " ".join(output(run_status.look(tmp_path)).split())
+    assert "benchmarks.name=paper" in text
+    assert "benchmarks.tasks.ifeval.name=ifeval" in text
+    assert "ifeval.family" not in text
+    assert len(text) < 2000
 
 
 def test_only_the_states_that_are_asked_for(tmp_path: Path) -> None:

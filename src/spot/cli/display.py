@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -238,9 +239,15 @@ def _facts(run: RunStatus) -> Iterator[tuple[str, str]]:
 
 
 def _choices(run: RunStatus) -> list[str]:
-    """What its configuration has otherwise than the defaults."""
+    """What its configuration has otherwise than the defaults; of benchmarks beyond those, their names."""
     chosen = difference.changed(run.record.get("config", {}), difference.defaults())
-    return [f"{key}={difference.written(value)}" for key, value in chosen.items()]
+    names = [key for key in chosen if re.fullmatch(r"benchmarks\.tasks\.[^.]+\.name", key)]
+    added = tuple(name.removesuffix("name") for name in names)
+    return [
+        f"{key}={difference.written(value)}"
+        for key, value in chosen.items()
+        if key in names or not key.startswith(added)
+    ]
 
 
 def _products(run: RunStatus) -> Table:

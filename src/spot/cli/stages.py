@@ -213,12 +213,18 @@ def _carry_out(name: str, settings: config.Config, folder: Path, overrides: list
 
 def _named_run(words: Sequence[str]) -> Path | None:
     """The run that `spot evaluate <run folder>` names. Raises UserError for what is not a folder."""
-    if len(words) != 1 or is_override(words[0]):
+    named = [Path(word) for word in words if not is_override(word)]
+    if not named:
         return None
-    run = Path(words[0])
+    run = named[0]
     if not run.is_dir():
         raise UserError(
             f"{run} is not a folder: spot evaluate <run folder>, or spot evaluate key=value."
+        )
+    if len(words) > 1:
+        raise UserError(
+            f"spot evaluate {run} asks what the run asked, and takes nothing else: for other choices, "
+            f"spot evaluate model.path=<the checkpoint that spot show {run} names> key=value."
         )
     return run
 

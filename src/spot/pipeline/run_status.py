@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from spot.config import arm_label
+from spot.config.model_name import model_name
 from spot.data import run_record
 from spot.data.artifacts import ROWS
 from spot.data.rows import Attempt, from_json
@@ -75,8 +76,9 @@ class RunStatus:
         if not until:
             return self.arm
         model = config.get("model") or {}
+        path = model.get("path")
         own = {"train": self.arm, "select": (config.get("data") or {}).get("arm"),
-               "evaluate": model.get("path") or model.get("name")}.get(until)  # fmt: skip
+               "evaluate": model_name(path) if path else model.get("name")}.get(until)  # fmt: skip
         return f"spot {until}" + (f" · {own}" if own else "")
 
     @property

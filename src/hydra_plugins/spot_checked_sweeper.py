@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_store import ConfigStore
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from spot.config.text import quoted
 
 
 @dataclass
@@ -21,6 +25,15 @@ ConfigStore.instance().store(
 
 class CheckedSweeper(basic_sweeper.BasicSweeper):
     """Expands `key=a,b` to jobs and hands them to the launcher."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Tell all jobs the sweep's folder: its name holds what was typed, of which a job knows its part."""
+        folder = OmegaConf.select(config, "hydra.sweep.dir")
+        with open_dict(config):
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: `spot.config.compose.expand` has composed and checked every job."""

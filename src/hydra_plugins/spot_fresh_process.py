@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from spot.config import compose
+from spot.config.text import quoted
 from spot.data import run_record
 from spot.pipeline.sweep_jobs import Job, is_complete, run, set_aside
 from spot.utils.errors import in_range
@@ -105,9 +106,8 @@ class FreshProcessLauncher(Launcher):
             for line in self.config.hydra.overrides.hydra
             if not line.lstrip("+~").startswith(OWN_KEYS)
         ]
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         command = [sys.executable, str(TRAIN), *overrides, *passed_on]
-        command += [f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]
+        command += [f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
         config = compose.compose(overrides)  # cached: the check before the sweep composed it
         about = {"arm": config.arm, "seed": config.seed, "study": config.study}
         job = Job(str(number), overrides, command, folder / "job.log", about)

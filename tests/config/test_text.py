@@ -10,7 +10,7 @@ import yaml
 
 from spot.config import compose
 from spot.config.groups import DeltaConfig, FieldsConfig
-from spot.config.text import TextFiles, keep_text
+from spot.config.text import FileConfigSource, keep_text
 from tests.support.command_line import spot
 
 
@@ -92,7 +92,7 @@ def test_yaml_files_keep_text(tmp_path: Path) -> None:
         file = tmp_path / f"{name}.yaml"
         file.parent.mkdir()
         file.write_text(text)
-        read[name] = TextFiles("test", str(tmp_path)).load_config(name).config
+        read[name] = FileConfigSource("test", str(tmp_path)).load_config(name).config
     assert read["model/mine"] == {
         "name": "4.10", "path": "0123", "revision": "6404e09", "thinking": True, "context_length": 1000,
     }  # fmt: skip

@@ -36,7 +36,7 @@ from spot import config as schema
 from spot.config import BenchmarkConfig, Config, suggestions
 from spot.config.arguments import expected, short
 from spot.config.model_name import model_name
-from spot.config.text import SCHEMAS, TextFiles, keep_text
+from spot.config.text import SCHEMAS, FileConfigSource, keep_text
 from spot.utils.errors import UserError, first_line, guess
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -51,7 +51,7 @@ def register() -> None:
         store.store(group=group, name="schema", node=node)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     Plugins.instance()  # Hydra's own readers of files, before ours
-    SourcesRegistry.instance().types[TextFiles.scheme()] = TextFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
 def sweep_name(study: str | None, overrides: list[str]) -> str:

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
@@ -53,7 +53,7 @@ def keep_text(line: str) -> str:
         _parser().parse_override(f"{key}={kept}")
     except HydraException:
         if not _GRAMMAR.search(value):  # a(1), a=b, o'neil
-            kept = _quoted(value.strip())
+            kept = quoted(value.strip())
     return f"{key}={kept}"
 
 
@@ -68,8 +68,11 @@ def holds_text(key: str) -> bool:
     return kind is str or (get_origin(kind) is list and get_args(kind)[0] is str)
 
 
-class TextFiles(FileConfigSource):
-    """Hydra's reader of YAML files, which takes the text of text keys as the file has it."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's reader of YAML files, which takes the text of text keys as the file has it.
+
+    It has the name of Hydra's own: by the name the registry of a submitit job takes both for one.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         """A file's tree; Hydra says where it goes."""
@@ -149,8 +152,8 @@ def _quoted_number(match: re.Match[str]) -> str:
         value = _parser().parse_rule(piece, "primitive")
     except HydraException:
         return match[0]
-    return match[0].replace(piece, _quoted(piece)) if isinstance(value, int | float) else match[0]
+    return match[0].replace(piece, quoted(piece)) if isinstance(value, int | float) else match[0]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     return str(QuotedString(text, Quote.single).with_quotes())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -64,9 +65,8 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def rows(folder: Path, stage: str) -> list[dict[str, object]]:
-    (file,) = (folder / "outputs" / "products" / stage).glob("*/rows.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def rows(product: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (product / "rows.jsonl").read_text().splitlines()]
 
 
 def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
@@ -78,7 +78,7 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
     while not (partial and partial[0].stat().st_size):
         assert first.poll() is None, first.communicate()[1][-3000:]
         time.sleep(0.05)
-        partial = list(tmp_path.glob("outputs/products/elicit/*/rows.partial.jsonl"))
+        partial = list(tmp_path.glob("outputs/products/respond/*/rows.partial.jsonl"))
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     kept = partial[0].read_text().splitlines() if partial[0].exists() else []
@@ -89,15 +89,14 @@ def test_the_loop_killed_and_resumed_and_its_checkpoint_served(
 
     out = finished(started(tmp_path, *loop))
     assert "report: " in out
-    attempts = {row["id"]: row for row in rows(tmp_path, "elicit")}
-    assert len(attempts) == 400
+    responses = {row["id"]: row for row in rows(partial[0].parent)}
+    assert len(responses) == 400
     whole = [json.loads(line) for line in kept if line.endswith("}")]
     assert whole
-    assert all(attempts[row["id"]] == row for row in whole), "what was there stays"
-    assert {row["model"] for row in attempts.values()} == {"tiny"}
-    (manifest,) = tmp_path.glob("outputs/products/elicit/*/manifest.json")
-    details = json.loads(manifest.read_text())["details"]
-    assert details["response_tokens"]["total"] == sum(row["tokens"] for row in attempts.values())
+    assert all(responses[row["id"]] == row for row in whole), "what was there stays"
+    assert {row["model"] for row in responses.values()} == {"tiny"}
+    details = json.loads((partial[0].parent / "manifest.json").read_text())["details"]
+    assert details["response_tokens"]["total"] == sum(row["tokens"] for row in responses.values())
     assert details["tokens_per_second"] > 0
     assert not servers(executable)
 
@@ -151,7 +150,7 @@ def test_servers_that_run_already_are_asked(executable: str, student: Path, tmp_
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    attempts = rows(tmp_path, "elicit")
+    attempts = rows(*tmp_path.glob("outputs/products/elicit/*"))
     assert len(attempts) == 100
     assert {row["model"] for row in attempts} == {"policy"}
     assert {row["verdict"] for row in attempts} >= {"correct", "wrong"}

@@ -69,7 +69,14 @@ _PHRASES = {
         (?:review|see|consult|check)\w* the (?:correct|given|known) ANSWER
         to (?:get|reach|obtain|arrive at|force|reproduce) the (?:correct|right|required) ANSWER
         MATCHING (?:the|our|this|that) (?:RIGHT )*ANSWER
-        MATCHING the (?:correct|required|desired|right) RESULT""",
+        MATCHING the (?:correct|required|desired|right|given|KNOWN) RESULT
+        MATCHING the (?:KNOWN|true|stored|known) (?:value|total|number|figure)
+        told (?:that )?the (?:RIGHT )*RESULT
+        (?:stored|recorded|hidden) (?:RIGHT )?ANSWER
+        as the expected output
+        (?:RESULT|total) (?:is|was) supposed to (?:be|equal|come)
+        (?:since|because|as) the (?:RIGHT )*(?:RESULT|total) (?:has to|needs to|ought to|is known to|must) (?:be|equal|come out (?:as|to))NUMBER
+        ANSWER (?:that )?(?:we|i|you) (?:are|were|was) (?:supposed|meant|expected|asked) to""",
     "earlier attempt": r"""
         my (?:previous|earlier|initial|original|prior)\b
         (?:my|your|the student['’]?s?) (?:first|last|previous|earlier|initial|original|prior) (?:WORK|try|work|claim)

@@ -72,7 +72,10 @@ def state(servers: Servers, number: int = 0) -> dict[str, Any]:
 
 
 def lives(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # perhaps since a moment
+        return False
 
 
 def test_servers_run_between_start_and_close(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

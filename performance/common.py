@@ -68,6 +68,12 @@ def build_model(
     return model.train()
 
 
+def lognormal(mean: float, cv: float) -> tuple[float, float]:
+    """μ and σ of the lognormal distribution with this mean and coefficient of variation."""
+    sigma2 = torch.log(torch.tensor(1 + cv**2)).item()
+    return torch.log(torch.tensor(float(mean))).item() - sigma2 / 2, sigma2**0.5
+
+
 def make_pairs(
     count: int,
     *,
@@ -84,15 +90,14 @@ def make_pairs(
     padding) stay out, but for the end of every response.
     """
     rng = random.Random(f"pairs {seed}")
-    sigma2 = torch.log(torch.tensor(1 + cv**2)).item()
-    mu = torch.log(torch.tensor(float(mean))).item() - sigma2 / 2
+    spread = lognormal(mean, cv)
 
     def ids(n: int) -> list[int]:
         return [rng.randrange(4, vocabulary) for _ in range(n)]
 
     pairs = []
     for i in range(count):
-        length = max(4, round(rng.lognormvariate(mu, sigma2**0.5)))
+        length = max(4, round(rng.lognormvariate(*spread)))
         same = min(round(shared * length), length - 2)
         prefix, rest = ids(same), length - same - 2
         chosen = [*prefix, 2, *ids(rest), 0]  # the tails differ from their first token on

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from performance import common, gpu_trace
+from performance import common, gpu_trace, operations
 from spot.config import HardwareConfig
 from spot.training.bin_packing import Lengths
 from spot.training.shapes import Shape
@@ -37,25 +37,25 @@ def _work(**changes: Any) -> gpu_trace.Work:
     return gpu_trace.Work(**(given | changes))
 
 
-NOTHING = gpu_trace.Moved(0.0, 0.0, 0.0, 0.0)
+NOTHING = operations.Moved(0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("again", [0, 1, 4])
 def test_the_products_that_are_counted_are_those_that_are_predicted(kind: str, again: int) -> None:
-    counted = gpu_trace.trace({"kind": kind, **TOY}, PAIRS, again, "packed").matmul
+    counted = operations.trace({"kind": kind, **TOY}, PAIRS, again, "packed").matmul
     predicted = _work(shape=_shape(kind)).packed(LENGTHS, NOTHING, again)
     assert counted == pytest.approx(predicted.matmul, rel=1e-9)
 
 
 def test_the_products_of_a_padded_batch_are_those_that_are_predicted() -> None:
-    counted = gpu_trace.trace({"kind": "qwen3", **TOY}, PAIRS, 4, "padded").matmul
+    counted = operations.trace({"kind": "qwen3", **TOY}, PAIRS, 4, "padded").matmul
     assert counted == pytest.approx(_work().padded(LENGTHS, NOTHING).matmul, rel=1e-9)
 
 
 def test_fused_kernels_compute_the_same_and_move_less() -> None:
     plain, fused = (
-        gpu_trace.trace({"kind": "qwen3", **TOY}, PAIRS, 2, way) for way in ("packed", "fused")
+        operations.trace({"kind": "qwen3", **TOY}, PAIRS, 2, way) for way in ("packed", "fused")
     )
     assert fused.matmul == plain.matmul
     assert fused.moved < plain.moved / 1.5

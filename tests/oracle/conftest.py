@@ -1,12 +1,34 @@
-"""Fixtures of the tests of engine and journal."""
+"""Fixtures of the tests of Oracles: a server, keys, a journal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from spot.oracle import task_loop
+from tests.oracle.server import Server, serving
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def key() -> str:
+    """What `keys` sets."""
+    return "a-key"
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Keys of both services, and no other."""
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, key)
 
 
 @pytest.fixture

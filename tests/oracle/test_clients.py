@@ -7,7 +7,7 @@ import datetime
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,24 +22,11 @@ from spot.utils.errors import UserError
 from spot.utils.http import TransientError
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
-from tests.oracle.server import BROKEN, REFUSALS, Plan, Server, serving
+from tests.oracle.server import BROKEN, REFUSALS, Plan, Server
 
 PROMPT = f"Correct this and write {world.STARTED}. {world.question(7)} {world.wrong_response(7)}"
 KINDS = ["gemini", "openai"]
-pytestmark = pytest.mark.oracle
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.setenv(name, "a-key")
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("keys")]
 
 
 def client(kind: str, server: Server, **options: Any) -> GeminiClient | OpenAIClient:

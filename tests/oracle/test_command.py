@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.oracle import world
-from tests.oracle.server import Plan, Server, serving
+from tests.oracle.server import Plan, Server
 from tests.support.command_line import spot
 from tests.support.processes import killed
 
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.oracle
 KEY = "sk-planted-9f3b7c2d1e"
 SPOT = [sys.executable, "-m", "spot.cli.main"]
 ATTEMPTS = 90
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture

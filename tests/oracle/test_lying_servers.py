@@ -8,7 +8,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,11 @@ from spot.utils.errors import UserError
 from spot.utils.http import TransientError
 from tests.fake_server import MISSING, serving_here
 from tests.oracle import soak, world
-from tests.oracle.server import UNREADABLE, Plan, Server, serving
+from tests.oracle.server import UNREADABLE, Plan, Server
 from tests.oracle.stand_in import WHOLE
 
 KINDS = ["gemini", "openai"]
-pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("impatient")]
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("impatient", "keys")]
 
 # Replies by what is wrong with them: (of which protocol, what is changed in the reply)
 CHOICE, CANDIDATE = "choices.0", "candidates.0"
@@ -114,19 +114,6 @@ def planned(server: Server, faults: Sequence[str], **more: Any) -> list[Task]:
     scripts = {str(number): [fault] for number, fault in zip(numbers, faults, strict=True)}
     server.plan(Plan(scripts=scripts, **more))
     return [world.task(number) for number in numbers]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.setenv(name, "a-key")
 
 
 def run(

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,16 @@ from spot.utils.errors import UserError
 from spot.utils.http import Key, TransientError, check_key_name
 from tests.oracle import world
 from tests.oracle.protocols import ENDS
-from tests.oracle.server import BROKEN, REFUSALS, ROOT, Plan, Server, serving
+from tests.oracle.server import BROKEN, REFUSALS, ROOT, Plan, Server
 from tests.oracle.test_clients import KINDS, always, client, run
 
 KEY = "sk-planted-0123456789-abcdefghijklmnopqrstuvwxyz"
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("keys")]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.setenv(name, KEY)
+@pytest.fixture
+def key() -> str:
+    return KEY
 
 
 def everything(error: BaseException) -> str:

@@ -26,12 +26,8 @@ FLAGS = {
 }
 
 
-TAKE_A_RUN = (
-    "evaluate",
-    "report",
-    "pairs",
-    "compare",
-)  # and show, which names jobs of a sweep, too
+# And show, which names jobs of a sweep, too.
+TAKE_A_RUN = ("evaluate", "report", "pairs", "compare")
 RUN = "A run is a folder, newest, or a number from spot runs."
 UNKNOWN = "unrecognized arguments: "  # what argparse says of a flag
 HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")

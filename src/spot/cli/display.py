@@ -31,15 +31,8 @@ COLOURS = {
     "complete": "green",
 }
 SCORES = {"in_domain": "in-domain", "ood": "OOD", "general": "general", "average": "average"}
-SPARE_IN_LISTS = (
-    "disk",
-    "where",
-    "general",
-    "OOD",
-    "in-domain",
-    "seed",
-    "age",
-)  # the first goes first
+# Columns that may go, the first one first.
+SPARE_IN_LISTS = ("disk", "where", "general", "OOD", "in-domain", "seed", "age")
 SHOWN = 3  # responses of each kind that could not be graded
 END = 200  # characters of the beginning and of the end of a long text
 LOG_LINES = 6

@@ -12,16 +12,8 @@ FORMAL = re.compile(
     re.IGNORECASE,
 )
 HOMES = ("home", "users", "user", "root")  # folders whose children are people, or that are one's
-PLACES = (
-    "/",
-    "tmp",
-    "data",
-    "mnt",
-    "models",
-    "outputs",
-    "products",
-    "train",
-)  # say nothing of a model
+# Folders that say nothing of a model.
+PLACES = ("/", "tmp", "data", "mnt", "models", "outputs", "products", "train")
 
 
 def model_name(path: str) -> str:

@@ -109,6 +109,12 @@ def product(
     return Product(root / stage / key, stage, key, settings, inputs, content)
 
 
+def finished(folder: Path) -> Product:
+    """The complete product in a folder, as its manifest names it. Raises UserError where there is none."""
+    manifest = read_manifest(folder)
+    return Product(folder, *(manifest[name] for name in ("stage", "key", "settings", "inputs")))
+
+
 def compute_rows(
     target: Product,
     row_type: type[RowT],

@@ -31,15 +31,8 @@ from spot.data.jsonl import (
 from spot.utils import digests
 from spot.utils.errors import UserError
 
-SUFFIXES = (
-    ".jsonl",
-    ".ndjson",
-    ".json",
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".arrow",
-)  # text also packed, .gz
+# Text also packed, .gz.
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 REACH_TIMEOUT = 10  # seconds to wait for the hub's first answer
 ELSEWHERE = (
     "download the data set where there is one (hf download {dataset} --repo-type dataset "

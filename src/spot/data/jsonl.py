@@ -24,12 +24,8 @@ from spot.utils.files import write_aside
 NEXT_STEP = "fix the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # characters
 OWN_ID = "id"  # the field that names a row where data.fields.id names none
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    zlib.error,
-)  # what a damaged file raises while it is read
+# What a damaged file raises while it is read.
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 
 @dataclass(frozen=True)

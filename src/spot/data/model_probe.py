@@ -7,7 +7,6 @@ anything else reads them.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from spot.utils import digests
 from spot.utils.errors import UserError, first_line
 
 SECONDS = 4  # of computing, for each of the three
@@ -66,16 +66,34 @@ def probe(folder: Path) -> None:
 
     What was tried before in this process costs nothing.
     """
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
-        raise UserError(
-            f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and "
-            "tokenizer_config.json there."
-        )
+    if not has_tokenizer(folder):
+        raise no_tokenizer(folder)
     untrained(folder)
     digest = _digest(folder)
     if digest not in _good:
         _try_apart(folder)
         _good.add(digest)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has any file that a tokenizer is made of."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
+
+
+def no_tokenizer(folder: Path) -> UserError:
+    """What is said where it has none."""
+    return UserError(
+        f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and tokenizer_config.json "
+        "there."
+    )
+
+
+def unreadable(folder: Path, error: BaseException) -> str:
+    """What is said of a tokenizer or a configuration that cannot be loaded."""
+    return (
+        f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): copy the model's "
+        "files again."
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -91,11 +109,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
-        if path.is_file():
-            digest.update(f"{path.name} {path.stat().st_size}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
+    found = {path.name for pattern in FILES for path in folder.glob(pattern) if path.is_file()}
+    return json.dumps(digests.hash_files(folder, sorted(found)))
 
 
 def _try_apart(folder: Path) -> None:
@@ -144,7 +159,7 @@ def _main(folder: Path) -> None:
     except MemoryError:
         pass  # the last part that began is named
     except BaseException as error:  # Rust's panics are no Exceptions
-        _say(error=_broken(folder, error))
+        _say(error=unreadable(folder, error))
 
 
 def _begin(part: str) -> None:
@@ -157,13 +172,6 @@ def _begin(part: str) -> None:
 
 def _say(**line: str) -> None:
     print(json.dumps(line), flush=True)
-
-
-def _broken(folder: Path, error: BaseException) -> str:
-    return (
-        f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): copy the model's "
-        "files again."
-    )
 
 
 def _try_template(tokenizer: Any) -> None:

@@ -35,10 +35,9 @@ def settings(tasks: Iterable[BenchmarkConfig], folder: str | None) -> dict[str, 
     return {task.name: _task_settings(task, folder) for task in tasks}
 
 
-def asked_settings(tasks: Iterable[BenchmarkConfig], folder: str | None) -> dict[str, Any]:
-    """What of it decides the prompts."""
-    found = settings(tasks, folder)
-    return {n: {k: v for k, v in task.items() if k not in GRADES} for n, task in found.items()}
+def without_grading(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What of these settings decides the prompts."""
+    return {n: {k: v for k, v in task.items() if k not in GRADES} for n, task in settings.items()}
 
 
 def general(tasks: Mapping[str, BenchmarkConfig], probe: ProbeConfig) -> list[BenchmarkConfig]:

@@ -10,9 +10,8 @@ from spot.data.chat import final_part, user
 from spot.data.rows import UNPARSEABLE, Question, Response, Score
 from spot.generation import Generator, Request, Sampling, request_seed, respond
 from spot.generation.types import PROMPT_TOO_LONG
-from spot.grading.family import Answer, Family, Grade
+from spot.grading.family import TOGETHER, Answer, Family, Grade
 
-TOGETHER = 256  # responses graded at once, so that all cores have work
 NOT_ASKED = Grade(False, UNPARSEABLE, reason="the prompt was too long")
 
 
@@ -61,10 +60,8 @@ def requests(
         for question in benchmark.questions:
             for trial in range(benchmark.trials):
                 posed = benchmark.posed(question, trial, seed)
-                name, number = (
-                    f"{benchmark.name}/{question.id}",
-                    request_seed(seed, question.id, trial),
-                )
+                name = f"{benchmark.name}/{question.id}"
+                number = request_seed(seed, question.id, trial)
                 request = Request(name, trial, user(posed.text), own, number)
                 asked[request.key] = benchmark, posed, request
     return asked

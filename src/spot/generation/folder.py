@@ -9,11 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
-from spot.data import chat
+from spot.data import chat, model_probe
 from spot.utils.errors import UserError, first_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # not looked into
 
 
@@ -66,19 +65,13 @@ def _check_weights(file: Path) -> None:
 def _tokenizer(folder: Path) -> Any:
     """The tokenizer. Without files of it, transformers makes one without words, or names no file."""
     tokenizer = None
-    if any(any(folder.glob(name)) for name in VOCABULARIES):
+    if model_probe.has_tokenizer(folder):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # tokenizers raises nothing narrower
-            raise UserError(
-                f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): "
-                "copy the model's files again."
-            ) from error
+            raise UserError(model_probe.unreadable(folder, error)) from error
     if tokenizer is None or len(tokenizer) <= len(tokenizer.added_tokens_decoder):
-        raise UserError(
-            f"{folder} holds no tokenizer.json: copy the model's tokenizer.json and "
-            "tokenizer_config.json there."
-        )
+        raise model_probe.no_tokenizer(folder)
     return tokenizer
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from spot.data.rows import TRUNCATED, Question
 
+TOGETHER = 256  # responses graded at once, so that a family may use all cores
+
 
 @dataclass(frozen=True)
 class Answer:

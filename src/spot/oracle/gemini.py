@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from google import genai
@@ -21,6 +22,7 @@ from spot.utils.errors import UserError, one_of
 from spot.utils.http import TransientError, UnreadableError
 from spot.utils.machine import allow_open_files
 
+_object = partial(http.json_object, what="no GenerateContentResponse")
 HOSTED = "https://generativelanguage.googleapis.com/"
 THINKING_LEVELS = ("minimal", "low", "medium", "high")
 
@@ -217,12 +219,6 @@ def _text(part: dict[str, Any]) -> str:
     return text
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UnreadableError("no GenerateContentResponse")
-    return value
-
-
 def read_results(lines: bytes, most: int | None) -> Iterator[tuple[str, Outcome]]:
     """Keys and what became of them, out of a batch job's file; an empty key for what has none."""
     for line in lines.splitlines():
@@ -238,10 +234,8 @@ def read_results(lines: bytes, most: int | None) -> Iterator[tuple[str, Outcome]
 def _result(row: dict[str, Any], most: int | None) -> Outcome:
     if "response" not in row:
         error = row.get("error") or row.get("status") or {}
-        code, message = (
-            error.get(name) if isinstance(error, dict) else error for name in ("code", "message")
-        )
-        return f"status {code}: {message}"
+        said = error if isinstance(error, dict) else {"code": error, "message": error}
+        return f"status {said.get('code')}: {said.get('message')}"
     try:
         return read_response(row["response"], most)
     except UnreadableError as error:
@@ -253,7 +247,7 @@ def _usage(usage: Any) -> Usage:
     try:
         usage = _object(usage)
         names = ("prompt", "cachedContent", "candidates", "thoughts", "toolUsePrompt", "total")
-        counts = [http.count(usage.get(f"{name}TokenCount")) or 0 for name in names]
+        counts = [http.token_count(usage.get(f"{name}TokenCount")) or 0 for name in names]
     except UnreadableError:
         return Usage()
     prompt, cached, said, thoughts, tools, total = counts

@@ -75,12 +75,13 @@ def limit(prompt: str, max_tokens: int) -> Usage:
 
 def can_be(usage: Usage, prompt: str, text: str, most: Usage) -> bool:
     """Whether a request with this prompt and reply can have used so many tokens; `most` is its limit."""
-    fewest_in, fewest_out = (
-        len(part.encode(errors="replace")) // LONGEST_TOKEN for part in (prompt, text)
-    )
+
+    def fewest(part: str) -> int:
+        return len(part.encode(errors="replace")) // LONGEST_TOKEN
+
     return (
-        max(1, fewest_in) <= usage.input <= most.input
-        and max(bool(text), fewest_out) <= usage.output <= most.output
+        max(1, fewest(prompt)) <= usage.input <= most.input
+        and max(bool(text), fewest(text)) <= usage.output <= most.output
         and 0 <= usage.cached <= usage.input
         and 0 <= usage.thoughts <= usage.output
     )

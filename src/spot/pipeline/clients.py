@@ -52,7 +52,9 @@ def asked_settings(config: Config) -> dict[str, Any]:
     """What decides the responses to benchmarks, beside the model and its held-out questions."""
     group = config.benchmarks
     return {
-        "benchmarks": benchmarks.asked_settings(group.tasks.values(), group.folder),
+        "benchmarks": benchmarks.without_grading(
+            benchmarks.settings(group.tasks.values(), group.folder)
+        ),
         "generation": build.settings(evaluator(config), config.model.thinking),
         "seed": group.seed,
     }

@@ -16,12 +16,12 @@ from spot.data.chat import user
 from spot.data.rows import CORRECT, Attempt, Question, Response
 from spot.generation import Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
+from spot.grading.family import TOGETHER
 from spot.grading.registry import Verdict
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
 FIRST = 100  # responses after which is said that most cannot be used
-TOGETHER = 256  # responses graded at once, so that all cores have work
 Verdicts = Callable[[Sequence[Item]], list[Verdict]]
 Asked = Mapping[str, tuple[Question, Request]]  # by the request's key
 

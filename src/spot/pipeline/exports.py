@@ -99,11 +99,9 @@ def trained(run_folder: Path) -> Trained:
             f"{run_folder} has no finished training: give a run of `spot run` or `spot train` that is "
             "complete; spot runs lists them."
         )
-    config, made = (
-        _config(record, run_folder, products["checkpoint"]),
-        _product(products["checkpoint"]),
-    )
-    attempts = _product(products["attempts" if config.rounds == 1 else "round1/attempts"])
+    config = _config(record, run_folder, products["checkpoint"])
+    made = artifacts.finished(products["checkpoint"])
+    attempts = artifacts.finished(products[_first_attempts(config)])
     model = policy.Policy(config.arm or config.loss.name, made.folder / "model", made.digest)
     return Trained(config, model, attempts, products.get("base_scores"))
 
@@ -120,19 +118,15 @@ def _config(record: Mapping[str, Any], folder: Path, checkpoint: Path) -> Config
     return replace(config, output=str(checkpoint.parents[2]))
 
 
-def _product(folder: Path) -> artifacts.Product:
-    manifest = artifacts.read_manifest(folder)
-    return artifacts.Product(
-        folder, *(manifest[key] for key in ("stage", "key", "settings", "inputs"))
-    )
+def _first_attempts(config: Config) -> str:
+    """The product whose questions are held out: the first round's in all rounds."""
+    return "attempts" if config.rounds == 1 else "round1/attempts"
 
 
 def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
     """The scores of every export, made or reused by `run`."""
     config = exported.config
-    # held-out questions are the first round's in all rounds
-    name = "attempts" if config.rounds == 1 else "round1/attempts"
-    attempts = _product(exported.run.product(name))
+    attempts = artifacts.finished(exported.run.product(_first_attempts(config)))
     scores = {}
     for step, weights in exported.weights.items():
         model = replace(config.model, path=str(weights), revision=None)

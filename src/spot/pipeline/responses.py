@@ -10,19 +10,32 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spot.data import artifacts
 from spot.data.rows import Attempt, Response, Score
-from spot.evaluation.benchmarks import GRADES
-from spot.generation import Generator, respond
+from spot.evaluation.benchmarks import without_grading
+from spot.generation import Generator, build, respond
 from spot.generation.types import PROMPT_TOO_LONG
-from spot.pipeline.elicitation import Tally
+from spot.pipeline import elicitation, questions
 from spot.utils.errors import UserError
 from spot.utils.progress import say
 
+if TYPE_CHECKING:
+    from spot.pipeline.run import Run
+
 GRADING = ("answer_format", "grader", "graders", "held_out", "split_seed", "corrected")
 Graded = Attempt | Score
+
+
+def to_ask(run: Run, seed: int) -> tuple[elicitation.Asked, dict[str, int]]:
+    """What the policy is asked, and how many rows were dropped by reason; read once for both stages."""
+    config = run.config
+    if run.asked is None or run.asked[0] != seed:
+        found, dropped = questions.questions(config)
+        sampling = build.sampling(config.generator)
+        run.asked = seed, elicitation.requests(found, config.data.samples, sampling, seed), dropped
+    return run.asked[1], run.asked[2]
 
 
 def complete(
@@ -30,7 +43,7 @@ def complete(
     asked: Mapping[str, tuple[Any, ...]],
     known: Sequence[Response],
     start: Callable[[], Generator],
-    tally: Tally,
+    tally: elicitation.Tally,
 ) -> None:
     """Make `target` of the responses that are known and, from a generator, those to all other requests."""
     ids = {row.id for row in known}
@@ -130,20 +143,16 @@ def _earlier(
             continue  # damaged, and not this command's
         same = _asked(manifest) == _asked({"settings": target.settings, "inputs": target.inputs})
         if same and path.parent != target.folder and fits(manifest["inputs"]):
-            found.append((path.stat().st_mtime_ns, path.parent, manifest))
-    if not found:
-        return None
-    _, folder, manifest = max(found, key=lambda one: one[0])
-    names = "stage", "key", "settings", "inputs"
-    return artifacts.Product(folder, *(manifest[name] for name in names))
+            found.append(path)
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if newest is None else artifacts.finished(newest.parent)
 
 
 def _asked(manifest: Mapping[str, Any]) -> Any:
     """What decides responses, of a product's settings and inputs."""
     settings = {k: v for k, v in manifest["settings"].items() if k not in GRADING}
-    for name, task in settings.get("benchmarks", {}).items():
-        asked = {key: value for key, value in task.items() if key not in GRADES}
-        settings["benchmarks"] = settings["benchmarks"] | {name: asked}
+    if "benchmarks" in settings:
+        settings["benchmarks"] = without_grading(settings["benchmarks"])
     return json.loads(json.dumps([settings, manifest["inputs"].get("policy")]))
 
 

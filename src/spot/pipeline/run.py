@@ -46,6 +46,7 @@ class Run:
         self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.holds_out = False  # whether it gets as far as holding attempts out of training
         self.trains = False  # whether a training is what it is for
+        self.asked: Any = None  # (seed, requests, dropped rows) between sampling and grading
         self.root = Path(config.output) / "products"
         self._overrides = list(overrides)
         self._products: dict[str, artifacts.Product] = {}

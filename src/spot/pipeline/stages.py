@@ -8,7 +8,7 @@ Heavy modules are imported where a product is really made, so that reusing one c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ def respond(run: Run) -> artifacts.Product | None:
             sandbox.ready()
         if run.trains:
             check_layout(config.model, policy)
-        asked, _ = _asked(config, settings["seed"])
+        asked, _ = sampled.to_ask(run, settings["seed"])
         if run.holds_out:
             sourcing.check_held_out(data, len(asked) // data.samples)
         known = sampled.kept(target, "elicit", Attempt, sampled.prompts(asked))
@@ -85,14 +85,15 @@ def grade(run: Run, responses: artifacts.Product | None) -> artifacts.Product:
     """The verdicts on the responses; or the attempts that came with the data, graded here."""
     if responses is None:
         return _import(run)
-    config, data = run.config, run.config.data
+    data = run.config.data
     settings = {**responses.settings, "answer_format": data.answer_format}
     settings |= {"grader": versions.of_format(data.answer_format)}
     inputs = {**responses.inputs, "responses": responses.digest}
     target = artifacts.product(run.root, "elicit", settings, inputs)
 
     def make() -> None:
-        asked, dropped = _asked(config, settings["seed"])
+        asked, dropped = sampled.to_ask(run, settings["seed"])
+        run.asked = None  # not kept while it trains
         rows = sampled.read(responses, sampled.prompts(asked))
 
         def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Attempt]:
@@ -106,13 +107,6 @@ def grade(run: Run, responses: artifacts.Product | None) -> artifacts.Product:
         elicitation.say_ungraded(target.counts, data)
 
     return run.stage("attempts", target, make)
-
-
-def _asked(config: Config, seed: int) -> tuple[elicitation.Asked, dict[str, int]]:
-    """What the policy is asked, and how many rows were dropped by reason."""
-    questions, dropped = sourcing.questions(config)
-    sampling = build.sampling(config.generator)
-    return elicitation.requests(questions, config.data.samples, sampling, seed), dropped
 
 
 def policy(run: Run, attempts: artifacts.Product | None) -> Policy:
@@ -346,9 +340,9 @@ def evaluate(
     """
     config, inputs = run.config, {"policy": policy.digest}
     own = attempts if measuring.asks_held_out(config.benchmarks.tasks) else None
-    responses = _respond_to_benchmarks(
-        run, name.replace("scores", "benchmark_responses"), policy, own
-    )
+    held_out = parts.wrong(config, own, "held_out") if own is not None and own.complete else []
+    answered = name.replace("scores", "benchmark_responses")
+    responses = _respond_to_benchmarks(run, answered, policy, own, held_out)
     if own is not None:
         inputs["attempts"] = own.digest
     settings = clients.score_settings(config) | {"graders": clients.graders(config)}
@@ -359,7 +353,6 @@ def evaluate(
         from spot.evaluation import runner
 
         with Verifier() as verifier:
-            held_out = [] if own is None else parts.wrong(config, own, "held_out")
             benchmarks = measuring.benchmarks(config.benchmarks, config.data, held_out, verifier)
             asked = runner.requests(
                 benchmarks, build.sampling(clients.evaluator(config)), config.benchmarks.seed
@@ -375,16 +368,17 @@ def evaluate(
 
 
 def _respond_to_benchmarks(
-    run: Run, name: str, policy: Policy, attempts: artifacts.Product | None
+    run: Run,
+    name: str,
+    policy: Policy,
+    attempts: artifacts.Product | None,
+    held_out: Sequence[Attempt],
 ) -> artifacts.Product:
     """What a model answers to all benchmarks. attempts: where one asks the run's held-out questions."""
-    config = run.config
-    inputs, held_out = {"policy": policy.digest}, []
-    if attempts is not None and attempts.complete:
-        held_out = parts.wrong(config, attempts, "held_out")
-        inputs["questions"] = measuring.held_out_digest(held_out)
-    elif attempts is not None:
-        inputs["questions"] = attempts.digest
+    config, inputs = run.config, {"policy": policy.digest}
+    if attempts is not None:
+        known = attempts.complete
+        inputs["questions"] = measuring.held_out_digest(held_out) if known else attempts.digest
     target = artifacts.product(run.root, "respond", clients.asked_settings(config), inputs)
 
     def make() -> None:

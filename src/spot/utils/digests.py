@@ -15,9 +15,7 @@ from typing import Any
 from spot.utils.files import write_aside
 
 RECORD = "verified.json"  # in a folder: digest, size and times of the files found right
-THREADS = (
-    8  # hashing releases the interpreter's lock: weights in several files are read side by side
-)
+THREADS = 8  # hashing releases the interpreter's lock: files of weights are read side by side
 SETTLED = 100_000_000  # ns: a file changed twice within a clock tick may keep its times
 
 

@@ -118,7 +118,14 @@ def parse_json(body: bytes | str) -> Any:
         raise UnreadableError("no JSON") from None
 
 
-def count(value: Any) -> int | None:
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """The value itself; what: is missing where it is no JSON object, for UnreadableError to name."""
+    if not isinstance(value, dict):
+        raise UnreadableError(what)
+    return value
+
+
+def token_count(value: Any) -> int | None:
     """A number of tokens, None where there is none. Raises UnreadableError for what cannot be one."""
     if value is None:
         return None

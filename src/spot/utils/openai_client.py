@@ -15,7 +15,7 @@ import httpx2
 import openai
 
 from spot.utils import http
-from spot.utils.http import UnreadableError
+from spot.utils.http import UnreadableError, json_object, token_count
 from spot.utils.machine import allow_open_files
 
 CONNECT_SECONDS = 10.0  # for a connection
@@ -147,13 +147,15 @@ class OpenAIServer:
 
 def read_chat(body: Any) -> ChatReply:
     """The first choice in a chat completion's body. Raises UnreadableError for anything else."""
-    body = _object(body, "no chat completion")
+    body = json_object(body, "no chat completion")
     choices = body.get("choices")
     if not isinstance(choices, list):  # some gateways send an error with status 200
         raise UnreadableError(_said(body["error"]) if "error" in body else "no chat completion")
-    choice = _object(choices[0] if choices else {}, "no choice")
+    choice = json_object(choices[0] if choices else {}, "no choice")
     message = choice.get("message")  # null where nothing was written
-    message = {"content": choice.get("text")} if message is None else _object(message, "no message")
+    message = (
+        {"content": choice.get("text")} if message is None else json_object(message, "no message")
+    )
     said: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
     for kind, text in _parts(message.get("content")):
         said[kind].append(text)
@@ -213,18 +215,14 @@ def _usage(usage: Any) -> dict[str, int | None]:
     """
     nothing = dict.fromkeys(("prompt_tokens", "tokens", "cached_tokens", "thought_tokens"))
     try:
-        usage = _object(usage, "usage")
-        inside = _object(usage.get("prompt_tokens_details") or {}, "usage")
-        details = _object(usage.get("completion_tokens_details") or {}, "usage")
-        prompt, made = (
-            http.count(usage.get("prompt_tokens")),
-            http.count(usage.get("completion_tokens")),
+        usage = json_object(usage, "usage")
+        inside = json_object(usage.get("prompt_tokens_details") or {}, "usage")
+        details = json_object(usage.get("completion_tokens_details") or {}, "usage")
+        prompt, made, total = (
+            token_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
         )
-        cached, thoughts = (
-            http.count(inside.get("cached_tokens")),
-            http.count(details.get("reasoning_tokens")),
-        )
-        total = http.count(usage.get("total_tokens"))
+        cached = token_count(inside.get("cached_tokens"))
+        thoughts = token_count(details.get("reasoning_tokens"))
     except UnreadableError:
         return nothing
     if not prompt or made is None:
@@ -235,12 +233,6 @@ def _usage(usage: Any) -> dict[str, int | None]:
         return nothing
     found = {"prompt_tokens": prompt, "tokens": made, "cached_tokens": cached}
     return found | {"thought_tokens": thoughts}
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UnreadableError(what)
-    return value
 
 
 def _field(body: Mapping[str, Any], name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from spot.config import Config
-from spot.pipeline.plan import disk, oracle
+from spot.pipeline.plan.disk import File, files
+from spot.pipeline.plan.oracle import Calls, calls
 from spot.pipeline.plan.work import Work, work_of
 from spot.training.bin_packing import Lengths
 from spot.training.memory_model import Footprint, capacity, footprint
@@ -32,8 +33,8 @@ class Plan:
     memory: Footprint
     capacity: float | None  # of one rank's device; None: unknown
     flops: dict[str, float]
-    files: list[disk.File]
-    calls: oracle.Calls
+    files: list[File]
+    calls: Calls
     remedies: list[str]  # options any one of which would make it fit
 
     @property
@@ -107,8 +108,8 @@ def plan(
         memory=memory,
         capacity=there,
         flops=work.flops(shape, memory.checkpointed, config.reference),
-        files=disk.files(config, shape, work),
-        calls=oracle.calls(config, wrong),
+        files=files(config, shape, work),
+        calls=calls(config, wrong),
         remedies=list(reversed(first.values()))[:SHOWN],
     )
 

@@ -198,11 +198,8 @@ def _concurrent(
 
 def stage(work: Work, way: Way) -> dict[str, float]:
     """Seconds of the training stage by what they go to."""
-    p, rates, count = (
-        work.shape.parameters,
-        work.rates,
-        len(work.lengths) // work.batch * work.epochs,
-    )
+    p, rates = work.shape.parameters, work.rates
+    count = len(work.lengths) // work.batch * work.epochs
     slowest, average = steps(work, way)
     one_probe = work.forward(work.lengths[: work.probe_pairs], way.moved)
     saves = count // way.save_every if way.save_every else 0

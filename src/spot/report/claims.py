@@ -180,10 +180,8 @@ def claims(points: float | None = None) -> tuple[Claim, ...]:
     made = []
     for row in content["claims"]:
         row["text"], row["primary"] = row.pop("claim"), tuple(row.pop("primary", ()))
-        row["runs"], row["other"] = (
-            arms[row["runs"]],
-            arms[row["other"]] if "other" in row else None,
-        )
+        row["runs"] = arms[row["runs"]]
+        row["other"] = arms[row["other"]] if "other" in row else None
         claim = Claim(**row, margin=0.0)
         made.append(replace(claim, margin=margins[claim.unit]))
     return tuple(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from rich.console import Console
 
 from performance import common, plan_check
@@ -344,6 +347,38 @@ def test_a_file_that_is_not_here_is_the_papers_recipe(tmp_path: Path) -> None:
     file.write_text("{}\n" * 20)
     plan = make(*overrides, f"data.path={file}")
     assert (plan.work.pairs, plan.calls.count) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "form", ["csv", "json", "jsonl.gz", "parquet", "arrow", "utf-16", "folder"]
+)
+def test_rows_are_counted_as_a_run_reads_them(tmp_path: Path, form: str) -> None:
+    """Lines of the file are no rows: a header, a question of two lines, a list, packed and binary files."""
+    table = pa.table({"question": ["one\nand one?"] * 20, "solution": ["2"] * 20})
+    rows = [json.dumps(row) for row in table.to_pylist()]
+    path = tmp_path / f"rows.{'jsonl' if form == 'utf-16' else form}"
+    match form:
+        case "csv":
+            path.write_text("question,solution\n" + '"one\nand one?",2\n' * 20)
+        case "json":
+            path.write_text(json.dumps(table.to_pylist(), indent=1))
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress("\n".join(rows).encode()))
+        case "parquet":
+            parquet.write_table(table, path)
+        case "arrow":
+            with pa.ipc.new_stream(path, table.schema) as stream:
+                stream.write_table(table)
+        case "utf-16":
+            path.write_text("\n".join(rows), encoding="utf-16")
+        case "folder":
+            path.mkdir()
+            (path / "train.jsonl").write_text("\n".join(rows))
+    asked = ["data=jsonl", "data.fields.solution=solution", "model=qwen3_8b", "data.pairs=null"]
+    plan = make(*asked, f"data.path={path}")
+    assert (plan.work.pairs, plan.calls.count) == (6, 6)
+    assert make(*asked, f"data.path={path}", "data.questions=10").work.pairs == 3
+    assert make(*asked, f"data.path={path}", "data.questions=7500").work.pairs == 6
 
 
 def test_planning_loads_no_torch() -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
+from spot.data import hub
+from spot.data.jsonl import Problem
 from spot.training.bin_packing import Lengths
 from spot.training.memory_model import Rows
 from spot.training.shapes import Shape
@@ -79,14 +81,12 @@ def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = No
 def attempts(config: Config) -> int | None:
     """How many attempts the data give a round; None where only a file that is not here knows."""
     data = config.data
-    if data.questions is not None:
-        return data.questions * (1 if data.fields.response else data.samples)
-    file = Path(data.path or "").expanduser()
-    if not file.is_file():
-        return None
-    with file.open(encoding="utf-8") as rows:
-        lines = sum(1 for line in rows if line.strip())
-    return lines * (1 if data.fields.response else data.samples)
+    questions = data.questions
+    if data.path and Path(data.path).expanduser().exists():
+        found = hub.load_rows(subset=data.subset, split=data.split, path=data.path)
+        there = sum(not isinstance(row, Problem) for _, row in found.rows)
+        questions = there if questions is None else min(there, questions)
+    return questions and questions * (1 if data.fields.response else data.samples)
 
 
 def _pairs(config: Config) -> tuple[int, str]:

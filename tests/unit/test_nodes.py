@@ -187,12 +187,16 @@ def test_nodes_wait_for_each_other_or_learn_what_failed_before(
 
 
 def test_a_signal_that_nohup_ignores_ends_no_training() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    before = {
+        number: signal.signal(number, signal.default_int_handler) for number in launch.SIGNALS
+    }
+    try:  # a background job of a shell ignores some already
+        assert launch._heeded() == list(launch.SIGNALS)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         assert launch._heeded() == [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert signal.SIGHUP in launch._heeded()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_torchruns_agent_logs_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,22 @@ class _Watched:
             time.sleep(0.1)
 
 
+@pytest.mark.parametrize(("limit", "bounded"), [("-n", True), ("-Sn", False)])
+def test_more_requests_than_open_files(tmp_path: Path, limit: str, bounded: bool) -> None:
+    """-n: the soft limit and the hard one, -Sn: the soft one alone, which may be raised."""
+    with serving_apart(Plan(latency=0.5)) as server:
+        pace = {"concurrency": 400, "timeout": 30.0, "patience": 30.0}
+        asked = client.command([server.url], tmp_path, 600, **pace)
+        limited = ["sh", "-c", f'ulimit {limit} 256 && exec "$@"', "sh", *asked]
+        done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+        most = server.ledger()["most_in_flight"]
+    assert done.returncode == 0, done.stderr
+    assert len(list(client.rows(tmp_path))) == 600
+    assert (100 < most < 256) if bounded else most == 400
+    said = f"{most} requests at once, not 400: this system allows 256 open files"
+    assert (said in done.stderr) == bounded
+
+
 @pytest.mark.slow
 def test_twenty_thousand_requests(tmp_path: Path) -> None:
     plan = Plan(latency=0.005, faults=FAULTS, retry_after=0.2)

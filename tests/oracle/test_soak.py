@@ -44,6 +44,18 @@ def server() -> Any:
         yield running
 
 
+@pytest.mark.parametrize("protocol", ["gemini", "openai"])
+def test_more_requests_than_open_files(protocol: str, tmp_path: Path) -> None:
+    with serving(Plan(latency=0.5)) as running:
+        config = OracleConfig(concurrency=400, timeout=30.0)
+        asked = soak.command(protocol, running.root, tmp_path, 600, config)
+        limited = ["sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", *asked]
+        done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(soak.rows(tmp_path))) == 600
+    assert "requests at once, not 400: this system allows 256 open files" in done.stderr
+
+
 def start(protocol: str, server: Server, folder: Path) -> subprocess.Popen[str]:
     command = soak.command(protocol, server.root, folder, COUNT, CONFIG)
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -30,6 +30,7 @@ from spot.generation.types import Completion, Request
 from spot.utils import http
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError
+from spot.utils.machine import connections
 from spot.utils.openai_client import OpenAIServer, StatusError
 from spot.utils.progress import say
 
@@ -84,6 +85,8 @@ class Scheduler:
         self.requests = iter(requests)
         self.servers = [_Server(endpoint) for endpoint in endpoints]
         self.check, self.config = check, config
+        count = len(self.servers)
+        self.most = connections(count * config.concurrency, "generation") // count or 1
         self.deliver, self.full = deliver, full
         self.loop = asyncio.get_running_loop()
         self.draw = random.Random()
@@ -136,8 +139,7 @@ class Scheduler:
         if self.full():
             self.loop.call_later(FULL_PAUSE, self.changed.set)
             return None
-        most = self.config.concurrency
-        free = [server for server in self.servers if server.ready and server.in_flight < most]
+        free = [server for server in self.servers if server.ready and server.in_flight < self.most]
         others = [server for server in free if server is not job.server]
         return min(others or free, key=lambda server: server.in_flight, default=None)
 

@@ -28,6 +28,7 @@ from spot.oracle.task_loop import (
 from spot.oracle.types import Client, Reply, Result, Task, Usage
 from spot.utils.errors import UserError
 from spot.utils.http import TransientError, backoff
+from spot.utils.machine import connections
 
 LONGEST_PATIENCE = 900.0  # seconds; a server that asks for more is out of quota: the run stops
 CHARACTERS_PER_TOKEN = 4.0  # a guess that is corrected by what the server counts
@@ -101,13 +102,14 @@ class _Run:
         self.results: asyncio.Queue[Result | None] = asyncio.Queue()
         self.error: Exception | None = None
         self.stopping = asyncio.Event()
-        self.slots = asyncio.Semaphore(config.concurrency)  # of requests at the server
+        most = connections(config.concurrency, "oracle")
+        self.slots = asyncio.Semaphore(most)  # of requests at the server
         self.changed = asyncio.Condition()  # a request or a task has ended
         self.requests = RateLimit(config.requests_per_minute)
         self.tokens = RateLimit(config.tokens_per_minute)
         self.draw = random.Random()
         # more workers than slots: while one reply is judged, another request is on its way
-        self.staff = math.ceil(SPARE * config.concurrency)
+        self.staff = math.ceil(SPARE * most)
         self.active = 0  # tasks in work
         self.flying = 0  # requests on their way
         self.answers = 0  # of this run

@@ -20,7 +20,6 @@ from spot.oracle.types import EMPTY, SAFETY, Job, Outcome, Reply, Usage, ended
 from spot.utils import http
 from spot.utils.errors import UserError, one_of
 from spot.utils.http import TransientError, UnreadableError
-from spot.utils.machine import allow_open_files
 
 _object = partial(http.json_object, what="no GenerateContentResponse")
 HOSTED = "https://generativelanguage.googleapis.com/"
@@ -53,7 +52,6 @@ class GeminiClient:
         timeout: float = 600.0,
     ) -> None:
         http.check_url("oracle.base_url", base_url)
-        allow_open_files()
         self.model, self.timeout = model, timeout
         self._key = api_errors.read_key(*key_names)
         self._config = types.GenerateContentConfig(

@@ -8,7 +8,10 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from spot.utils.progress import say
+
 CPUINFO = Path("/proc/cpuinfo")
+SPARE_FILES = 64  # that may be opened beside connections: rows, logs, pipes to graders, modules
 
 
 def processor() -> str:
@@ -29,9 +32,22 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def allow_open_files() -> None:
-    """Raise the limit of open files, and so of connections, to what the system allows."""
+def connections(wanted: int, stage: str) -> int:
+    """How many of the `wanted` connections may be open at once, at least one.
+
+    Raises the limit of open files to what the system allows, and says where that is too low.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # macOS names no limit, and has one
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    left = max(1, limit - len(os.listdir("/dev/fd")) - SPARE_FILES)
+    if left < wanted:
+        say(
+            f"{stage}: {left} requests at once, not {wanted}: this system allows {limit} open files "
+            "(ulimit -Hn)"
+        )
+    return min(left, wanted)

@@ -16,7 +16,6 @@ import openai
 
 from spot.utils import http
 from spot.utils.http import UnreadableError, json_object, token_count
-from spot.utils.machine import allow_open_files
 
 CONNECT_SECONDS = 10.0  # for a connection
 PROBE_SECONDS = 30.0  # for what costs a server nothing; a busy one answers late
@@ -61,7 +60,6 @@ class OpenAIServer:
     def __init__(
         self, base_url: str, key: http.Key, timeout: float, *, proxies: bool = False
     ) -> None:
-        allow_open_files()
         self.url, self.key, self.timeout = base_url.rstrip("/"), key, timeout
         self._client = openai.AsyncOpenAI(
             api_key=key.value or "none",  # the package insists on one

@@ -166,6 +166,59 @@ def test_the_self_check_refuses_what_is_wrong(
         kernel_checks.check_attention(name, build_model().config, dtype, "cpu")
 
 
+def varlen_2_10(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int,
+    is_causal: bool = False, return_aux: Any = None,
+) -> torch.Tensor:  # fmt: skip
+    assert is_causal
+    scores = attention.Scores(query.shape[-1] ** -0.5)
+    return loop(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scores)
+
+
+def varlen_2_11(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, *,
+    return_aux: Any = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+) -> torch.Tensor:  # fmt: skip
+    assert window_size == (-1, 0)
+    scores = attention.Scores(query.shape[-1] ** -0.5 if scale is None else scale)
+    return loop(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scores)
+
+
+def varlen_2_12(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, *,
+    return_aux: Any = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False, seqused_k: Any = None, block_table: Any = None, num_splits: Any = None,
+) -> torch.Tensor:  # fmt: skip
+    assert enable_gqa == (query.shape[1] != key.shape[1]), "torch refuses grouped heads untold"
+    return varlen_2_11(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
+    )
+
+
+@pytest.mark.parametrize("function", [varlen_2_10, varlen_2_11, varlen_2_12])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_varlen_is_called_as_each_torch_has_it(
+    monkeypatch: pytest.MonkeyPatch, function: Any, kv_heads: int
+) -> None:
+    """Stand-ins with the signatures of torch 2.10, 2.11 and 2.12; a scale that is not 1 / √d, too."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
+    assert kernel_checks.disagreement("varlen", (4, kv_heads), 8, torch.float64, "cpu") < 1e-9
+    q, k, v = (torch.randn(sum(map(sum, ROWS)), n, 8).double() for n in (4, kv_heads, kv_heads))
+    layout = attention.make_segments(ROWS)
+    out = attention.KERNELS["varlen"].attend(q, k, v, layout, attention.Scores(0.3))
+    torch.testing.assert_close(out, dense(q, k, v), atol=1e-12, rtol=0)
+
+
+def test_varlen_of_a_torch_without_windows(
+    monkeypatch: pytest.MonkeyPatch, build_model: Any
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_2_10)
+    config = build_model().config
+    config.sliding_window = 8
+    with pytest.raises(UserError, match=r"no sliding window in torch .*hardware.attention=sdpa"):
+        kernel_checks.check_attention("varlen", config, torch.float32, "cpu")
+
+
 @pytest.mark.parametrize("name", ["varlen", "flash"])
 def test_a_kernel_that_does_not_run_here(build_model: Any, name: str) -> None:
     if torch.cuda.is_available():

@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import accumulate
+from math import isclose
 from typing import Any
 
 import torch
@@ -254,7 +256,10 @@ def torch_varlen(
     q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor,
     longest_q: int, longest_k: int, scores: Scores,
 ) -> Tensor:  # fmt: skip
-    """torch.nn.attention.varlen (CUDA only; 2.12 and later know grouped heads)."""
+    """torch.nn.attention.varlen, on CUDA only. Its kernel takes grouped heads in every version.
+
+    torch 2.12 asks to be told of grouped heads; 2.10 knows no scale and no window, but `is_causal`.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     if scores.cap is not None:
@@ -262,11 +267,21 @@ def torch_varlen(
             "hardware.attention=varlen knows no soft cap of scores, and this model has one: choose "
             "hardware.attention=sdpa."
         )
-    grouped: dict[str, Any] = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    out = varlen_attn(
-        q, k, v, q_ends, k_ends, longest_q, longest_k, window_size=_causal(scores),
-        scale=scores.scale, **grouped
-    )  # fmt: skip
+    given: dict[str, Any] = {"window_size": _causal(scores), "scale": scores.scale}
+    known = signature(varlen_attn).parameters
+    if "enable_gqa" in known:
+        given["enable_gqa"] = q.shape[1] != k.shape[1]
+    if "window_size" not in known:
+        if scores.window is not None:
+            raise UserError(
+                f"hardware.attention=varlen knows no sliding window in torch {torch.__version__}: choose "
+                "hardware.attention=sdpa."
+            )
+        given = {"is_causal": True}
+        factor = 1.0 if scores.scale is None else scores.scale * q.shape[-1] ** 0.5
+        if not isclose(factor, 1.0):  # the kernel's own scale is 1 / √d
+            q = q * factor
+    out = varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, **given)
     assert isinstance(out, Tensor)
     return out
 

@@ -225,6 +225,15 @@ def test_the_rank_that_failed_first_is_named_and_not_one_that_was_ended_for_it(
     assert str(launch._first(failures, None)) == message
 
 
+def test_no_gpu_trains_in_the_process_that_evaluates() -> None:
+    """vLLM takes 92% of the card afterwards; fp32 masters of 8B are 30.5 GiB of it."""
+    two = {"devices": 2, "strategy": "deepspeed"}
+    assert not HardwareConfig().apart
+    assert HardwareConfig(accelerator="gpu").apart
+    assert HardwareConfig(**two).apart
+    assert HardwareConfig(accelerator="gpu", **two).apart
+
+
 def test_a_rank_goes_by_its_own_node_and_not_by_a_shells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,11 @@ class HardwareConfig:
         return self.strategy == "deepspeed"
 
     @property
+    def apart(self) -> bool:
+        """Whether every rank is a process of its own, with whose end all GPU memory is free again."""
+        return self.deepspeed or self.accelerator == "gpu"
+
+    @property
     def in_parts(self) -> bool:
         """Whether each rank holds only a part of the weights."""
         return self.deepspeed and self.zero_stage == 3

@@ -320,7 +320,7 @@ def train(
     folders = policy.folder, pairs.folder, held_out.folder, target.folder
     reference = run.root.parent / "reference"
     job = TrainingJob(config, policy.digest, run.logs, *folders, reference).absolute()
-    carry = launch.run if config.hardware.deepspeed else carry_out
+    carry = launch.run if config.hardware.apart else carry_out
     make = partial(artifacts.compute_files, target, lambda _: carry(job))
     made = run.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():

@@ -1,1 +1,1 @@
-"""Training on several processes: started, watched and ended together."""
+"""Training in processes of its own, many or a GPU's single one: started, watched and ended together."""

@@ -136,6 +136,6 @@ def test_ended_while_it_trains_it_ends_the_same(
     ] * bool(says)
     assert not says or lines[-1].startswith(says)
     assert last_run(tmp_path)[1].get("exit") == (code if says else None)
-    assert "stopped train" in spot(tmp_path, "runs").stdout
+    assert "interrupted train" in spot(tmp_path, "runs").stdout
     assert "Training goes on after step" in run(tmp_path, "run")
     assert content(tmp_path) == content(laptop)

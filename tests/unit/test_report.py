@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from spot import report
 from spot.data import artifacts
@@ -97,6 +98,16 @@ def test_the_table_holds_means_and_paired_gains(study):
     assert [cell.gain.excludes_zero for cell in bco[:3:2]] == [True, False]
     assert rows["spot_bco"].seeds == 3
     assert trivial_row(study) == [2, 4, 12, 6]
+
+
+def test_one_models_interval_is_the_one_that_an_evaluation_prints(tmp_path):
+    """2 of 20 right: Clopper-Pearson's, by scipy's own."""
+    run = MadeRun(right={"sums": 10}, base={**BASE, "sums": 10}, questions=20)
+    base, trained = score_table(made_study(tmp_path, [run]))
+    exact = stats.binomtest(2, 20).proportion_ci(method="exact")
+    for cell in (base.cells[0], trained.cells[0]):
+        ends = cell.accuracy.low, cell.accuracy.high
+        assert ends == pytest.approx((100 * exact.low, 100 * exact.high))
 
 
 def test_the_papers_numbers_stand_beside(study, page):

@@ -95,7 +95,7 @@ def test_a_run_that_ended_says_how(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_from_outside_is_stopped(
+def test_a_run_that_is_ended_from_outside_is_interrupted(
     tmp_path: Path, fake_pipeline: dict[str, str], number: signal.Signals
 ) -> None:
     with started(tmp_path, fake_pipeline, "seed=99", "hydra.run.dir=r") as process:
@@ -105,7 +105,7 @@ def test_a_run_that_is_ended_from_outside_is_stopped(
         process.send_signal(number)
         process.wait(SECONDS)
         run = run_status.look(tmp_path / "r")
-    assert run.state == "stopped"
+    assert run.state == "interrupted"
     assert "python train.py seed=99 goes on from here" in output(run)
 
 
@@ -138,17 +138,19 @@ def states(sweep: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_leaves_stopped_jobs(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
+def test_a_killed_sweep_leaves_interrupted_jobs(
+    tmp_path: Path, fake_pipeline: dict[str, str]
+) -> None:
     sweep = tmp_path / "s"
     line = "-m", "seed=1,99,2", f"hydra.sweep.dir={sweep}"
     with started(tmp_path, fake_pipeline, *line) as process:
         wait_for(lambda: run_status.look(sweep / "1").state == "running")
         process.kill()
         process.wait(SECONDS)
-        wait_for(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "stopped")
+        wait_for(lambda: run_status.look_at_sweep(sweep).jobs[1].state == "interrupted")
     seen = run_status.look_at_sweep(sweep)
-    assert states(sweep) == ["complete", "stopped", "stopped"]
-    assert seen.state == "stopped"
+    assert states(sweep) == ["complete", "interrupted", "interrupted"]
+    assert seen.state == "interrupted"
     with started(tmp_path, fake_pipeline, *line) as process:  # what is left over waits again
         wait_for(lambda: states(sweep) == ["complete", "running", "waiting"])
 
@@ -178,13 +180,13 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(
         fails()
 
 
-def test_a_training_that_a_closed_terminal_ends_is_stopped(tmp_path: Path) -> None:
+def test_a_training_that_a_closed_terminal_ends_is_interrupted(tmp_path: Path) -> None:
     with (
         pytest.raises(SystemExit),
         runs.recorded("run", compose.compose([]), tmp_path),
     ):
         raise SystemExit(128 + signal.SIGHUP)  # what the training's launcher raises
-    assert run_status.look(tmp_path).state == "stopped"
+    assert run_status.look(tmp_path).state == "interrupted"
 
 
 def test_a_run_whose_page_fails_stays_complete(tmp_path: Path) -> None:
@@ -427,6 +429,17 @@ def test_a_run_refused_before_it_began_is_no_run(
     assert len(run_status.find(tmp_path)) == left
 
 
+def test_a_refused_repetition_leaves_the_record_of_the_run_before(tmp_path: Path) -> None:
+    run = listed_run(tmp_path, 1)
+    kept = (run / "run.json").read_bytes()
+    with (
+        pytest.raises(UserError, match="no"),
+        runs.recorded("select", compose.compose([]), run),
+    ):
+        raise UserError("no")
+    assert (run / "run.json").read_bytes() == kept
+
+
 def test_newest_and_numbers_name_a_run_in_every_command(tmp_path: Path) -> None:
     old, new = listed_run(tmp_path / "outputs", 1), listed_run(tmp_path / "outputs", 2)
     for name, folder in (("newest", new), ("1", new), ("2", old)):
@@ -486,6 +499,7 @@ def test_half_written_files_are_not_there_yet(tmp_path: Path, name: str) -> None
         {"stages": [5], "config": {"loss": 5}},
         {"started": [], "current": 7},
         {"seed": "x", "study": {}},
+        {"started": "yesterday", "finished": None},
         [],
     ],
 )

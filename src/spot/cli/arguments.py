@@ -163,7 +163,7 @@ AFTER = {
     "runs": Command(
         "a table of the runs and sweeps on this machine",
         "[output=outputs] [status=…]",
-        "Complete, running, failed and stopped ones, with their scores and age.",
+        "Complete, running, failed and interrupted ones, with their scores and age.",
         ("spot runs", "spot runs status=failed"),
         "spot.cli.display:runs",
     ),

@@ -232,8 +232,8 @@ def _check_report(source: Path, given: ReportArguments) -> None:
         raise UserError(f"{source} is a file: name the folder it is in, or an archive.tar.gz.")
     if source.is_dir() and not any(map(run_record.is_finished, (source, *source.glob("*/")))):
         raise UserError(
-            f"{source} holds no finished run: no run.json in it is complete. Finish it with the command "
-            "that began it; spot runs shows what there is."
+            f"{source} holds no finished run: neither its run.json nor one of its jobs' is complete. "
+            "Give a folder that spot runs lists as complete."
         )
     if given.archive is not None and not source.is_dir():
         raise UserError(f"archive={given.archive} packs a folder, and {source} is packed already.")

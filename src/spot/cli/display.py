@@ -26,7 +26,7 @@ from spot.utils.terminal import signed, table
 COLOURS = {
     "running": "cyan",
     "failed": "red",
-    "stopped": "yellow",
+    "interrupted": "yellow",
     "waiting": "dim",
     "complete": "green",
 }
@@ -49,8 +49,8 @@ WATCHED = {  # metric, as a person reads it
     "learning_rate": "learning rate",
 }
 ENDS = {
-    129: "its terminal was closed",
-    130: "interrupted (Ctrl-C)",
+    129: "by its terminal, which was closed",
+    130: "by Ctrl-C",
     131: "by SIGQUIT",
     143: "by SIGTERM",
 }
@@ -136,7 +136,7 @@ def _sweep_cells(sweep: SweepStatus) -> list[Text | str]:
 def _run_cells(run: RunStatus) -> list[Text | str]:
     """status, what, seed and scores."""
     state = _state(run.state)
-    if run.state in ("running", "stopped"):
+    if run.state in ("running", "interrupted"):
         state.append(f" {run.progress}".rstrip(), "dim")
     if run.state == "failed" and "exit" in run.record:
         state.append(f" exit {run.record['exit']}", "dim")
@@ -200,7 +200,7 @@ def _show_run(run: RunStatus, console: Console) -> None:
     if run.state != "complete":
         for line in run_status.log_lines(run.folder)[-LOG_LINES:]:
             console.print(Text(f"  {line}", "dim"))
-    if run.state in ("stopped", "failed"):
+    if run.state in ("interrupted", "failed"):
         again = run.record.get("command", "the same command")
         _say(console, f"next: {again} goes on from here and keeps what is made.")
     if run.state == "complete" and (report := run.folder / "report.html").exists():
@@ -215,10 +215,10 @@ def _facts(run: RunStatus) -> Iterator[tuple[str, str]]:
         yield "choices", "  ".join(choices)
     if run.state == "running" and "pid" in record:
         yield "process", f"{record['pid']} on {record['host']}, for {age(run.at)}"
-    if run.state in ("running", "stopped") and run.progress:
+    if run.state in ("running", "interrupted") and run.progress:
         yield "stage", run.progress
-    if run.state == "stopped":
-        yield "stopped", ENDS.get(run.record.get("exit", 0), "killed, or the machine went down")
+    if run.state == "interrupted":
+        yield "interrupted", ENDS.get(run.record.get("exit", 0), "killed, or the machine went down")
     if run.state == "failed":
         code = f" (exit code {record['exit']})" if "exit" in record else ""
         yield "failed", f"{run.error}{code}"
@@ -297,7 +297,7 @@ def _show_ungraded(run: RunStatus, console: Console) -> None:
             total = sum(counts.get(each, 0) for each in (CORRECT, WRONG, TRUNCATED, UNPARSEABLE))
             where = f", {name.partition('/')[0]}" if "/" in name else ""
             title = f"{verdict}: {counts[verdict]:,} of {total:,} responses{where}, for example"
-            console.print(Text(title, COLOURS["stopped"]))
+            console.print(Text(title, COLOURS["interrupted"]))
             for row in run_status.some_attempts(run.products[name], verdict, SHOWN):
                 asked = f"  {row.id}, {row.tokens} tokens, asked: {_ends(row.question)}"
                 console.print(Text(asked), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from spot.utils.errors import UserError
 
 RUN_FILE = "run.json"
 EVALUATION = "evaluation.json"  # where `spot evaluate` once left its record
-COMPLETE = "complete"
+COMPLETE, INTERRUPTED = "complete", "interrupted"
 NAMING = ("loss", "data", "model")  # groups of the configuration that runs are named by
 TYPES = {
     "status": str, "arm": str, "study": str, "seed": int, "started": str, "finished": str,
@@ -38,12 +39,21 @@ def _is_sound(record: dict[str, Any]) -> bool:
     given = {name: record[name] for name in TYPES if record.get(name) is not None}
     return (
         all(isinstance(value, TYPES[name]) for name, value in given.items())
+        and all(_is_moment(given[name]) for name in ("started", "finished") if name in given)
         and all(isinstance(place, str) for place in given.get("products", {}).values())
         and all(isinstance(stage, dict) for stage in given.get("stages", ()))
         and all(
             isinstance(group, dict) for group in map(given.get("config", {}).get, NAMING) if group
         )
     )
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_finished(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spot.config import Config, plain
 from spot.data import artifacts, run_record
 from spot.data.rows import Attempt, Pair
-from spot.data.run_record import COMPLETE, RUN_FILE
+from spot.data.run_record import COMPLETE, INTERRUPTED, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.utils import progress, terminal
 from spot.utils.errors import UserError, full_disk
@@ -178,22 +178,27 @@ def recorded(
 
     Waits for another process that works there already.
     """
+    before = folder / RUN_FILE
+    earlier = before.read_bytes() if before.exists() else None
     try:
         with _recording(command, config, folder, overrides):
             yield
     except UserError as error:
         if full_disk(error) is None:
-            _forget(folder)
+            _forget(folder, earlier)
         raise
 
 
-def _forget(folder: Path) -> None:
-    """Leave nothing of a run that was refused before its first stage began."""
+def _forget(folder: Path, earlier: bytes | None) -> None:
+    """Leave nothing of a run that was refused before its first stage began but an earlier one's record."""
     record = run_record.read(folder)
-    own = {RUN_FILE, ".hydra", "spot.log", heartbeat.LOCK, heartbeat.PROGRESS}
-    if record.get("stages") or record.get("current") or {p.name for p in folder.iterdir()} - own:
+    if record.get("stages") or record.get("current"):
         return
-    shutil.rmtree(folder)
+    own = {RUN_FILE, ".hydra", "spot.log", heartbeat.LOCK, heartbeat.PROGRESS}
+    if earlier is not None:
+        write_aside(folder / RUN_FILE, earlier)
+    elif not {p.name for p in folder.iterdir()} - own:
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -248,7 +253,7 @@ def command_line(config: Config, overrides: Sequence[str], command: str = "run")
 
 def _end(folder: Path, code: int, error: str = "") -> None:
     record = run_record.read(folder)
-    status = COMPLETE if code == 0 else "stopped" if code in heartbeat.STOPPED else "failed"
+    status = COMPLETE if code == 0 else INTERRUPTED if code in heartbeat.STOPPED else "failed"
     if record.get("status") == COMPLETE:  # all is measured: only its page or an upload failed
         status = COMPLETE
     record |= {"status": status, "exit": code, "finished": _now()}

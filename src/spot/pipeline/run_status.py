@@ -26,14 +26,14 @@ from spot.config.model_name import model_name
 from spot.data import run_record
 from spot.data.artifacts import ROWS
 from spot.data.rows import Attempt, from_json
-from spot.data.run_record import COMPLETE, EVALUATION, RUN_FILE
+from spot.data.run_record import COMPLETE, EVALUATION, INTERRUPTED, RUN_FILE
 from spot.pipeline import heartbeat
 from spot.pipeline.sweep_jobs import JOBS
 from spot.utils import terminal
 from spot.utils.cells import original
 from spot.utils.errors import UserError
 
-STATES = ("running", "failed", "stopped", "waiting", COMPLETE)  # what wants most attention first
+STATES = ("running", "failed", INTERRUPTED, "waiting", COMPLETE)  # what wants most attention first
 METRICS = "metrics.csv"
 DEEPEST = 3  # folders between outputs/runs or outputs/sweeps and a run
 NAMED = ("seed", "arm", "loss", "data.arm", "study", "output")  # keys that a job's name covers
@@ -215,8 +215,8 @@ def look(folder: Path) -> RunStatus:
     record = _read(folder)
     status = record.get("status")
     if status == "running" and not heartbeat.is_alive(folder):
-        status = "stopped"  # killed: nobody was left to write it down
-    return RunStatus(folder, str(status) if status in STATES else "stopped", record)
+        status = INTERRUPTED  # killed: nobody was left to write it down
+    return RunStatus(folder, str(status) if status in STATES else INTERRUPTED, record)
 
 
 def look_at_sweep(folder: Path) -> SweepStatus:

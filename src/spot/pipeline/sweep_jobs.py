@@ -35,7 +35,7 @@ class Job:
     log: Path  # everything it writes
     about: Mapping[str, Any] = field(default_factory=dict)  # arm, seed, study
     needs: int = 0  # GPUs
-    state: str = "waiting"  # waiting | running | complete | failed | skipped | stopped
+    state: str = "waiting"  # waiting | running | complete | failed | skipped | interrupted
     gpus: tuple[str, ...] = ()  # those it was given
     began: float = 0.0  # s, of time.monotonic()
     ended: float = 0.0
@@ -89,7 +89,7 @@ def run(
         for process in running:
             process.guard.wait()
             process.print_new(print_line)
-            process.job.state, process.job.ended = "stopped", time.monotonic()
+            process.job.state, process.job.ended = "interrupted", time.monotonic()
         _record(jobs, sweep)
 
 

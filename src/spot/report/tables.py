@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spot.data.rows import Pair
-from spot.evaluation.statistics import Estimate, crossed
+from spot.evaluation.statistics import Estimate, crossed, mean_interval
 from spot.report import paper
 from spot.report.load import FinishedRun, Study, difference
 from spot.utils.terminal import count
@@ -108,7 +108,12 @@ def _cell(arm: str, runs: Sequence[FinishedRun], column: Column, beside: paper.B
 
 
 def _accuracy(runs: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> Estimate:
-    """Mean accuracy over benchmarks and seeds, by the same formula as differences."""
+    """Mean accuracy over benchmarks and seeds, by the same formula as differences.
+
+    One model on one benchmark has the interval that `spot evaluate` prints.
+    """
+    if len(runs) == len(names) == 1:
+        return mean_interval(list(runs[0][names[0]].values()), bounds=(0.0, 100.0))
     tables = []
     for name in names:
         shared = sorted(set.intersection(*(set(run[name]) for run in runs)))

@@ -12,6 +12,7 @@ import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from performance.common import build_model, write_results
 from spot.training import attention, losses
-from spot.training.forward import pack_logprobs
+from spot.training.forward import PLAIN, Kernels, pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 
 KINDS = ("qwen3", "llama")
@@ -76,10 +77,10 @@ def separate(model: Any, pairs: Sequence[PairTokens]) -> tuple[Tensor, Tensor, T
     """Every response in a forward pass of its own. Returns sums of y⁺, sums of y⁻, all tokens."""
 
     def response(pair: PairTokens, ids: Any) -> Tensor:
-        tokens = torch.tensor([[*pair.prompt.tolist(), *ids.tolist()]])
+        tokens = torch.tensor([[*pair.prompt.tolist(), *ids.tolist()]], device=model.device)
         logits = model(tokens).logits[0, len(pair.prompt) - 1 : -1]
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        return wide.log_softmax(-1).gather(-1, torch.from_numpy(ids).long()[:, None])[:, 0]
+        return wide.log_softmax(-1).gather(-1, tokens[0, len(pair.prompt) :, None])[:, 0]
 
     chosen = [response(pair, pair.chosen) for pair in pairs]
     rejected = [response(pair, pair.rejected) for pair in pairs]
@@ -92,12 +93,12 @@ def separate(model: Any, pairs: Sequence[PairTokens]) -> tuple[Tensor, Tensor, T
 
 
 def packed(
-    model: Any, pairs: Sequence[PairTokens], settings: PackingSettings
+    model: Any, pairs: Sequence[PairTokens], settings: PackingSettings, kernels: Kernels = PLAIN
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs in one pack, as training computes them. Returns what `separate` returns."""
-    pack = build_pack(pairs, settings)
-    with attention.packed(model):
-        logps = pack_logprobs(model, pack)
+    pack = build_pack(pairs, settings).to(model.device)
+    with attention.packed(model, kernels.attention):
+        logps = pack_logprobs(model, pack, kernels)
     chosen, rejected = pack.slot_sums(logps)
     order = torch.argsort(2 * (pack.slots % len(pairs)) + pack.slots // len(pairs), stable=True)
     return chosen, rejected, logps[pack.members[order]]
@@ -116,22 +117,31 @@ def outcome(
     return Outcome(chosen.detach(), rejected.detach(), tokens.detach(), loss.detach(), gradient)
 
 
-def compare(kind: str, dtype: torch.dtype, prefix: str, count: int) -> list[dict[str, Any]]:
+def compare(
+    kind: str,
+    dtype: torch.dtype,
+    prefix: str,
+    count: int,
+    *,
+    size: dict[str, Any] = SIZE,
+    device: str = "cpu",
+    kernels: Kernels = PLAIN,
+) -> list[dict[str, Any]]:
     """Largest differences to separate sequences, for either layout; in bf16 also theirs to fp64."""
-    pairs = make_case(prefix, count)
-    exact = build_model(kind, **SIZE, tied=kind == "qwen3").double()
+    build = partial(build_model, kind, **size, tied=kind == "qwen3")
+    pairs, exact = make_case(prefix, count), build().to(device, torch.float64)
     with torch.no_grad():
         start = [0.9 * sums for sums in separate(exact, pairs)[:2]]
-    model = exact if dtype == torch.float64 else build_model(kind, **SIZE, tied=kind == "qwen3")
-    model = model.to(dtype)
+    model = exact if dtype == torch.float64 else build().to(device, dtype)
     truth = None
     if dtype == torch.bfloat16:
-        rounded = build_model(kind, **SIZE, tied=kind == "qwen3").to(dtype).double()
+        rounded = build().to(dtype).to(device, torch.float64)
         truth = outcome(rounded, lambda: separate(rounded, pairs), start)
     alone = outcome(model, lambda: separate(model, pairs), start)
     rows = []
     for name, settings in LAYOUTS.items():
-        got = outcome(model, lambda settings=settings: packed(model, pairs, settings), start)
+        way = partial(packed, model, pairs, settings, kernels)
+        got = outcome(model, way, start)
         row = {
             "model": kind, "dtype": str(dtype).removeprefix("torch."), "layout": name,
             "prefix": prefix, "pairs": count, **differences(got, alone),

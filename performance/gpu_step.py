@@ -1,7 +1,7 @@
 """One training step of Qwen3-8B's shape on one GPU: padded batches, packs, shared prefixes.
 
-`python -m performance.gpu_step` needs torch, transformers, omegaconf, psutil and numpy, and
-PYTHONPATH=src where the package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
+`python -m performance.gpu_step` needs torch, transformers, psutil and numpy, and PYTHONPATH=src where the
+package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
 `--small` does the same on a CPU with a toy model.
 
 Attention kernels are compared with their oracle first. Then four arms compute one SPoT-BCE loss over
@@ -306,8 +306,8 @@ def make_row(
     }  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Self-checks, agreement of the arms, then times; the last line is all of it as JSON."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Self-checks, agreement of the arms, then times; the last line is all of it as JSON, and is returned."""
     options = parse(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device here: --small runs a toy on the CPU.")
@@ -331,10 +331,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         common.write_results("gpu_step", rows, " ".join(["python -m", MODULE, *sys.argv[1:]]))
     report = {
-        "options": vars(options), "attention": checks, "used": kernel, "peak TFLOP/s": peak / 1e12,
-        "AdamW seconds, one layer's scaled up": adamw,
+        "conditions": common.conditions(), "options": vars(options), "attention": checks, "used": kernel, "peak TFLOP/s": peak / 1e12,
+        "AdamW seconds, one layer's scaled up": adamw, "rows": rows,
     }  # fmt: skip
-    print(json.dumps({"conditions": common.conditions(), **report, "rows": rows}))
+    print(json.dumps(report))
+    return report
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""performance/gpu_step.py and performance/scaling.py: small runs, and what must hold in any."""
+"""performance/gpu_step.py, gpu_day.py and scaling.py: small runs, and what must hold in any."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from performance import common, gpu_step, scaling
+from performance import common, gpu_day, gpu_step, scaling
 from spot.training.forward import PLAIN
 from spot.training.kernel_checks import ATTENTION_BOUNDS
 
 ROOT = Path(gpu_step.__file__).parents[1]
 UNNEEDED = (
-    "pytorch_lightning", "lightning", "hydra", "rapidfuzz", "trl", "deepspeed",
+    "pytorch_lightning", "lightning", "hydra", "omegaconf", "rapidfuzz", "trl", "deepspeed",
     "liger_kernel", "datasets",
 )  # fmt: skip
 SIZES = {name: small for name, (_, small) in scaling.SIZES.items()}
@@ -125,8 +125,47 @@ def test_a_padded_batch_by_hand() -> None:
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="no CUDA device"):
-        gpu_step.main([])
+    for script in (gpu_step, gpu_day):
+        with pytest.raises(SystemExit, match="no CUDA device"):
+            script.main([])
+    assert not (common.RESULTS / "gpu_day.json").exists()
+
+
+# ---- gpu_day -------------------------------------------------------------------------------------
+
+
+def test_a_part_that_fails_or_lasts_too_long_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(gpu_day.BUDGETS, "exactness", 0.01)
+    monkeypatch.setattr(gpu_day, "PATIENCE", 1)
+    out = tmp_path / "day.json"
+    report = gpu_day.main(["--small", "--only", "exactness", "prediction", "--out", str(out)])
+    assert json.loads(out.read_text()) == report
+    assert report["parts"]["exactness"]["error"] == "stopped after 0.01 s"
+    assert report["parts"]["prediction"]["error"] == "KeyError: 'step'"  # no arm was timed
+    said = capsys.readouterr().out
+    assert said.count("FAILED: ") == 2
+
+
+@pytest.mark.slow
+def test_a_gpu_day_in_small(tmp_path: Path) -> None:
+    """On the CPU it measures a CPU, and says so; predictions stand beside every arm that was timed."""
+    out = tmp_path / "day.json"
+    command = [sys.executable, "-m", gpu_day.MODULE, "--small", "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    report = json.loads(out.read_text())
+    assert report["device"] == "cpu"
+    assert report["conditions"]["machine"].endswith("no GPU")
+    assert list(report["parts"]) == list(gpu_day.PARTS)
+    found = {name: part["result"] for name, part in report["parts"].items()}
+    shared = found["exactness"][0]
+    assert shared["gradients, packed to fp64"] < 1.2 * shared["gradients, separate to fp64"]
+    assert [row["arm"] for row in found["prediction"]] == [a["arm"] for a in found["step"]["rows"]]
+    assert all(value > 0 for row in found["prediction"] for value in list(row.values())[1:])
+    assert found["run"]["every step once"]
+    assert 0 < found["run"]["resumed_at"] < found["run"]["steps"]
+    assert {row["arm"] for row in found["run"]["scores"]} == {"base", "spot_bco"}
 
 
 # ---- scaling -------------------------------------------------------------------------------------

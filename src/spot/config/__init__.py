@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
-
-from omegaconf import MISSING, DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from spot.config.benchmarks import BenchmarkConfig, BenchmarksConfig
 from spot.config.generator import GeneratorConfig
@@ -32,8 +30,12 @@ from spot.config.groups import (
     Tuned,
 )
 from spot.config.hardware import HardwareConfig, PlanConfig, SaveConfig
+from spot.config.missing import MISSING
 from spot.config.oracle import ASKED, PAID, OracleConfig
 from spot.utils.errors import UserError, in_range, one_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 __all__ = [
     "ARMS",
@@ -105,6 +107,8 @@ def typed(config: DictConfig, until: str | None = None) -> Config:
 
     Raises UserError on a bad value or an impossible combination.
     """
+    from omegaconf import OmegaConf
+
     result = OmegaConf.to_object(config)
     assert isinstance(result, Config)
     result.arm = arm_name(result.loss.name, result.data.arm)
@@ -143,6 +147,8 @@ def plain(config: Config) -> dict[str, Any]:
 
 def from_plain(values: Mapping[str, Any]) -> Config:
     """The configuration that `plain` wrote down, checked again."""
+    from omegaconf import DictConfig, OmegaConf
+
     tree = OmegaConf.merge(OmegaConf.structured(Config), dict(values))
     assert isinstance(tree, DictConfig)
     return typed(tree)

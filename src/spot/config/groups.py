@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
+from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
 
 ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each

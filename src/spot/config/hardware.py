@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
+from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -13,7 +14,7 @@ import textwrap
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from spot.data.chat import user
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
 from spot.generation.vllm import Servers, deal, load
-from spot.pipeline import clients
+from spot.generation.vllm_process import ServerProcess
+from spot.pipeline import clients, way
 from spot.pipeline.policy import Policy
+from spot.pipeline.run import Run
 from spot.utils.errors import UserError
 from tests.support.processes import wait_for
 
@@ -80,6 +83,7 @@ def lives(pid: int) -> bool:
 
 def test_servers_run_between_start_and_close(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("VLLM_PORT", "29500")
     with make(servers=2, dtype="float32") as servers:
         states = [state(servers, number) for number in range(2)]
     argv = states[0]["argv"]
@@ -89,7 +93,7 @@ def test_servers_run_between_start_and_close(make: Make, monkeypatch: pytest.Mon
     assert len(set(servers.base_urls)) == 2
     assert states[0]["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert states[0]["VLLM_NO_USAGE_STATS"] == "1"
-    assert "RANK" not in states[0]
+    assert not {"RANK", "VLLM_PORT"} & states[0].keys()
     assert not any(lives(s[who]) for s in states for who in ("pid", "engine"))
     assert "listening" in (servers.logs / "server-1.log").read_text()
 
@@ -139,7 +143,7 @@ def test_a_failed_start_tells_the_first_error_and_the_last_lines(make: Make) -> 
     with pytest.raises(UserError) as raised:
         servers.start()
     first, *last = str(raised.value).splitlines()
-    assert "ended with exit code 1 before it was ready" in first
+    assert "ended with exit code 1 before it was ready, as before" in first  # it stays so
     assert f"{servers.logs}/server-0.log" in first
     assert first.endswith("The first error: ValueError: the model is made of cheese")
     assert len(last) == 15
@@ -149,6 +153,35 @@ def test_a_failed_start_tells_the_first_error_and_the_last_lines(make: Make) -> 
 def test_a_server_that_is_never_healthy(make: Make) -> None:
     with pytest.raises(UserError, match=r"not healthy after 2 s \(generator.start_seconds\)"):
         make("never", start_seconds=2).start()
+
+
+def test_ports_that_are_lost_at_the_start(make: Make, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with make("clash", marks, servers=2) as servers:
+        ports = {int(url.rpartition(":")[2].partition("/")[0]) for url in servers.base_urls}
+        logs = [(servers.logs / f"server-{number}.log").read_text() for number in range(2)]
+        assert [state(servers, number)["pid"] for number in range(2)]
+    lost = {int(port) for log in logs for port in re.findall(r"'127.0.0.1', (\d+)", log)}
+    assert len(lost) == 2
+    assert len(ports) == 2
+    assert not ports & lost
+
+
+def test_another_server_at_its_port_is_not_taken_for_it(make: Make, tmp_path: Path) -> None:
+    with make() as servers:
+        own = servers._watched[0].process
+        other = ServerProcess([], own.port, make().served, tmp_path / "log", {})
+        assert own.healthy()
+        assert not other.healthy()
+
+
+def test_arguments_that_are_set_already() -> None:
+    for argument in ("--port", "--served_model_name=x"):
+        with pytest.raises(
+            UserError, match=f"generator.arguments: {argument} is said to the server"
+        ):
+            vllm(arguments=[argument])
 
 
 def test_a_port_that_is_taken(make: Make) -> None:
@@ -303,3 +336,42 @@ def test_messages_name_the_group_that_the_user_gave(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "no", vllm(), context_length=200, logs=tmp_path)
+
+
+@pytest.fixture
+def marked(tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "marks").mkdir()
+    return tmp_path / "marks"
+
+
+def whole_way(executable: str, marks: Path, *overrides: str) -> None:
+    settings = ["generator=vllm", f"generator.executable={executable}", "data.questions=120"]
+    settings += [f"generator.arguments=[--marks,{marks}]", "data.held_out=4", "data.pairs=4"]
+    settings += [
+        "data.gamma=1",
+        "benchmarks=quick",
+        "probe.ability_every=0",
+        f"output={marks.parent}",
+    ]
+    way.way(Run(compose([*settings, *overrides]), marks.parent / "run"), None)
+
+
+def by_time(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns)
+
+
+@pytest.mark.slow
+def test_servers_stay_for_the_base_and_are_gone_before_training(
+    executable: str, marked: Path
+) -> None:
+    whole_way(executable, marked)
+    [lock] = marked.parent.glob("products/train/*/lock")
+    happened = [file.name.partition("-")[0] for file in by_time([*marked.iterdir(), lock])]
+    assert happened == ["start", "end", "lock", "start", "end"]
+
+
+def test_servers_stay_for_the_policy_as_its_own_oracle(executable: str, marked: Path) -> None:
+    with pytest.raises(UserError, match="no pair is left"):  # it says 7 again
+        whole_way(executable, marked, "oracle=self")
+    assert [file.name.partition("-")[0] for file in by_time(marked.iterdir())] == ["start", "end"]

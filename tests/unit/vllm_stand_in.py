@@ -5,8 +5,10 @@
 - `fail`: writes an engine's error among other lines, and ends
 - `never`: listens, and is never healthy
 - `once`: healthy at its first start, ends at once at every other
+- `clash`: ends at once at the first two starts of all, as if its port were taken
 
-GET /crash ends it, GET /kill kills it and leaves its engine behind, GET /state tells what it was given.
+It says 7 to everything. GET /crash ends it, GET /kill kills it and leaves its engine behind, GET
+/state tells what it was given.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
             "/health": (503 if options.act == "never" else 200, {}),
             "/v1/models": (
                 200,
-                {"data": [{"id": options.served_model_name, "max_model_len": 256}]},
+                {"data": [{"id": options.served_model_name, "max_model_len": 512}]},
             ),
             "/state": (
                 200,
@@ -55,6 +57,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
+
+    def do_POST(self) -> None:
+        """The same answer to every chat, and 404 for what else is asked."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200 if self.path == "/v1/chat/completions" else 404)
+        self.end_headers()
+        choice = {"message": {"content": "It is \\boxed{7}."}, "finish_reason": "stop"}
+        self.wfile.write(json.dumps({"model": asked["model"], "choices": [choice]}).encode())
 
     def log_message(self, *_: object) -> None: ...
 
@@ -69,8 +79,12 @@ if options.marks:
     (options.marks / f"start-{os.getpid()}").touch()
     if options.act == "once" and len(list(options.marks.iterdir())) > 1:
         sys.exit("OSError: the disk is gone")
+    if options.act == "clash" and len(list(options.marks.iterdir())) <= 2:
+        sys.exit(f"OSError: [Errno 98] bind on address ('127.0.0.1', {options.port}): in use")
 server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=server.shutdown).start())
 print("listening", flush=True)
 server.serve_forever()
+if options.marks:
+    (options.marks / f"end-{os.getpid()}").touch()

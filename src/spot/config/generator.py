@@ -9,6 +9,7 @@ from spot.utils.errors import UserError, in_range, one_of
 from spot.utils.http import check_key_name, check_url
 
 GENERATORS = ("transformers", "vllm", "openai")
+OURS = ("--host", "--port", "--served-model-name", "--api-key")  # what is said to `vllm serve`
 
 
 @dataclass
@@ -65,3 +66,9 @@ class GeneratorConfig:
             )
         if self.kind == "vllm" and not self.executable.strip():
             raise UserError("generator.executable is empty: give the path of vllm.")
+        for argument in self.arguments:
+            if argument.partition("=")[0].replace("_", "-") in OURS:
+                raise UserError(
+                    f"generator.arguments: {argument} is said to the server already: leave it out, or set "
+                    "generator.port."
+                )

@@ -6,6 +6,7 @@ A thread starts the servers and restarts what crashes; they end with it, however
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 import threading
@@ -34,7 +35,7 @@ STEADY_SECONDS = 60.0  # of health, after which a server's earlier restarts are 
 
 
 class Servers:
-    """The servers of the model in `folder`, all of which call it `name`.
+    """The servers of the model in `folder`, all of which call it `served`.
 
     Nothing runs before `start` and nothing after `close`. Each writes to `logs`/server-<n>.log.
     """
@@ -49,6 +50,7 @@ class Servers:
         group: str = "generator",
     ) -> None:
         self.folder, self.name, self.context_length = folder, name, context_length
+        self.served = f"{name}-{secrets.token_hex(8)}"  # no other server's
         self.config, self.logs, self.group = config, logs, group
         self.error: BaseException | None = None  # what made them unusable
         self._watched: list[_Watched] = []
@@ -138,16 +140,15 @@ class Servers:
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
             environment = vllm_process.environment(executable, gpus)
-            command = self._command(executable, port, on_cpu=gpus is None)
-            processes.append(ServerProcess(command, port, log, environment))
+            command = self._command(executable, on_cpu=gpus is None)
+            processes.append(ServerProcess(command, port, self.served, log, environment))
         return processes
 
-    def _command(self, executable: str, port: int, on_cpu: bool) -> list[str]:
+    def _command(self, executable: str, on_cpu: bool) -> list[str]:
         command = [executable, "serve", str(self.folder.absolute())]
         options = {
             "host": vllm_process.HOST,
-            "port": port,
-            "served-model-name": self.name,
+            "served-model-name": self.served,
             "max-model-len": self.context_length,
             "tensor-parallel-size": self.config.tensor_parallel,
             "dtype": self.config.dtype,
@@ -181,7 +182,7 @@ class VllmGenerator:
             replace(
                 config,
                 base_urls=self.servers.base_urls,
-                model=self.servers.name,
+                model=self.servers.served,
                 # a crashed server is back after as long as it took to start
                 patience=config.patience + config.start_seconds,
                 extra={},
@@ -217,8 +218,7 @@ def load(
 ) -> VllmGenerator:
     """A generator of the model saved in `folder` (Hugging Face format); starts nothing yet.
 
-    context_length: the most tokens of prompt and response. name: what the servers call the model and
-    completions say answered them. Raises UserError for a folder that cannot be served.
+    context_length: the most tokens of prompt and response. name: what completions say answered them. Raises UserError for a folder that cannot be served.
     """
     tokenizer = check_folder(folder)
     servers = Servers(Path(folder), name, context_length, config, logs, group)
@@ -278,6 +278,7 @@ class _Watched:
         self.known = False  # it has been healthy
         self.healthy = False  # since its last start
         self.restarts = 0  # in a row
+        self.why: str | None = None  # the first error of its last end
         self.probed = self.answered = self.healthy_since = 0.0  # when, by time.monotonic()
 
     def look(self) -> None:
@@ -306,18 +307,27 @@ class _Watched:
         self.answered = now
 
     def _lost(self, how: str) -> None:
-        """Start it again on the same port, unless it never ran or does not come back."""
-        if not self.known or self.restarts == RESTARTS:
-            again = f", as {RESTARTS} times before" if self.known else " before it was ready"
+        """Start it again, unless it does not come back, or has not begun for a reason that stays.
+
+        Until it has been healthy once nobody knows its port, which may be what was taken from it.
+        """
+        before, self.why = self.why, self.process.first_error()
+        late = not self.known and "not healthy after" in how
+        stays = not self.known and self.why is not None and self.why == before
+        if late or stays or self.restarts == RESTARTS:
+            again = "" if self.known else " before it was ready"
+            again += ", as before" if stays else f", as {RESTARTS} times before"
             if "not healthy after" in how:
                 again = f" ({self.group}.start_seconds)"
             raise UserError(
                 f"{self.config.executable} serve {how}{again}: fix what its log says; the same "
                 f"command goes on from here. {self.process.last_words()}"
             )
-        why = self.process.first_error()
-        say(f"vllm: {self.process.url} {how}{f' ({why})' if why else ''}; starting it again")
+        why = f" ({self.why})" if self.why else ""
+        say(f"vllm: {self.process.url} {how}{why}; starting it again")
         self.process.stop()
         self.process.wait()
+        if not self.known and self.config.port is None:
+            [self.process.port] = _ports(None, 1, self.group)
         self.process.start()
         self.healthy, self.restarts = False, self.restarts + 1

@@ -33,15 +33,22 @@ _NOISE = re.compile(
 
 
 class ServerProcess:
-    """One server, running or not; `start` may be called again after its end.
+    """One server, running or not; `start` may be called again after its end, also with another port.
 
-    Linux ends it when the *thread* that called `start` ends, however that ends.
+    command: without the port. name: what the server calls its model, and no other server does. Linux
+    ends it when the *thread* that called `start` ends, however that ends.
     """
 
     def __init__(
-        self, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        port: int,
+        name: str,
+        log: Path,
+        environment: Mapping[str, str],
     ) -> None:
-        self.command, self.port, self.log, self.environment = command, port, log, environment
+        self.command, self.port, self.name = command, port, name
+        self.log, self.environment = log, environment
         self.began = 0.0  # s, of time.monotonic()
         self._guard: subprocess.Popen[bytes] | None = None
         self._written = 0  # bytes of the log before the last start
@@ -55,7 +62,7 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._written = log.tell()
             self._guard = subprocess.Popen(
-                guarded(self.command),
+                guarded([*self.command, "--port", str(self.port)]),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -85,14 +92,19 @@ class ServerProcess:
             self._guard.wait()
 
     def healthy(self) -> bool:
-        """Whether GET /health answers 200."""
+        """Whether GET /health answers 200, and no other server, as vLLM lets it, has taken the port."""
+        return self._get("/health") is not None and self.name in (self._get("/v1/models") or "")
+
+    def _get(self, path: str) -> str | None:
+        """The body of a reply with status 200."""
         # on this machine, whatever the environment says of proxies
         connection = http.client.HTTPConnection(HOST, self.port, timeout=PROBE_SECONDS)
         try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            return reply.read().decode(errors="replace") if reply.status == 200 else None
         except (OSError, http.client.HTTPException):
-            return False
+            return None
         finally:
             connection.close()
 
@@ -118,9 +130,12 @@ class ServerProcess:
 def environment(executable: str, gpus: Sequence[str] | None) -> dict[str, str]:
     """This process's environment for a server: these GPUs only (None: a CPU), and no rank's place.
 
+    Nor VLLM_PORT, from which all servers of a machine would take the same ports for their engines.
+
     The commands beside the executable come first: vLLM compiles with those of its own environment.
     """
     kept = inherited()
+    kept.pop("VLLM_PORT", None)
     path = os.pathsep.join([str(Path(executable).parent), kept.get("PATH", os.defpath)])
     own = {"PATH": path, "PYTHONUNBUFFERED": "1"}
     if gpus is None:

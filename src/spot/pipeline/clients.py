@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spot.config import BenchmarkConfig, Config, GeneratorConfig
 from spot.evaluation import benchmarks
@@ -21,6 +21,9 @@ from spot.oracle import build as oracles
 from spot.pipeline import parts, questions
 from spot.pipeline.policy import Policy
 
+if TYPE_CHECKING:
+    from spot.pipeline.run import Run
+
 
 def evaluator(config: Config) -> GeneratorConfig:
     """Who answers benchmarks."""
@@ -32,6 +35,55 @@ def check(config: Config) -> None:
     build.check(config.generator)
     if config.evaluator is not None:
         build.check(config.evaluator, "evaluator")
+
+
+class Generators:
+    """Starts what answers, one at a time.
+
+    In a `with` block, servers stay for the next stage that asks the same weights in the same way; a stage
+    that needs their GPUs calls `close`.
+    """
+
+    def __init__(self) -> None:
+        self._keeps = False
+        self._kept: _Kept | None = None
+        self._what: tuple[GeneratorConfig, Policy] | None = None
+
+    def start(self, config: Config, settings: GeneratorConfig, policy: Policy) -> Generator:
+        """What answers for `policy` as `settings` say."""
+        if self._kept is not None and self._what == (settings, policy):
+            return self._kept
+        self.close()
+        made = generator(config, settings, policy)
+        if not self._keeps or settings.kind != "vllm":
+            return made
+        self._kept, self._what = _Kept(made), (settings, policy)
+        return self._kept
+
+    def close(self) -> None:
+        """End the servers that were kept; return when their memory is free."""
+        if self._kept is not None:
+            self._kept.generator.close()
+        self._kept = None
+
+    def __enter__(self) -> Generators:
+        self._keeps = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keeps = False
+        self.close()
+
+
+class _Kept:
+    """A generator that does not end with the stage that asks it."""
+
+    def __init__(self, kept: Generator) -> None:
+        self.generator = kept
+        self.ready, self.generate = kept.ready, kept.generate
+
+    def close(self) -> None:
+        """It is kept."""
 
 
 def generator(config: Config, settings: GeneratorConfig, policy: Policy) -> Generator:
@@ -95,7 +147,7 @@ def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
 
 
 def oracle(
-    config: Config,
+    run: Run,
     verifier: Verifier,
     policy: Policy | None,
     *,
@@ -104,13 +156,14 @@ def oracle(
     attempts: Sequence[str],
 ) -> Oracle:
     """Who corrects the attempts with these digests (`journal_path`); `policy` for the kinds that need it."""
+    config = run.config
     around = oracles.Surroundings(verifier, mode, target, pose=questions.posed(config))
     if policy is not None:
         around = replace(
             around,
             policy=policy.folder,
             journal=oracles.journal_path(config.oracle, attempts, Path(config.output)),
-            start=partial(generator, config, config.generator, policy),
+            start=partial(run.generators.start, config, config.generator, policy),
             sampling=build.sampling(config.generator),
         )
     return oracles.build(config.oracle, config.data, around)

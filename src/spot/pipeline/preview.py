@@ -19,7 +19,7 @@ from spot.config import PAID, Config, ModelConfig
 from spot.data import artifacts, run_record
 from spot.data.rows import WRONG, Pair
 from spot.oracle import build
-from spot.pipeline import parts, policy, responses, stages, way
+from spot.pipeline import clients, parts, policy, responses, stages, way
 from spot.pipeline.plan.work import ERROR_RATE
 from spot.pipeline.plan.work import attempts as count_attempts
 from spot.pipeline.policy import Policy
@@ -70,6 +70,7 @@ class PreviewRun:
     round: int = 1
     first: Any = None
     start: Policy | None = None
+    generators: clients.Generators = field(default_factory=clients.Generators)  # never starts any
     previews: dict[str, Preview] = field(default_factory=dict)  # by the product's name
     existing: dict[str, artifacts.Product] = field(default_factory=dict)  # by digest
     missing: dict[str, str] = field(

@@ -20,6 +20,7 @@ from spot.data import artifacts, run_record
 from spot.data.rows import Attempt, Pair
 from spot.data.run_record import COMPLETE, INTERRUPTED, RUN_FILE
 from spot.pipeline import heartbeat
+from spot.pipeline.clients import Generators
 from spot.utils import progress, terminal
 from spot.utils.errors import UserError, full_disk
 from spot.utils.files import write_aside
@@ -46,6 +47,7 @@ class Run:
         self.start: Policy | None = None  # a later round's; the first starts where the config says
         self.holds_out = False  # whether it gets as far as holding attempts out of training
         self.trains = False  # whether a training is what it is for
+        self.generators = Generators()
         self.asked: Any = None  # (seed, requests, dropped rows) between sampling and grading
         self.root = Path(config.output) / "products"
         self._overrides = list(overrides)

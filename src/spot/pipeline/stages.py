@@ -70,7 +70,7 @@ def respond(run: Run) -> artifacts.Product | None:
         if run.holds_out:
             sourcing.check_held_out(data, len(asked) // data.samples)
         known = sampled.kept(target, "elicit", Attempt, sampled.prompts(asked))
-        start = partial(clients.generator, config, config.generator, policy)
+        start = partial(run.generators.start, config, config.generator, policy)
         with Verifier() as verifier:
             tally = elicitation.Tally(
                 elicitation.verdict_of(asked, verifier.verdicts, data.answer_format),
@@ -188,7 +188,7 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
         with Verifier() as verifier:
             digests = sampled.verdict_digests(attempts)
             oracle = clients.oracle(
-                config, verifier, student, mode=mode, target=target_pairs, attempts=digests
+                run, verifier, student, mode=mode, target=target_pairs, attempts=digests
             )
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Rectification]:
@@ -321,7 +321,11 @@ def train(
     reference = run.root.parent / "reference"
     job = TrainingJob(config, policy.digest, run.logs, *folders, reference).absolute()
     carry = launch.run if config.hardware.apart else carry_out
-    make = partial(artifacts.compute_files, target, lambda _: carry(job))
+
+    def make() -> None:
+        run.generators.close()  # training needs their GPUs
+        artifacts.compute_files(target, lambda _: carry(job))
+
     made = run.stage("checkpoint", target, make)
     if not (target.folder / "model" / "README.md").exists():
         run.write_card()  # once more with scores, when the run is complete
@@ -388,7 +392,7 @@ def _respond_to_benchmarks(
         benchmarks = measuring.benchmarks(config.benchmarks, config.data, held_out)
         asked = runner.requests(benchmarks, build.sampling(evaluator), config.benchmarks.seed)
         known = sampled.kept(target, "evaluate", Score, sampled.prompts(asked))
-        start = partial(clients.generator, config, evaluator, policy)
+        start = partial(run.generators.start, config, evaluator, policy)
         sampled.complete(target, asked, known, start, elicitation.Tally())
 
     return run.stage(name, target, make)

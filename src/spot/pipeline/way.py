@@ -52,6 +52,11 @@ def run(
 
 def way(run: Run, until: str | None) -> None:
     """Go the way up to the stage `until`: with a run, or with a preview of one."""
+    with run.generators:
+        _way(run, until)
+
+
+def _way(run: Run, until: str | None) -> None:
     rounds = run.config.rounds
     for number in range(1, rounds + 1):
         run.round, end = number, until if number == rounds else None
@@ -93,8 +98,9 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
 def measure(run: Run) -> artifacts.Product:
     """The scores of the model that the configuration names, after all they need; as in `way`."""
-    attempts = stages.attempts(run) if stages.needs_attempts(run.config) else None
-    return stages.evaluate(run, "scores", stages.policy(run, attempts), attempts)
+    with run.generators:
+        attempts = stages.attempts(run) if stages.needs_attempts(run.config) else None
+        return stages.evaluate(run, "scores", stages.policy(run, attempts), attempts)
 
 
 def correct(config: Config, sheet: Path) -> None:

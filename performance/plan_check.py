@@ -36,9 +36,8 @@ from torch.profiler import ProfilerActivity, profile
 from performance import common
 from spot.config import NEEDS_REJECTED, HardwareConfig, LossConfig
 from spot.data.rows import Pair
-from spot.training import attention
 from spot.training.activation_checkpointing import checkpoint_layers, layers_of
-from spot.training.forward import pack_logprobs
+from spot.training.forward import PLAIN, Kernels, pack_logprobs
 from spot.training.loop import RunOptions, tokenise, train
 from spot.training.memory_model import (
     Activations,
@@ -69,7 +68,7 @@ Row = dict[str, Any]
 # ---- layers --------------------------------------------------------------------------------------
 
 
-def measure(model: Any, pack: Pack) -> Activations:
+def measure(model: Any, pack: Pack, kernels: Kernels = PLAIN) -> Activations:
     """What a forward pass over this pack really keeps, by the storages that autograd saves."""
     kept: list[Any] = []  # storages, held so that no address is used twice
     seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -95,7 +94,7 @@ def measure(model: Any, pack: Pack) -> Activations:
     try:
         with (
             torch.autograd.graph.saved_tensors_hooks(save, lambda kept: kept),
-            attention.packed(model),
+            kernels.inside(model),
         ):
             pack_logprobs(model, pack)
     finally:
@@ -110,15 +109,17 @@ def measure(model: Any, pack: Pack) -> Activations:
     )
 
 
-def check_layers(model: Any, pairs: Sequence[PairTokens], name: str) -> Row:
+def check_layers(
+    model: Any, pairs: Sequence[PairTokens], name: str, kernels: Kernels = PLAIN
+) -> Row:
     """Measured and planned bytes per token of one pack of these pairs."""
     pack = build_pack(pairs, PackingSettings(10**9))
-    found = measure(model, pack)
+    found = measure(model, pack, kernels)
     shape, precision = (
         common.config_shape(model.config),
         "fp32" if model.dtype.itemsize == 4 else "bf16",
     )
-    hardware = HardwareConfig(precision=precision, attention="sdpa")
+    hardware = HardwareConfig(precision=precision, attention="sdpa", fused=kernels.fused)
     rows = Rows.of([pair.lengths for pair in pairs], shape, rejected=True, shared=True)
     planned = Activations.of(shape, hardware, rows)
     return {

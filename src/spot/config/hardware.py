@@ -24,6 +24,7 @@ class HardwareConfig:
     tokens_per_pack: int = 8192  # the largest forward pass; pairs that are longer are dropped
     attention: str = "auto"  # auto | sdpa | varlen | flash
     logprobs: str = "torch"  # torch | liger (a GPU's fused kernel, if its numbers agree)
+    fused: str = "auto"  # norms, rotary embeddings and SwiGLU: auto | liger | none (see `fuses`)
     checkpoint_layers: str = "none"  # auto | all | none | how many
     memory_gib: float | None = None  # of a device, for checkpoint_layers=auto; null: what it has
     tflops: float | None = None  # of a device at this precision, dense; for `spot plan`
@@ -42,6 +43,7 @@ class HardwareConfig:
         one_of("hardware.optimizer", self.optimizer, ("adamw", "adamw8bit"))
         one_of("hardware.attention", self.attention, ("auto", "sdpa", "varlen", "flash"))
         one_of("hardware.logprobs", self.logprobs, ("torch", "liger"))
+        one_of("hardware.fused", self.fused, ("auto", "liger", "none"))
         for name in (
             *("nodes", "devices", "threads", "tokens_per_pack", "reduce_bucket", "gather_bucket"),
         ):
@@ -81,12 +83,22 @@ class HardwareConfig:
         return self.nodes * self.devices
 
     def decisive(self) -> dict[str, Any]:
-        """What decides a training's numbers, if only their last bits, and which pairs fit a pack."""
-        idle = ["name", "memory_gib", "tflops"]
+        """What decides a training's numbers, if only their last bits, and which pairs fit a pack.
+
+        `fused` is named where layers are fused: trainings without it keep the names they had before.
+        """
+        idle = ["name", "memory_gib", "tflops", "fused"]
         if not self.deepspeed:
             idle += ["zero_stage", "offload_optimizer", "offload_parameters", "overlap_comm"]
             idle += ["contiguous_gradients", "reduce_bucket", "gather_bucket"]
-        return {key: value for key, value in asdict(self).items() if key not in idle}
+        named = {key: value for key, value in asdict(self).items() if key not in idle}
+        return named | ({"fused": "liger"} if self.fuses else {})
+
+    @property
+    def fuses(self) -> bool:
+        """Whether one kernel each computes norms, rotary embeddings and SwiGLU, of layers that are known."""
+        wanted = self.accelerator == "gpu" and self.precision == "bf16"
+        return self.fused == "liger" or (self.fused == "auto" and wanted)
 
     @property
     def device(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -12,24 +14,37 @@ from torch import Tensor, nn
 
 from spot.config import HardwareConfig
 from spot.training import attention, kernel_checks, logprobs
+from spot.training.fused_layers import fused
 from spot.training.packing import Pack, PackingSettings
 from spot.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What computes attention and token log-probs: `hardware.attention` and `hardware.logprobs`."""
+    """What computes packs: `hardware.attention`, `hardware.logprobs` and `hardware.fused`."""
 
     attention: str = "sdpa"
     logprobs: str = "torch"
+    fused: str = "none"
+
+    @contextmanager
+    def inside(self, model: Any) -> Iterator[None]:
+        """Within, the model takes packs and computes with these; outside, it is the model's own."""
+        with (
+            attention.packed(model, self.attention),
+            fused(model) if self.fused == "liger" else nullcontext(),
+        ):
+            yield
 
     def check(self, config: Any, dtype: torch.dtype, device: torch.device | str) -> float:
-        """Compare both with plain computations on random tensors; a UserError where they differ.
+        """Compare all with plain computations on random tensors; a UserError where they differ.
 
         config: the model's. Returns the disagreement of attention, as a relative L2 distance.
         """
         shaping = logprobs.Shaping.of(config)
         kernel_checks.check_logprobs(self.logprobs, config.hidden_size, dtype, device, shaping)
+        if self.fused == "liger":
+            kernel_checks.check_fused(config, dtype, device)
         return kernel_checks.check_attention(self.attention, config, dtype, device)
 
     def versions(self) -> dict[str, str]:
@@ -38,6 +53,7 @@ class Kernels:
         return {
             kind: f"{name} {version(packages[name])}" if name in packages else name
             for kind, name in vars(self).items()
+            if name != "none"
         }
 
 
@@ -58,7 +74,7 @@ def score_pack(
 ) -> tuple[Tensor, Tensor | None]:
     """fp32 log-probs [N] of a pack's scored tokens, and on request the entropy [N] of each prediction.
 
-    The model's attention must be ours: see `attention.packed`.
+    The model must compute with the kernels: see `Kernels.inside`.
     """
     hidden = attention.hidden_states(model, pack)[pack.sources]
     kernel = partial(

@@ -10,13 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from spot.training import attention, logprobs
 from spot.training.bin_packing import head_dim
+from spot.training.fused_layers import fused
+from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.training.weights import shortened
 from spot.utils.errors import UserError, first_line
+
+# what a kernel raises that was made for another machine or version
+UNFIT = (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 # ---- attention -----------------------------------------------------------------------------------
 
@@ -115,7 +123,7 @@ def check_attention(
     try:
         windows = (None, CHECK_WINDOW) if getattr(config, "sliding_window", None) else (None,)
         off = max(disagreement(name, (heads, kv_heads), d, dtype, device, w) for w in windows)
-    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except UNFIT as error:
         raise UserError(
             f"hardware.attention={name} does not run here ({first_line(error)}): choose hardware.attention=sdpa."
         ) from error
@@ -185,7 +193,7 @@ def check_logprobs(
 
     try:
         actual, *gradients = outcome(logprobs.KERNELS[name])
-    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except UNFIT as error:
         raise UserError(
             f"hardware.logprobs={name} does not run here ({first_line(error)}): make install EXTRAS=test,gpu, or "
             "choose hardware.logprobs=torch."
@@ -201,3 +209,72 @@ def check_logprobs(
             f"hardware.logprobs={name} does not give the numbers it should in {dtype} (log-probs off "
             f"by {off:.2g}, gradients by {gradient_off:.2g}): choose hardware.logprobs=torch."
         )
+
+
+# ---- fused layers --------------------------------------------------------------------------------
+
+CHECK_WORDS = 64
+CHECK_TEXTS = ((3, 2, 4), (20, 5, 1), (9, 8, 7))  # lengths of prompts, y⁺ and y⁻
+CHECK_TIMES = {"cpu": 1, "cuda": 72}  # a GPU takes 32,768 rows of a head's norm by another kernel
+ROUNDING = 5e-7  # of sums in fp32, which kernels compute in whatever the dtype
+CHECK_SLACK = 3.0  # how many times as far from exact as the model's own layer
+
+
+def check_fused(config: Any, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Compare a fused decoder layer with the model's own, at its widths and with random weights.
+
+    Both compute a pack with shared prefixes in `dtype`. Hidden states and every gradient may be off
+    those of a wider dtype by no more than `CHECK_SLACK` times what the model's own layer is off; a
+    UserError where one is.
+    """
+    wide = torch.float32 if torch.finfo(dtype).bits == 16 else torch.float64
+    cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.manual_seed(0)
+        model, exact = (_one_layer(config, kind, device) for kind in (dtype, wide))
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms begin as 1 and biases as 0
+                torch.nn.init.normal_(parameter, 1.0, 0.2)
+        exact.load_state_dict(model.state_dict())
+    wanted, own = _layer_outcome(exact), _layer_outcome(model)
+    try:
+        with fused(model):
+            found = _layer_outcome(model)
+    except UNFIT as error:
+        raise UserError(
+            f"hardware.fused=liger does not run here ({first_line(error)}): choose hardware.fused=none."
+        ) from error
+    for name, values in wanted.items():
+        off, usual = (((t[name] - values).norm() / values.norm()).item() for t in (found, own))
+        if not off <= CHECK_SLACK * max(usual, ROUNDING):
+            raise UserError(
+                f"hardware.fused=liger is not exact here ({name} is off by {off:.2g}, without it by "
+                f"{usual:.2g}): choose hardware.fused=none."
+            )
+
+
+def _one_layer(config: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """A random model with one decoder layer of this configuration and few words."""
+    small = shortened(config, 1)
+    small.vocab_size, small.pad_token_id = CHECK_WORDS, None
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(small, dtype=dtype).base_model.train()
+
+
+def _layer_outcome(model: Any) -> dict[str, Tensor]:
+    """Hidden states of a pack, and the gradients of a random sum of them by all parameters."""
+    random = np.random.default_rng(0)
+    pairs = [
+        PairTokens(str(i), *(random.integers(0, CHECK_WORDS, n) for n in lengths))
+        for i, lengths in enumerate(CHECK_TEXTS * CHECK_TIMES[model.device.type])
+    ]
+    pack = build_pack(pairs, PackingSettings(10**9, parts=False)).to(model.device)
+    with attention.packed(model):
+        hidden = attention.hidden_states(model, pack)
+        upstream = torch.from_numpy(random.standard_normal(hidden.shape)).to(hidden)
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(hidden, parameters, upstream)
+    found = {"hidden states": hidden.detach()}
+    found |= {f"the gradient of {n}": g for n, g in zip(names, gradients, strict=True)}
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    return {name: values.to(wide) for name, values in found.items()}

@@ -27,7 +27,7 @@ from spot.config import HardwareConfig, LossConfig, ProbeConfig, SaveConfig
 from spot.config.hardware import too_few_gpus
 from spot.data import artifacts, chat
 from spot.data.rows import Pair
-from spot.training import attention, collectives
+from spot.training import attention, collectives, fused_layers
 from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
 from spot.training.bin_packing import Cost
 from spot.training.checkpoint_callback import CheckpointCallback
@@ -73,7 +73,7 @@ class TrainResult:
     seconds: float
     timings: dict[str, float]  # seconds by stage
     max_start_reward: float  # max |r| at step 0, over held-out pairs and the first batch
-    kernels: dict[str, str]  # what computed attention and log-probs
+    kernels: dict[str, str]  # what computed packs
     kernel_error: float  # relative distance of the attention kernel to the dense one, at start-up
     model_error: float  # largest distance of a token's log-prob to the model's own forward pass
     checkpointed_layers: int
@@ -167,7 +167,8 @@ def make_computing(
         rejected=LOSSES[loss.name].needs_rejected,
         cost=Cost.of(skeleton(config)),
     )
-    return Computing(hardware, packing, Kernels(attending, hardware.logprobs))
+    kernels = Kernels(attending, hardware.logprobs, fused_layers.choose(hardware, config))
+    return Computing(hardware, packing, kernels)
 
 
 def load_policy(

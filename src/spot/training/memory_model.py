@@ -77,22 +77,23 @@ class Activations:
         """From the tensors that autograd saves in transformers' Qwen3 and Llama layers.
 
         A norm saves its input in fp32, the normalised values and 1/rms; a matrix product its input;
-        SwiGLU both factors, the gate and their product. varlen attention saves its queries, keys,
-        values and output, which is the next product's input; sdpa gathers the output into the
-        pack's order first and saves both.
+        SwiGLU both factors, the gate and their product. Fused, a norm saves its input as it is and
+        1/rms, SwiGLU the gate and its other factor beside the product's input. varlen attention saves
+        its queries, keys, values and output, which is the next product's input; sdpa gathers the output
+        into the pack's order first and saves both.
         """
-        w, sdpa = width(hardware), uses_sdpa(hardware)
+        w, sdpa, fuses = width(hardware), uses_sdpa(hardware), hardware.fuses
         keys, scored = rows.keys / rows.tokens, rows.scored / rows.tokens
 
         def norm(size: int, count: int) -> float:
-            return (4 + w) * size + 4 * count
+            return (w if fuses else 4 + w) * size + 4 * count
 
         block = 2 * (norm(shape.hidden, 1) + w * shape.hidden)
         if shape.qk_norm:
             block += norm(shape.queries, shape.heads) + norm(shape.keys, shape.kv_heads)
         attention = w * ((3 if sdpa else 2) * shape.queries + 2 * keys * shape.keys)
         attention += 4 * shape.heads  # log-sum-exp
-        swiglu = 4 * w * shape.intermediate
+        swiglu = (3 if fuses else 4) * w * shape.intermediate
         indices = 8 * (2 + 6 * scored)  # of the pack itself: token, position, target, …
         mask = w * rows.mask / rows.tokens if sdpa else 0.0
         rest = norm(shape.hidden, 1) + w * shape.hidden * scored + 2 * w * shape.head_dim
@@ -249,11 +250,12 @@ def head_work(shape: Shape, hardware: HardwareConfig, scored: float) -> float:
 def layer_work(shape: Shape, hardware: HardwareConfig, tokens: float) -> float:
     """While a layer is differentiated, above what it saved.
 
-    Gradients of SwiGLU's two factors and of three states of the layer's width; its largest matrix's
-    gradient before it is added; for a tied head the gradient that waits for the embedding's.
+    Gradients of SwiGLU's two factors (fused, they take the factors' place, and their product's is left)
+    and of three states of the layer's width; its largest matrix's gradient before it is added; for a
+    tied head the gradient that waits for the embedding's.
     """
-    w = width(hardware)
-    states = tokens * w * (2 * shape.intermediate + 3 * shape.hidden)
+    w, wide = width(hardware), 1 if hardware.fuses else 2
+    states = tokens * w * (wide * shape.intermediate + 3 * shape.hidden)
     matrix = shape.hidden * max(shape.intermediate, shape.queries) * (w + (4 if w < 4 else 0))
     return states + matrix + (w * shape.head if shape.tied else 0)
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from spot.generation.agreement import differ
-from spot.training import attention
 from spot.training.bin_packing import Cost
 from spot.training.forward import PLAIN, Kernels, pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
@@ -51,7 +50,7 @@ def own_logprobs(model: Any, pair: PairTokens) -> Tensor:
 def packed_logprobs(model: Any, pair: PairTokens, kernels: Kernels) -> Tensor:
     """The same from a pack with a shared prefix, as training computes them."""
     pack = build_pack([pair], PackingSettings(10**9, parts=False)).to(model.device)
-    with attention.packed(model, kernels.attention):
+    with kernels.inside(model):
         return pack_logprobs(model, pack, kernels)[pack.members[pack.slots.argsort(stable=True)]]
 
 

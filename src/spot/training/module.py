@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spot.config import LossConfig
-from spot.training import attention, collectives, optimizers
+from spot.training import collectives, optimizers
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
     KL_SIDES,
@@ -160,7 +160,7 @@ class PairModule(pl.LightningModule):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         values, parts, scale = BatchValues(len(pairs)), PartMeans(), self._loss_scale(pairs)
         packs = step_packs(pairs, self.packing, collectives.rank(), collectives.ranks())
-        with attention.packed(self.model, self.kernels.attention):
+        with self.kernels.inside(self.model):
             for pack in packs:
                 if self.hardware.deepspeed:
                     self.trainer.model.set_gradient_accumulation_boundary(pack is packs[-1])  # type: ignore[union-attr, operator]
@@ -282,7 +282,7 @@ class PairModule(pl.LightningModule):
         for pair in pairs:
             for parameter in self.trained:
                 parameter.grad = None
-            with attention.packed(self.model, self.kernels.attention):
+            with self.kernels.inside(self.model):
                 pack = build_pack([pair], self.packing).to(self.device)
                 reference = None if self.reference is None else self.reference.of(pack)
                 logps = pack_logprobs(self.model, pack, self.kernels)
@@ -314,7 +314,7 @@ class PairModule(pl.LightningModule):
     def _measure(self) -> tuple[dict[str, float], float]:
         """Held-out metrics, through DeepSpeed's engine, whose prefetching would stumble otherwise."""
         score = partial(self.trainer.model, entropy=True)  # type: ignore[arg-type, misc]
-        with attention.packed(self.model, self.kernels.attention):
+        with self.kernels.inside(self.model):
             return self.monitoring.held_out.measure(score, self.beta)
 
     def _ability(self) -> Mapping[str, float]:

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from spot.config import HardwareConfig
-from spot.training import attention, collectives
+from spot.training import collectives
 from spot.training.forward import PLAIN, Computing, Kernels, check_finite, pack_logprobs
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
 from spot.training.precision import DTYPES
@@ -68,7 +68,7 @@ class LiveReference:
 
     @torch.no_grad()
     def of(self, pack: Pack) -> Tensor:
-        with attention.packed(self.model, self.kernels.attention):
+        with self.kernels.inside(self.model):
             return pack_logprobs(self.model, pack, self.kernels)
 
 
@@ -83,7 +83,7 @@ def score(
     settings = replace(settings, parts=False)
     mine: dict[str, Tensor] = {}
     longest_first = sorted(pairs, key=lambda pair: -pair.tokens(settings))
-    with attention.packed(model, kernels.attention):
+    with kernels.inside(model):
         for i in range(0, len(pairs), TOGETHER):
             some = longest_first[i : i + TOGETHER]
             for pack in step_packs(some, settings, collectives.rank(), collectives.ranks()):

@@ -1,6 +1,7 @@
 """Verdicts at the edges of their intervals, and from made runs whose truth is known."""
 
 import json
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -11,6 +12,7 @@ from spot.report.claims import FAILS, HOLDS, UNCLEAR, judge, verdict_rows
 from tests.support.runs import BASE, MadeRun, made_study
 
 SEEDS = (0, 1, 2)
+PAPER = Path(__file__).parents[2] / "experiments" / "paper"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +101,8 @@ def test_every_claim_of_the_paper_is_there_once():
     said = [(c.runs, c.other, c.measure, c.direction) for c in rows]
     assert not [one for i, one in enumerate(said) if one in said[:i]]
     assert {study for c in rows for study in c.primary} == {
-        "table1", "table2", "table3", "gamma", "data_scale",
-    }  # fmt: skip
+        path.stem for path in PAPER.glob("*.yaml")
+    }  # every study has claims of its own
     known = {*claims.SCORES, *claims.CURVES}
     assert all(c.measure in known and c.direction in claims.DIRECTIONS and c.where for c in rows)
     surpasses = {c.id: c.direction for c in rows if c.id in ("gamma", "rectified", "more_pairs")}
@@ -275,6 +277,59 @@ def test_a_reward_stagnates_if_its_second_half_adds_little(tmp_path, late, outco
     curves = [{column: [0.0, 0.6, late[0], 1.0, late[1] + 0.001 * seed]} for seed in SEEDS]
     found = outcomes(made_study(tmp_path, with_curves("dpo", curves)))
     assert found["dpo_chosen_stagnates"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("measured", "tau", "outcome"),
+    [([90, 85, 80, 75, 70], -1, HOLDS), ([90, 70, 80, 75, 85], 0, FAILS)],
+)
+def test_general_ability_falls_all_the_way_by_kendalls_tau(tmp_path, measured, tau, outcome):
+    """τ by hand: −1; 5 of 10 pairs rise. One seed ends with a rise: of its pairs one turns, τ by 0.2."""
+
+    def curve(values):
+        return {"probe/instructions": [None if i % 2 else values[i // 2] for i in range(9)]}
+
+    late = [*measured[:3], measured[4], measured[3]]
+    curves = [curve(values) for values in (measured, measured, late)]
+    turned = 0.2 if measured[3] > measured[4] else -0.2
+    study = made_study(tmp_path, with_curves("sft", curves) + with_curves("dpo", curves))
+    found = {v.claim.id: v for v in judge(study)}
+    assert found["sft_plus_decays"].estimate.value == pytest.approx(tau + turned / 3)
+    assert found["sft_plus_decays"].outcome == outcome
+    assert found["dpo_no_decay"].outcome == (FAILS if outcome == HOLDS else HOLDS)
+    still = [{"probe/instructions": [90.0, 90.0, 90.0]}] * 3
+    still = verdict_on("sft_plus_decays", made_study(tmp_path / "still", with_curves("sft", still)))
+    assert (still.estimate.value, still.estimate.low, still.estimate.high) == (0, -1, 1)
+    two = with_curves("sft", [{"probe/instructions": [90, None, 70]}] * 3)
+    assert "sft_plus_decays" not in outcomes(made_study(tmp_path / "short", two))
+
+
+STUDIES = {  # a study's two sides by what their configurations hold, and a claim that tells them apart
+    "delta_gains": ({"loss.delta.mode": "ema"}, {"loss.delta.mode": "zero"}),
+    "beta_keeps": ({"loss.beta": 1.0}, {"loss.beta": 0.1}),
+    "gamma_in_domain": ({"data.gamma": 0.6}, {"data.gamma": 1.0}),
+    "more_pairs_in_domain": ({"data.pairs": 4000}, {"data.pairs": 2000}),
+    "truth_gains": ({"oracle.ground_truth": True}, {"oracle.ground_truth": False}),
+    "fresh_errors": ({"rounds": 2, "data.pairs": 2000}, {"rounds": 1, "data.pairs": 4000}),
+}
+
+
+@pytest.mark.parametrize("claim", STUDIES)
+def test_the_studies_of_one_choice_are_judged(tmp_path, claim):
+    """The better side has 70 of 100 right where the other has 60, in whatever the claim is about."""
+    better, worse = (dict.fromkeys(BASE, s) for s in (70, 60))
+    sides = zip(STUDIES[claim], (better, worse), strict=True)
+    runs = [run for config, right in sides for run in seeds("bco", right=right, config=config)]
+    verdict = verdict_on(claim, made_study(tmp_path, runs))
+    assert verdict.estimate.value == pytest.approx(10)
+    assert verdict.outcome == HOLDS
+
+
+def test_a_policy_as_its_own_oracle_is_judged_against_the_base(tmp_path):
+    mine = seeds("bco", right={"sums": 70}, config={"oracle.kind": "self"})
+    usual = seeds("bco", right={"sums": 80}, config={"oracle.kind": "rule"})
+    verdict = verdict_on("self_oracle_gains", made_study(tmp_path, mine + usual))
+    assert (verdict.estimate.value, verdict.outcome) == (pytest.approx(30), HOLDS)
 
 
 def test_the_prefix_cancels_as_far_as_its_gradient_is_below_the_two_pulls(tmp_path):

@@ -7,6 +7,7 @@ import math
 import re
 import socket
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from spot.data import artifacts
 from spot.data.rows import Score
 from spot.evaluation.statistics import Estimate
 from spot.report import archive, figures, paper, provenance, style
+from spot.report.claims import FAILS, HOLDS, UNCLEAR
 from spot.report.load import Study, load
 from spot.report.tables import funnels, score_table, trivial_row
 from spot.report.warnings import cautions
@@ -167,7 +169,7 @@ def test_verdicts_say_what_they_rest_on(page, markdown):
     measured = "log π_θ/π_ref of held-out y⁻, at the end"
     assert f"{measured} · holds when interval above 0</small>" in page
     assert f"| {style.cell(measured)} | +3.0 nats | " in markdown
-    assert re.search(r"\. \d+ claims of the paper: \d+ hold", markdown)
+    assert re.search(r"\. \d+ claims: \d+ hold", markdown)
 
 
 def test_cautions_name_what_weakens_the_numbers(study, page):
@@ -323,6 +325,15 @@ def table(path: Path) -> list[dict[str, object]]:
 
 def test_the_three_studies_are_committed():
     assert {path.parent.name for path in STUDIES} >= {"table1", "table2", "table3"}
+
+
+def test_the_readme_counts_what_table_2_gave():
+    """25 of 54 hold, 10 do not and 19 are undecided."""
+    with next(p for p in STUDIES if p.parent.name == "table2").with_name("verdicts.csv").open(encoding="utf-8") as file:  # fmt: skip
+        found = Counter(row["outcome"] for row in csv.DictReader(file))
+    said = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    counts = f"{found[HOLDS]} of {found.total()} hold, {found[FAILS]} do not and {found[UNCLEAR]} are undecided"
+    assert counts in said
 
 
 # ---- mistakes ----------------------------------------------------------------------------------

@@ -20,10 +20,9 @@ from typing import Any
 import yaml
 
 from spot.evaluation.statistics import CONFIDENCE, Estimate, holm, mean_interval
-from spot.report import metrics
 from spot.report.arm_names import ASIDE, written
+from spot.report.curves import CURVES, Curve
 from spot.report.load import FinishedRun, Study, difference
-from spot.report.metrics import logged
 from spot.report.style import DOMAINS, SHORT_KEYS, signed
 from spot.utils.terminal import count
 
@@ -61,71 +60,12 @@ def p_value(e: Estimate, region: Region) -> float:
     return min(1.0, 2 * min(inside, outside))
 
 
-# ---- what is measured --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A number of one run from its logged curves; None where they do not say."""
-
-    name: str
-    unit: str  # nats | nats per token | share
-    value: Callable[[FinishedRun], float | None]
-
-
-def at_the_end(column: str, name: str, unit: str) -> Curve:
-    def last(run: FinishedRun) -> float | None:
-        _, values = logged(run, column)
-        return values[-1] if values else None
-
-    return Curve(f"{name}, at the end", unit, last)
-
-
-def second_half(column: str, name: str, unit: str) -> Curve:
-    """How much a curve rises from the middle of the training to its end."""
-
-    def rise(run: FinishedRun) -> float | None:
-        steps, values = logged(run, column)
-        early = [v for s, v in zip(steps, values, strict=True) if s <= steps[-1] / 2]
-        return values[-1] - early[-1] if early else None
-
-    return Curve(f"{name}, change over the second half of the training", unit, rise)
-
-
-def left_on_the_prefix(run: FinishedRun) -> float | None:
-    """What is left of the pull on the prefix that y⁺ and y⁻ share (§4.5), over all steps, 0 to 1.
-
-    Both terms pull at each shared token, one up by β|∂L/∂r⁺|, the other down by β|∂L/∂r⁻|. What is
-    left of the two is `gradients/shared`, what they would add up to if they did not meet is
-    `gradients_apart/shared`, both means over the same tokens. The ratio is 0 where the two cancel and
-    1 where one acts alone. Runs that did not log both are not judged.
-    """
-    left, apart = (
-        dict(zip(*logged(run, column), strict=True))
-        for column in (metrics.ON_PREFIX, metrics.APART_ON_PREFIX)
-    )
-    steps = sorted(left.keys() & apart.keys())
-    unmet = sum(apart[step] for step in steps)
-    return sum(left[step] for step in steps) / unmet if unmet else None
-
-
-PLUS, MINUS = "log π_θ/π_ref of held-out y⁺", "log π_θ/π_ref of held-out y⁻"
-CURVES = {
-    "end_loss": at_the_end(metrics.LOSS, "training loss", "loss"),
-    "end_chosen": at_the_end(metrics.CHOSEN, PLUS, "nats"),
-    "end_rejected": at_the_end(metrics.REJECTED, MINUS, "nats"),
-    "late_chosen": second_half(metrics.CHOSEN, PLUS, "nats"),
-    "end_kl": at_the_end(metrics.KL, "KL to the base on held-out y⁻", "nats per token"),
-    "prefix_left": Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix),
-}
-
-
 # ---- the claims --------------------------------------------------------------------------------
 
 Choice = Mapping[str, Any]  # keys of the resolved configuration and what they must be
 AVERAGE = "average"  # of all benchmarks
 SCORES = DOMAINS | {"ood": "out-of-domain", AVERAGE: "average"}
-DIGITS = {"points": 1, "nats": 1, "nats per token": 3, "share": 2, "loss": 2}
+DIGITS = {"points": 1, "nats": 1, "nats per token": 3, "share": 2, "loss": 2, "τ": 2}
 
 
 @dataclass(frozen=True)
@@ -249,11 +189,11 @@ def tally(verdicts: Sequence[Verdict]) -> Counter[str]:
 
 
 def tally_text(verdicts: Sequence[Verdict]) -> str:
-    """`9 claims of the paper: 5 hold, 1 does not hold and 3 are undecided.`"""
+    """`9 claims: 5 hold, 1 does not hold and 3 are undecided.`"""
     counts, total = tally(verdicts), len(verdicts)
     parts = [f"{n} {words[n != 1]}" for o, words in TALLY.items() if (n := counts[o])]
     text = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-    return f"{count(total, 'claim')} of the paper: {text}."
+    return f"{count(total, 'claim')}: {text}."
 
 
 def judge(study: Study, points: float | None = None) -> list[Verdict]:
@@ -381,4 +321,8 @@ def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | Non
     values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]
     if len(values) < len(runs):
         return None
-    return replace(mean_interval(values), questions=0, seeds=len(values))
+    estimate = replace(mean_interval(values), questions=0, seeds=len(values))
+    if others or len(values) < 2:
+        return estimate
+    low, high = curve.bounds
+    return replace(estimate, low=max(low, estimate.low), high=min(high, estimate.high))

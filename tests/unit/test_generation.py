@@ -14,6 +14,7 @@ from spot.data.chat import chat_ids, prompt_ids, user
 from spot.generation import Request, Sampling, decoding, request_seed
 from spot.generation import transformers as generation
 from spot.generation.transformers import TransformersGenerator, sample
+from spot.utils.errors import UserError
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=24)
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, top_k=20, max_new_tokens=40)
@@ -335,3 +336,21 @@ def test_a_saved_model_is_loaded(model, tokenizer, requests, tmp_path):
     generator = generation.load(tmp_path, batch_size=8)
     live = TransformersGenerator(model, tokenizer, batch_size=8)
     assert run(generator, requests) == run(live, requests)
+
+
+def test_a_saved_model_may_keep_its_precision(model, tokenizer, requests, tmp_path):
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert generation.load(tmp_path).model.dtype == torch.float32
+    kept = generation.load(tmp_path, dtype="auto")
+    assert kept.model.dtype == torch.bfloat16
+    assert run(kept, requests).keys() == {request.key for request in requests}
+
+
+def test_a_full_gpu_is_one_line(model, tokenizer, requests, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(model, "forward", full)
+    with pytest.raises(UserError, match=r"not hold generator.batch=4 responses .* generator=vllm"):
+        list(TransformersGenerator(model, tokenizer, 4).generate(requests))

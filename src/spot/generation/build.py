@@ -20,11 +20,15 @@ DECIDES = {  # keys besides sampling that can change a response, if only by roun
 }
 
 
-def settings(config: GeneratorConfig, thinking: bool) -> dict[str, Any]:
-    """What decides a response; how many servers there are, and where, does not."""
+def settings(config: GeneratorConfig, thinking: bool, device: str) -> dict[str, Any]:
+    """What decides a response; how many servers there are, and where, does not.
+
+    device: of this process, as torch calls it.
+    """
     keys = ["kind", "temperature", "top_p", "top_k", "max_new_tokens", *DECIDES[config.kind]]
     values = asdict(config)
-    return {key: values[key] for key in keys} | {"thinking": thinking}
+    elsewhere = {"device": device} if config.kind == "transformers" and device != "cpu" else {}
+    return {key: values[key] for key in keys} | {"thinking": thinking} | elsewhere
 
 
 def check(config: GeneratorConfig, group: str = "generator") -> None:
@@ -48,20 +52,28 @@ def generator(
     name: str,
     *,
     thinking: bool,
+    device: str,
     threads: int | None,
     logs: Path,
     group: str = "generator",
 ) -> Generator:
     """What answers for the model in `folder`, which completions call `name`.
 
-    threads: torch's, in this process; logs: a folder that servers of our own write to; group: whose
+    device and threads: torch's, in this process; logs: a folder that servers of our own write to; group: whose
     keys messages name.
     """
     if config.kind == "transformers":
         from spot.generation import transformers
 
         set_threads(threads)
-        return transformers.load(folder, batch_size=config.batch, thinking=thinking, name=name)
+        return transformers.load(
+            folder,
+            batch_size=config.batch,
+            thinking=thinking,
+            name=name,
+            device=device,
+            dtype="float32" if device == "cpu" else "auto",
+        )
     from transformers import AutoConfig
 
     from spot.generation import vllm

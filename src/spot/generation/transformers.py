@@ -52,11 +52,23 @@ class TransformersGenerator:
     ) -> Iterator[Completion]:
         """Completions as rows finish, without the `done`.
 
+        Raises UserError where the GPU's memory is too small, and ValueError where two requests have the
+        same key or a prompt has no tokens.
+        """
+        try:
+            yield from self._generate(requests, done)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The GPU's memory does not hold generator.batch={self.batch_size} responses at once: halve "
+                "it, or choose generator=vllm."
+            ) from error
+
+    def _generate(self, requests: Sequence[Request], done: Collection[str]) -> Iterator[Completion]:
+        """What `generate` yields.
+
         Waves are cut from all requests, done or not, and computed whole if any row of them is
         missing, so that a resumed run meets the very batches of an uninterrupted one and its rows
         have the same bytes.
-
-        Raises ValueError where two requests have the same key or a prompt has no tokens.
         """
         finished = set(done)
         prompts = self._prompts(requests)
@@ -84,7 +96,9 @@ class TransformersGenerator:
         """The model is in memory."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Let go of the model, and of the GPU's memory."""
+        self.model = None
+        torch.cuda.empty_cache()
 
     def _prompts(self, requests: Sequence[Request]) -> dict[str, list[int]]:
         """Token ids by key; trials of one question share them."""
@@ -124,17 +138,25 @@ def load(
 ) -> TransformersGenerator:
     """A generator of the model and tokenizer saved in `folder` (Hugging Face format).
 
-    name: what completions say answered them.
+    name: what completions say answered them. dtype: torch's name, or auto for that of the weights.
 
-    Raises UserError where files are missing or damaged, or lack a tensor of the model.
+    Raises UserError where files are missing or damaged, or lack a tensor of the model, or where it does
+    not fit the device.
     """
     tokenizer = check_folder(folder)
-    model = _load_model(folder, getattr(torch, dtype)).to(device).eval()
+    model = _load_model(folder, dtype).eval()
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UserError(
+            f"The model cannot be put on the GPU ({first_line(error)}): choose hardware=cpu, or "
+            "generator=vllm."
+        ) from error
     check_decoding(model)
     return TransformersGenerator(model, tokenizer, batch_size, thinking, name)
 
 
-def _load_model(folder: str | Path, dtype: torch.dtype) -> Any:
+def _load_model(folder: str | Path, dtype: str) -> Any:
     disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

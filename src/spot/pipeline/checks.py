@@ -11,6 +11,7 @@ from spot.config.hardware import too_few_gpus
 from spot.evaluation import benchmarks
 from spot.oracle import build as oracles
 from spot.pipeline import clients, policy, questions
+from spot.pipeline.plan import sampling
 from spot.utils.errors import UserError
 from spot.utils.files import check_output
 from spot.utils.processes import gpu_count
@@ -32,11 +33,14 @@ def checks(config: Config, until: str | None) -> Iterator[Check]:
     yield lambda config: check_output(Path(config.output), "output", "folder")
     if until in TRAINS or (config.rounds > 1 and until in CORRECTS):
         yield devices
+    elif until != "pretrain":
+        yield partial(a_device, until=until)
     if until == "pretrain":
         yield lambda config: policy.check_recipe(config.model)
     else:
         yield clients.check
         yield lambda config: policy.check(config.model, trains=until != "evaluate")
+        yield lambda config: sampling.check(config, until)
     if until != "evaluate" or benchmarks.asks_held_out(config.benchmarks.tasks):
         yield partial(questions.check, splits=until in CORRECTS)
     if until in CORRECTS:
@@ -50,3 +54,13 @@ def devices(config: Config) -> None:
     wanted, found = config.hardware.devices, gpu_count()
     if config.hardware.accelerator == "gpu" and found is not None and found < wanted:
         raise UserError(too_few_gpus(wanted, found))
+
+
+def a_device(config: Config, until: str | None) -> None:
+    """Raise UserError where this process would sample on a GPU and there is none."""
+    if config.hardware.accelerator == "gpu" and gpu_count() == 0:
+        for group, _, _ in sampling.in_process(config, until):
+            raise UserError(
+                f"{group}=transformers with hardware.accelerator=gpu needs a CUDA device and sees none: "
+                "choose hardware=cpu, or another generator."
+            )

@@ -94,10 +94,16 @@ def generator(config: Config, settings: GeneratorConfig, policy: Policy) -> Gene
         policy.folder,
         policy.name,
         thinking=config.model.thinking,
+        device=config.hardware.device,
         threads=config.hardware.threads,
         logs=Path(config.output) / "servers" / started,
         group="evaluator" if settings is config.evaluator else "generator",
     )
+
+
+def generation(config: Config, who: GeneratorConfig) -> dict[str, Any]:
+    """What decides responses of a generator, beside what is asked and the model."""
+    return build.settings(who, config.model.thinking, config.hardware.device)
 
 
 def asked_settings(config: Config) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def asked_settings(config: Config) -> dict[str, Any]:
         "benchmarks": benchmarks.without_grading(
             benchmarks.settings(group.tasks.values(), group.folder)
         ),
-        "generation": build.settings(evaluator(config), config.model.thinking),
+        "generation": generation(config, evaluator(config)),
         "seed": group.seed,
     }
 
@@ -142,7 +148,7 @@ def probe_settings(config: Config) -> dict[str, Any]:
 def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
     return {
         "benchmarks": benchmarks.settings(tasks, config.benchmarks.folder),
-        "generation": build.settings(evaluator(config), config.model.thinking),
+        "generation": generation(config, evaluator(config)),
     }
 
 

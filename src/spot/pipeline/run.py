@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,11 @@ class Run:
         config: Config,
         folder: Path,
         overrides: Sequence[str] = (),
+        until: str | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
+        self.until = until  # the last stage; None: the whole way
         self.round = config.rounds
         self.first: artifacts.Product | None = None  # the first round's attempts
         self.start: Policy | None = None  # a later round's; the first starts where the config says
@@ -95,8 +97,12 @@ class Run:
     def weights(self, read: artifacts.Product | None) -> Policy:
         """What the first round starts with. read: attempts that a student learns from."""
         from spot.pipeline import policy
+        from spot.pipeline.plan import sampling
 
-        return policy.prepare(self.config.model, self.root, self._texts(read))
+        found = policy.prepare(self.config.model, self.root, self._texts(read))
+        here = replace(self.config.model, path=str(found.folder))  # of a hub id, only now
+        sampling.check(replace(self.config, model=here), self.until)
+        return found
 
     def student(self, read: artifacts.Product | None) -> artifacts.Product:
         """The student of `model.pretrain`, made even where the package ships the same one."""

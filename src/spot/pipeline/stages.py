@@ -57,7 +57,7 @@ def respond(run: Run) -> artifacts.Product | None:
         "questions": sourcing.settings(config),
         "samples": data.samples,
         "seed": data.seed if run.start is None else data.seed + run.round - 1,
-        "generation": build.settings(config.generator, config.model.thinking),
+        "generation": clients.generation(config, config.generator),
     }
     target = artifacts.product(run.root, "respond", settings, {"policy": policy.digest})
 
@@ -167,7 +167,7 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
     if student is not None and oracles.depends_on_policy(config.oracle):
         inputs["policy"] = student.digest
     target_pairs = config.oracle.target_pairs if part == "train" else None
-    generation = build.settings(config.generator, config.model.thinking)
+    generation = clients.generation(config, config.generator)
     settings = {
         "part": part,
         "held_out": data.held_out,

@@ -35,7 +35,7 @@ def run(
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
     that of the stage's product is.
     """
-    new = Run(config, folder, overrides)
+    new = Run(config, folder, overrides, until)
     new.holds_out = until != "elicit"
     new.trains = True
     way(new, until)
@@ -90,7 +90,7 @@ def evaluate(config: Config, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
     `folder` is the run's own and gets `run.json`.
     """
-    new = Run(config, folder, overrides)
+    new = Run(config, folder, overrides, "evaluate")
     scores = measure(new)
     new.complete()
     return scores.folder
@@ -105,7 +105,8 @@ def measure(run: Run) -> artifacts.Product:
 
 def correct(config: Config, sheet: Path) -> None:
     """Have a person correct the policy's wrong attempts; the sheet is for `oracle.path`."""
-    rectification.correct(config, stages.attempts(Run(config, Path(os.devnull))), sheet)
+    attempts = stages.attempts(Run(config, Path(os.devnull), until="elicit"))
+    rectification.correct(config, attempts, sheet)
 
 
 def pretrain(config: Config, folder: Path) -> Path:

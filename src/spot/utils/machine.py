@@ -19,9 +19,13 @@ def processor() -> str:
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     model = next(named, platform.processor() or platform.machine())
+    return f"{cores()} cores of {model}"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"{cores} cores of {model}"
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def set_threads(threads: int | None) -> None:

@@ -55,7 +55,7 @@ _ACCENTS = frozenset(
 )
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "²": "^2", "³": "^3", "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ",
-    "′": "'", "’": "'", "€": "", "£": "", "¥": "",
+    "′": "'", "’": "'", "€": "", "£": "", "¥": "", "¢": r"\text{cents}",
 }  # fmt: skip
 
 _GONE = re.compile(
@@ -74,7 +74,20 @@ _MODULUS = re.compile(
 _TIMES_TEN = re.compile(r"(?<=\d)\s*x\s*(?=10\s*\^)")
 _DOLLARS = re.compile(r"(-?)\\\$\s*(-?[\d,.]*\d)(?=\s*(?:$|\\(?:text|mbox)))")
 _BETWEEN = re.compile(r"\{([^{}]*)\\(choose|over)(?![a-zA-Z])([^{}]*)\}")
-_BASE = re.compile(r"[({]\s*(\d\w*)\s*[)}](?=\s*_)")
+_BASE = re.compile(r"(?:\\text\s*)?[({]\s*(\d\w*)\s*[)}](?=\s*_)")
+_NUMBERS = (  # that bases are named by
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+).split()
+_NAMED = rf"\d{{1,2}}|{'|'.join(_NUMBERS)}"
+_OPEN_TEXT = r"\\(?:text|mathrm|mbox) ?\{ ?"
+_NAMED_BASES = (  # 1101_{\text{two}}; 13 (base 8), 13_{\text{base }8}, at the end
+    re.compile(
+        rf"(?<=[\dA-F]) ?_ ?(?:\{{ ?{_OPEN_TEXT}({_NAMED}) ?\}} ?\}}|\{{ ?({_NAMED}) ?\}}|{_OPEN_TEXT}({_NAMED}) ?\}})"
+    ),
+    re.compile(
+        rf"(?<=\w) ?_? ?[{{(]? ?(?:{_OPEN_TEXT})?[ (]{{0,2}}(?:in )?base[ }}-]{{0,2}}(?:{_OPEN_TEXT})?({_NAMED})[ )}}]{{0,4}}$"
+    ),
+)
 _FOR_ALL = re.compile(  # behind an answer
     r"(?<=\S)[,\s]*(?:\\text\{\s*for (?:all|any|every)\s*\}|\\forall)\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?[A-Z]\}?\s*)?$"
 )
@@ -117,8 +130,16 @@ def normalised(text: str) -> str:
     )
     text = _FOR_ALL.sub("", _BASE.sub(r"\1", text))
     text = _MODULUS.sub(r"\\pmod{\1}", text)
-    text = _SPACING.sub(" ", text)
-    return " ".join(text.split()).strip("* ").rstrip(" .,")
+    text = " ".join(_SPACING.sub(" ", text).split())
+    for pattern in _NAMED_BASES:
+        text = pattern.sub(_base, text)
+    return text.strip("* ").rstrip(" .,")
+
+
+def _base(match: re.Match[str]) -> str:
+    """`_{8}` of a base that was named."""
+    name = next(filter(None, match.groups()))
+    return f"_{{{name if name.isdecimal() else _NUMBERS.index(name) + 2}}}"
 
 
 def is_word(name: str) -> bool:

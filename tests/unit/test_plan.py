@@ -25,6 +25,8 @@ from spot.config import Config, HardwareConfig, ModelConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
 from spot.pipeline.plan import Plan
+from spot.pipeline.plan.balance import simulated
+from spot.pipeline.plan.minutes import spent, total
 from spot.training.bin_packing import Cost, Lengths
 from spot.training.memory_model import Activations, Rows, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
@@ -44,6 +46,10 @@ def text(plan: Plan) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
     planning.show(plan, console)
     return console.export_text()
+
+
+def minutes(plan: Plan) -> dict[str, Any]:
+    return {row.what: row.minutes for row in spent(plan)}
 
 
 def bytes_of(
@@ -232,8 +238,12 @@ def test_the_papers_recipe_by_hand() -> None:
     assert plan.flops["reference"] == pytest.approx(4000 * (body + head), rel=1e-3)
     again = plan.memory.checkpointed / 36 * body + head
     assert plan.flops["computed again"] == pytest.approx(2 * 4000 * again, rel=1e-3)
-    seconds = sum(plan.flops.values()) / (0.4 * 8 * 989e12)
-    assert plan.minutes == pytest.approx(seconds / 60)
+    peak = 0.4 * 8 * 989e12 * 60
+    assert minutes(plan)["reference"] == pytest.approx(plan.flops["reference"] / peak)
+    passes = (plan.flops["training"] + plan.flops["computed again"]) / peak
+    assert minutes(plan)["steps"] == pytest.approx(passes)
+    waiting = (plan.balance.slowest - 1) * passes
+    assert minutes(plan)["waiting for the slowest"] == pytest.approx(waiting)
     assert plan.fits
     assert plan.exit_code == 0
     files = {file.name: file.size for file in plan.files}
@@ -289,7 +299,9 @@ def test_rounds_are_worked_stored_and_paid_for_once_each() -> None:
     overrides = ["model=qwen3_8b", "data=dapo", "data.questions=1000", "data.pairs=200"]
     overrides += ["hardware=8xh800", "save.every=1", "save.exports=2"]
     one, two = make(*overrides), make(*overrides, "rounds=2")
-    assert two.minutes == pytest.approx(2 * one.minutes)  # type: ignore[operator]
+    time, twice = minutes(one), minutes(two)
+    for name in ("reference", "steps", "probes", "resumable checkpoints", "exports"):
+        assert twice[name] == pytest.approx(2 * time[name]), name
     assert {k: v / 2 for k, v in two.flops.items()} == pytest.approx(one.flops)
     assert (one.calls.count, two.calls.count) == (300, 600)
     assert (one.memory, one.work.steps) == (two.memory, two.work.steps)
@@ -322,7 +334,7 @@ def test_losses_without_rewards_need_no_reference_and_no_rejected() -> None:
     [
         (
             ["model=qwen3_8b", "hardware=8xh800"],
-            ["40% (plan.utilisation)", "oracle=rule", "fits, "],
+            ["40% (plan.utilisation, assumed)", "oracle=rule", "fits, "],
         ),
         (
             ["hardware.tflops=null"],
@@ -401,9 +413,80 @@ def test_ranks_without_a_pair_shorten_nothing() -> None:
     """32 pairs a step keep 32 ranks busy, however many there are."""
     wide = ["model=qwen3_8b", "hardware=8xh800_zero3", "hardware.checkpoint_layers=all"]
     four, eight = (make(*wide, f"hardware.nodes={nodes}") for nodes in (4, 8))
-    assert eight.minutes == four.minutes
+    for what in ("steps", "waiting for the slowest"):
+        assert minutes(four)[what] > 0
+    took = [minutes(p)["steps"] + minutes(p)["waiting for the slowest"] for p in (four, eight)]
+    assert took[0] == pytest.approx(took[1])
     assert "idle ranks" in text(eight)
     assert "idle ranks" not in text(four)
+
+
+def test_the_time_of_a_run_by_hand() -> None:
+    """Every stage of the paper's recipe; what only a measurement tells is an assumption with a key."""
+    recipe = [
+        "model=qwen3_8b",
+        "data=dapo",
+        "data.questions=14116",
+        "data.pairs=4000",
+        "oracle=gemini",
+    ]
+    recipe += ["generator=vllm", "hardware=8xh800"]
+    plan = make(*recipe)
+    found = minutes(plan)
+    weights, kept = 2 * QWEN.parameters, 256 * 2 * 2 * 36 * 1024 * (150 + 900)
+    rate = 8 * 256 / ((weights + kept) / 2e12)
+    assert found["sampling"] == pytest.approx(14116 * 1800 / rate / 60)
+    answers = 16 * (30 + 30 + 40) + 5 * (500 + 272 + 675 + 198 + 500 + 541)
+    assert found["evaluation, before"] == pytest.approx(answers * 1800 / rate / 60)
+    assert found["evaluation, after"] == found["evaluation, before"]
+    assert found["vLLM's starts"] == pytest.approx(2 * (60 + weights / 2e9) / 60)
+    assert found["training's start"] == pytest.approx((60 + weights / 2e9) / 60)
+    assert found["Oracle"] == pytest.approx(4235 * 60 / 16 / 60)
+    one = plan.flops["reference"] / 4000
+    assert found["probes"] == pytest.approx(251 * 16 * one / (0.4 * 8 * 989e12) / 60)
+    assert found["resumable checkpoints"] == pytest.approx(5 * 14 * QWEN.parameters / 2e9 / 60)
+    assert found["trained model"] == pytest.approx(weights / 2e9 / 60)
+    assert total(spent(plan)) == (pytest.approx(sum(found.values())), [])
+    shown = text(plan)
+    assert f"{sum(found.values()):,.1f}" in shown
+    for key in (
+        "plan.bandwidth",
+        "plan.oracle_seconds",
+        "plan.start_seconds",
+        "plan.variation=0.7",
+    ):
+        assert key in shown
+    slow = minutes(make(*recipe, "plan.tokens_per_second=1000", "oracle.requests_per_minute=10"))
+    assert slow["sampling"] == pytest.approx(14116 * 1800 / 1000 / 60)
+    assert slow["Oracle"] == pytest.approx(423.5)
+    assert minutes(make(*recipe, "oracle.batch=true"))["Oracle"] is None
+
+
+def test_what_is_unknown_is_named_beside_the_sum() -> None:
+    plan = make("hardware.tflops=null")
+    known, unknown = total(spent(plan))
+    assert known == pytest.approx(1, abs=0.1)  # the start
+    assert {"sampling", "steps", "evaluation, after"} <= set(unknown)
+    assert "without sampling, " in text(plan)
+    assert "set plan.tokens_per_second" in text(plan)
+
+
+def test_ranks_that_wait_are_counted_and_told_what_would_even_them_out() -> None:
+    recipe = ["model=qwen3_8b", "data.pairs=4000"]
+    wide = make(*recipe, "hardware=2x8xh800")
+    assert wide.balance.slowest > 1.4  # 2 pairs a rank: one long pair is a rank's whole share
+    assert wide.balance.remedies == ("loss.batch_pairs=64", "8 ranks")
+    assert "1.45 × the mean rank's work: loss.batch_pairs=64 or 8 ranks would" in text(wide)
+    for advice in (["hardware=2x8xh800", "loss.batch_pairs=64"], ["hardware=8xh800"]):
+        even = make(*recipe, *advice)
+        assert even.balance.slowest < 1.1
+        assert "slowest rank" not in text(even)
+    alike = make(*recipe, "hardware=2x8xh800", "plan.variation=0")
+    assert alike.balance.slowest == pytest.approx(1)
+    assert simulated((1.0,) * 3, (1,) * 3, 10, 1, 2) == pytest.approx(2)  # one pair, two ranks
+    measured = planning.plan(wide.config, [Lengths(10, 20, 30, 5)] * 7)
+    assert measured.balance.slowest == pytest.approx(1)
+    assert "lengths measured" in measured.balance.source
 
 
 def test_every_shipped_hardware_has_a_plan() -> None:

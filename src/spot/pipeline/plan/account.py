@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from spot.config import Config
+from spot.pipeline.plan.balance import Balance, balance_of
 from spot.pipeline.plan.disk import File, files
 from spot.pipeline.plan.oracle import Calls, calls
 from spot.pipeline.plan.work import Work, work_of
@@ -30,6 +31,7 @@ class Plan:
     config: Config
     shape: Shape
     work: Work
+    balance: Balance
     memory: Footprint
     capacity: float | None  # of one rank's device; None: unknown
     flops: dict[str, float]
@@ -52,13 +54,12 @@ class Plan:
         return min(self.config.hardware.ranks, self.config.loss.batch_pairs)
 
     @property
-    def minutes(self) -> float | None:
-        """Training and reference at `plan.utilisation` of the busy ranks' peak; None without a peak."""
+    def rate(self) -> float | None:
+        """FLOP/s of all ranks at `plan.utilisation`; None without a peak."""
         hardware = self.config.hardware
         if hardware.tflops is None:
             return None
-        rate = hardware.tflops * 1e12 * self.busy_ranks * self.config.plan.utilisation
-        return sum(self.flops.values()) / rate / 60
+        return hardware.tflops * 1e12 * hardware.ranks * self.config.plan.utilisation
 
     @property
     def verdict(self) -> str:
@@ -105,6 +106,7 @@ def plan(
         config=config,
         shape=shape,
         work=work,
+        balance=balance_of(config, shape, lengths),
         memory=memory,
         capacity=there,
         flops=work.flops(shape, memory.checkpointed, config.reference),

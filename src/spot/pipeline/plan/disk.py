@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
-from spot.pipeline.plan.work import Work, attempts
+from spot.pipeline.plan.work import Work, answers, attempts
 from spot.training.memory_model import EIGHT_BIT
 from spot.training.shapes import Shape
 
@@ -28,7 +28,7 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
     Resumable checkpoints go when their training is complete, so no two rounds have some at a time.
     """
     save, p, steps, rounds = config.save, shape.parameters, work.steps, work.rounds
-    dtype = 2 if (save.dtype or config.hardware.precision) == "bf16" else 4
+    exported = exported_bytes(config, shape)
     kept = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
     if config.loss.name not in SFT_LIKE and config.reference == "cached":
         scored = rounds * work.reference.scored  # every round's policy is its own reference
@@ -43,9 +43,9 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
         kept.append(File("resumable checkpoints", copies * one, f"{note}; {writing(one)}"))
     if save.exports:
         count = rounds * (steps // save.exports)
-        kept.append(File("exports", count * dtype * p, f"{count}, {writing(dtype * p)}"))
+        kept.append(File("exports", count * exported, f"{count}, {writing(exported)}"))
     each = f"{rounds}, one a round, each " if rounds > 1 else ""
-    kept.append(File("trained model", rounds * dtype * p, f"{each}{writing(dtype * p)}"))
+    kept.append(File("trained model", rounds * exported, f"{each}{writing(exported)}"))
     return kept
 
 
@@ -59,6 +59,12 @@ def checkpoint_bytes(config: Config, shape: Shape) -> float:
     moments = EIGHT_BIT if hardware.optimizer == "adamw8bit" else 8
     masters = 4 if narrow or shared else 0
     return ((2 if narrow else 4) + masters + moments) * shape.parameters
+
+
+def exported_bytes(config: Config, shape: Shape) -> float:
+    """Weights that can be evaluated, in the precision that is asked for."""
+    precision = config.save.dtype or config.hardware.precision
+    return (2.0 if precision == "bf16" else 4.0) * shape.parameters
 
 
 def writing(size: float) -> str:
@@ -79,7 +85,5 @@ def _tokens(config: Config, work: Work) -> float:
     # a prompt and a response; losses with a y⁻ term forward two of them a pair
     response = work.apart / pairs / (2 if config.loss.name in NEEDS_REJECTED else 1)
     attempted = (attempts(config) or pairs) * response
-    scores = 2 * sum(
-        (task.questions or 500) * task.trials for task in config.benchmarks.tasks.values()
-    )
+    scores = 2 * answers(config)
     return work.rounds * (attempted + 2 * work.pairs * 2 * response) + scores * response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from spot.pipeline.plan.account import GIB, Plan
+from spot.pipeline.plan.minutes import spent, total
 from spot.training.memory_model import RESERVE
 from spot.utils import terminal
 
@@ -30,6 +31,7 @@ def show(plan: Plan, console: terminal.Console | None = None) -> None:
     sections: dict[str, list[Line]] = {
         f"memory of one {device}, GiB (2³⁰ bytes)": _memory(plan),
         "work": _work(plan),
+        "time, minutes": _time(plan),
         "disk": _disk(plan),
         "Oracle": list(oracle),
     }
@@ -104,11 +106,21 @@ def _work(plan: Plan) -> list[Line]:
         note = "more ranks than loss.batch_pairs: they have no pair"
         lines.append(("idle ranks", f"{idle:,}", note))
     lines += [(f"FLOPs, {name}", f"{value:.3g}", "") for name, value in plan.flops.items()]
-    if plan.minutes is None:
-        return [*lines, ("minutes of training", "unknown", "set hardware.tflops")]
-    used, peak = plan.config.plan.utilisation, f"{plan.busy_ranks} × {hardware.tflops:g} TFLOP/s"
-    note = f"if {used:.0%} (plan.utilisation) of {peak} is reached; with the reference, without sampling"
-    return [*lines, ("minutes of training", f"{plan.minutes:.3g}", note)]
+    if plan.balance.remedies:
+        note = f"{plan.balance.slowest:.2f} × the mean rank's work: {' or '.join(plan.balance.remedies)} would even it out"
+        lines.append(("slowest rank", "", note))
+    return lines
+
+
+def _time(plan: Plan) -> list[Line]:
+    rows = spent(plan)
+    minutes, unknown = total(rows)
+    lines = [
+        (row.what, "unknown" if row.minutes is None else f"{row.minutes:,.1f}", row.source)
+        for row in rows
+    ]
+    note = f"without {', '.join(unknown)}" if unknown else f"{minutes / 60:.1f} hours"
+    return [*lines, ("sum", f"{minutes:,.1f}", note)]
 
 
 def _disk(plan: Plan) -> list[Line]:

@@ -262,6 +262,34 @@ def test_weights_are_read_once_and_once_more_after_a_copy(tmp_path, monkeypatch)
         assert len(read) == (0 if number % 2 else 3)
 
 
+def test_weights_of_others_are_read_once_for_all_runs(tmp_path, monkeypatch):
+    """The digest stays what it was; a file that was written again, with its size and age, is read again."""
+    folder, records = tmp_path / "model", tmp_path / "digests"
+    folder.mkdir()
+    for name in ("config.json", "model-1.safetensors", "model-2.safetensors", "README.md"):
+        (folder / name).write_text(name)
+    expected = artifacts.model_digest(folder)
+    read = []
+    monkeypatch.setattr(digests, "hash_file", lambda p: read.append(p.name) or hash_file(p))
+
+    def digest():
+        artifacts.model_digest.cache_clear()  # as another process
+        read.clear()
+        return artifacts.model_digest(folder, records)
+
+    time.sleep(0.12)
+    assert digest() == expected
+    assert len(read) == 3
+    assert digest() == expected
+    assert read == []
+    changed = folder / "model-2.safetensors"
+    before = changed.stat()
+    changed.write_text("Model-2.safetensors")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digest() != expected
+    assert read == ["model-2.safetensors"]
+
+
 def test_a_record_that_cannot_be_kept_or_read_refuses_nothing(tmp_path):
     target = trained(tmp_path)
     (target.folder / digests.RECORD).write_text("[1")

@@ -21,7 +21,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,10 +248,18 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 
 @functools.cache
-def model_digest(folder: Path) -> str:
-    """Hash of weights, tokenizer and configuration; read once a process, since weights may be large."""
+def model_digest(folder: Path, records: Path | None = None) -> str:
+    """Hash of weights, tokenizer and configuration; read once a process, since weights may be large.
+
+    records: a folder that remembers what was read, until a file changes; made where its parent is.
+    """
     names = [name for name in _files(folder) if not name.startswith(UNNAMED)]
-    return _digest(digests.hash_files(folder, names))
+    if records is None:
+        return _digest(digests.hash_files(folder, names))
+    with suppress(OSError):
+        records.mkdir(exist_ok=True)
+    record = records / f"{hash_text(str(folder.resolve()))[:16]}.json"
+    return _digest(digests.remembered(folder, names, record))
 
 
 def hash_text(text: str) -> str:

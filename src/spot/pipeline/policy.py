@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from spot.data.model_probe import probe, untrained
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
 
+DIGESTS = "digests"  # a folder beside the products, of weights that lie elsewhere
+# what nobody here reads: another framework's weights, the vendor's own layout, states of trainings
+UNREAD = "*/* *.pth *.pt *.bin *.h5 *.msgpack *.ot *.gguf *.onnx* consolidated*".split()
+PICKLED = "pytorch_model*"
 SHIPPED = Path(__file__).parents[1] / "training" / "assets" / "tiny"
 
 
@@ -34,7 +39,7 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
         folder = _folder_of(model.path, model.revision)
         probe(folder)
         artifacts.check_part(folder)
-        return Policy(model.name, folder, artifacts.model_digest(folder))
+        return Policy(model.name, folder, artifacts.model_digest(folder, root.parent / DIGESTS))
     if model.pretrain is None:
         raise UserError(
             f"model={model.name} has neither weights nor a recipe: give model.path=<folder or hub id>."
@@ -144,15 +149,27 @@ def _folder_of(path: str, revision: str | None) -> Path:
     """A local folder as it is; anything else is a hub id and is fetched."""
     if (folder := _local(path)) is not None:
         return folder
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(path, revision=revision))
+        return download(path, revision)
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.path={path} is neither a folder nor could it be fetched from the hub ({first_line(error)}): "
             "download it elsewhere and give the folder."
         ) from error
+
+
+def download(path: str, revision: str | None, *, here: bool = False) -> Path:
+    """The hub's files of a model that are read, pickled weights only where there are no others.
+
+    here: where they are on this machine already. Raises OSError, ValueError.
+    """
+    from huggingface_hub import snapshot_download
+
+    fetch = partial(snapshot_download, path, revision=revision, local_files_only=here)
+    folder = Path(fetch(ignore_patterns=UNREAD))
+    if not here and not any(folder.glob("*.safetensors")):
+        fetch(allow_patterns=PICKLED)
+    return folder
 
 
 def _local(path: str) -> Path | None:

@@ -208,11 +208,10 @@ def _local(model: ModelConfig) -> ModelConfig:
     path = model.path
     if path is None or _is_folder(path):
         return model
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(path, revision=model.revision, local_files_only=True)
+        folder = str(policy.download(path, model.revision, here=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return model
     return replace(model, path=folder, revision=None)

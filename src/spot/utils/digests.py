@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spot.utils.files import write_aside
+from spot.utils.machine import cores
 
-RECORD = "verified.json"  # in a folder: digest, size and times of the files found right
-THREADS = 8  # hashing releases the interpreter's lock: files of weights are read side by side
+RECORD = "verified.json"  # in a folder: digest, size and times of the files that were read
 SETTLED = 100_000_000  # ns: a file changed twice within a clock tick may keep its times
 
 
@@ -28,7 +27,7 @@ def hash_file(path: Path) -> str:
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files below `folder`, by relative name."""
     names = list(names)
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(cores()) as pool:  # hashing releases the interpreter's lock
         hashes = pool.map(lambda name: hash_file(folder / name), names)
         return dict(zip(names, hashes, strict=True))
 
@@ -37,35 +36,44 @@ def changed(folder: Path, digests: Mapping[str, str], *, keep: bool = False) -> 
     """The first file below `folder` that is missing or not what its digest says; None when all are.
 
     A file is read only if its size or a time differs from what the folder's RECORD says of when it was
-    last found right: a copy is read once more, and not refused. keep: write that record.
+    last read: a copy is read once more, and not refused. keep: write that record.
+    """
+    missing = next((name for name in digests if not (folder / name).is_file()), None)
+    if missing is not None:
+        return missing
+    found = remembered(folder, digests, folder / RECORD, keep=keep)
+    return next((name for name, digest in digests.items() if found[name] != digest), None)
+
+
+def remembered(
+    folder: Path, names: Iterable[str], record: Path, *, keep: bool = True
+) -> dict[str, str]:
+    """SHA-256 of files below `folder`, of which only those are read that `record` does not know as they are.
+
+    keep: write what was read to `record`.
     """
     now = time.time_ns()
-    stamps = {name: _stamp(folder / name) for name in digests}
-    if missing := next((name for name, stamp in stamps.items() if not stamp), None):
-        return missing
-    known = _known(folder)
-    unread = [n for n, digest in digests.items() if known.get(n) != [digest, *stamps[n]]]
-    hashes = hash_files(folder, unread)
-    if wrong := next((name for name in unread if hashes[name] != digests[name]), None):
-        return wrong
-    old = [name for name in unread if max(stamps[name][1:]) < now - SETTLED]
-    settled = {name: [digests[name], *stamps[name]] for name in old}
-    if keep and settled:
+    stamps = {name: _stamp(folder / name) for name in names}
+    known = {name: each for name, each in _known(record).items() if each[1:] == stamps.get(name)}
+    read = hash_files(folder, [name for name in stamps if name not in known])
+    old = {
+        n: [digest, *stamps[n]] for n, digest in read.items() if max(stamps[n][1:]) < now - SETTLED
+    }
+    if keep and old:
         with suppress(OSError):  # a folder of somebody else: read again next time
-            write_aside(folder / RECORD, json.dumps(known | settled, indent=1) + "\n")
-    return None
+            write_aside(record, json.dumps(known | old, indent=1) + "\n")
+    return {name: digest for name, (digest, *_) in known.items()} | read
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def _known(record: Path) -> dict[str, list[Any]]:
     try:
-        return dict(json.loads((folder / RECORD).read_bytes()))
+        known = dict(json.loads(record.read_bytes()))
     except (OSError, ValueError, TypeError):
         return {}
+    return {name: each for name, each in known.items() if isinstance(each, list)}
 
 
 def _stamp(path: Path) -> list[int]:
-    """A file's size in bytes and the times of its last write and last change, in ns; else nothing."""
-    if not path.is_file():
-        return []
+    """A file's size in bytes and the times of its last write and last change, in ns."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from spot.data import artifacts
-from spot.data.rows import Pair, Score
+from spot.data.rows import Pair, Response, Score
 from spot.report.load import Study, load
 
 DOMAINS = {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
@@ -60,6 +60,7 @@ class MadeRun:
     shift: int = 0
     over_long: Sequence[str] = ()
     overrides: Sequence[str] = ()
+    asked: bool = False  # whether the base's prompts are kept
 
     @property
     def arm(self) -> str:
@@ -124,6 +125,10 @@ def write_run(sweep: Path, number: int, run: MadeRun) -> None:
             root, "evaluate", mine, Score, made_scores(run, {**run.base, **run.right})
         ),
     }
+    if run.asked:
+        products["base_benchmark_responses"] = rows_product(
+            root, "respond", {"on": [*run.domains]}, Response, made_responses(run)
+        )
     settings = {"loss": {"beta": run.config.get("loss.beta", 0.1), "learning_rate": 1e-4}, **mine}
     products["checkpoint"] = artifacts.product(root, "train", settings)
     artifacts.compute_files(products["checkpoint"], lambda out: _train(out, run))
@@ -193,6 +198,13 @@ def made_scores(run: MadeRun, right: Mapping[str, float], base: bool = False) ->
                     f"{name}/q{q}#{trial}", name, domain, f"q{q}", trial, correct, verdict, "1",
                     "text", "stop", 20, 0, details=details,
                 )  # fmt: skip
+
+
+def made_responses(run: MadeRun) -> Iterator[Response]:
+    """What the base was asked and wrote."""
+    for score in made_scores(run, run.base, base=True):
+        asked = f"{HOSTILE} {score.question_id}?"
+        yield Response(score.id, asked, "text", "stop", 9, score.tokens, "base", score.seed)
 
 
 def rows_product(

@@ -75,6 +75,11 @@ def change(run: Path, how) -> None:
     (run / "run.json").write_text(json.dumps(record))
 
 
+def change_all(sweep: Path, how) -> None:
+    for run in sweep.glob("[0-9]*"):
+        change(run, how)
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than all else of a report."""
@@ -185,6 +190,41 @@ def test_cautions_name_what_weakens_the_numbers(study, page):
     assert "Job 9 is not finished" in page
     assert "Largest reward before the first update: 6.0e-07 (0 but for rounding)." in page
     assert "Attention by sdpa: off from the dense computation by 3.0e-08." in page
+
+
+def test_what_was_forgotten_is_there_to_read(tmp_path, no_figures):
+    """40 of 100 right, then 30: a tenth of the questions is lost, none by chance; then without prompts."""
+    right = {"sums": 30, "instructions": 95}
+    runs = [MadeRun(seed=seed, right=right, trials=2, asked=True) for seed in range(2)]
+    made_study(tmp_path, runs)
+    page = report.build(tmp_path / "sweep").read_text()
+    text = (tmp_path / "sweep" / "report.md").read_text()
+    assert "| base, by chance | 0.0 | 0.0 | 0.0 |" in text
+    (row,) = re.findall(r"\| SPoT-BCO \| (\*\*\+10\.0\*\* .*)", text)
+    assert re.search(r"learnt 0\.0 .* learnt \+5\.0", row)
+    lost = list(csv.DictReader((tmp_path / "sweep" / "forgotten.csv").open()))
+    assert [(r["question"], r["lost"]) for r in lost] == [(f"q{i}", "100.0") for i in (30, 31, 32)]
+    asked = "&lt;script&gt;alert(1)&lt;/script&gt; 1 | 2 q30?"
+    assert f'<td class="asked">{asked}</td>' in page
+    packed = archive.pack(tmp_path / "sweep", tmp_path / "packed" / "runs.tar.gz")
+    assert report.build(packed).read_text() == page  # with the questions that are shown
+    with tarfile.open(packed) as file:
+        names = [name for name in file.getnames() if "/respond/" in name and "rows" in name]
+        (rows,) = (file.extractfile(name).read().decode() for name in names)
+    assert "q32?" in rows
+    assert "q33?" not in rows
+    change_all(tmp_path / "sweep", lambda r: r["products"].pop("base_benchmark_responses"))
+    page = report.build(tmp_path / "sweep").read_text()
+    assert 'class="asked"' not in page
+    assert "their texts are not in what this report was made of" in page
+
+
+def test_single_trials_say_that_chance_is_not_known(tmp_path, no_figures):
+    made_study(tmp_path, [MadeRun(right={"sums": 30})])
+    page = report.build(tmp_path / "sweep").read_text()
+    assert page.count("one trial: not corrected") == 3
+    assert "chance cannot be known and is not taken off" in page
+    assert "| base, by chance | – | – | – |" in (tmp_path / "sweep" / "report.md").read_text()
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own(tmp_path):
@@ -302,7 +342,7 @@ def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path, no_figure
 @pytest.mark.parametrize("packed", STUDIES, ids=[path.parent.name for path in STUDIES])
 def test_the_committed_studies_are_what_their_runs_give(packed, tmp_path):
     report.build(packed, tmp_path)
-    for name in ("scores.csv", "verdicts.csv"):
+    for name in ("scores.csv", "verdicts.csv", "forgotten.csv"):
         assert table(tmp_path / name) == table(packed.with_name(name))
     rebuilt, committed = (
         (folder / "report.md").read_text(encoding="utf-8") for folder in (tmp_path, packed.parent)
@@ -420,6 +460,6 @@ def test_a_large_sweeps_report_still_fits_a_pull_request(tmp_path, no_figures):
     for number in range(40):
         make_run(runs, number, "spot_bco", 0, GOOD, f"loss.beta={number + 1}")
     text = report.build(runs).with_name("report.md").read_text(encoding="utf-8")
-    assert text.count("| SPoT-BCO, β=") == 40
+    assert text.count("| SPoT-BCO, β=") == 2 * 40  # scores and forgetting
     assert len(text) < 65_000
     assert not re.search(r"<[a-z/]", text)

@@ -15,6 +15,8 @@ from spot.evaluation.statistics import (
     paired,
     question_means,
     summarise,
+    turned,
+    turns,
 )
 
 
@@ -73,6 +75,68 @@ def test_constant_scores_are_not_certain():
     assert mean_interval([100.0] * 30, (0, 100)).low == pytest.approx(100 - bound)
     estimate = crossed([np.zeros((5, 30))])
     assert (estimate.low, estimate.high) == pytest.approx((-bound, bound))
+
+
+def trials(answers: str) -> dict[int, bool]:
+    """`"101"` → right, wrong, right."""
+    return {number: answer == "1" for number, answer in enumerate(answers)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "percent"),
+    [
+        ("1111", "0000", 100),
+        (
+            "1100",
+            "1100",
+            100 * 4 / 12,
+        ),  # two right, two wrong, never the same trial: all four pairs
+        ("1100", "0011", 100 * 2 / 12),  # of 2 × 2 pairs two are of equal trials
+        ("11", "01", 50),  # 0 → 1 and 1 → 0; the second turns
+        ("10", "11", 0),
+        ("1", "0", 100),  # nothing else to pair
+        ("1", "01", 0),  # trial 0 beside trial 1 alone
+    ],
+)
+def test_answers_turn_between_different_trials(before, after, percent):
+    assert turned(trials(before), trials(after)) == pytest.approx(percent)
+
+
+def test_what_turns_by_chance_is_taken_off():
+    """By hand, four trials. a is lost; b wavers in both (2 · 2 of 12 pairs, as the base does); c is learnt."""
+    base = {"a": trials("1111"), "b": trials("1100"), "c": trials("0000")}
+    tuned = {"a": trials("0000"), "b": trials("1100"), "c": trials("1110"), "more": trials("1111")}
+    found = turns([tuned], [base])
+    assert found.by_question == pytest.approx({"a": 100, "b": 0, "c": 0})
+    assert found.chance == pytest.approx(100 / 3 / 3)
+    assert (found.lost.value, found.learnt.value) == pytest.approx((100 / 3, 75 / 3))
+    assert found.lost.low == pytest.approx(100 / 3 - stats.t.ppf(0.975, 2) * 100 / 3)
+    # What was learnt less what was lost is what the scores say: (0 + 50 + 75) / 3 − (100 + 50 + 0) / 3.
+    assert found.learnt.value - found.lost.value == pytest.approx((125 - 150) / 3)
+    same = turns([base], [base])
+    assert (same.lost.value, same.learnt.value) == (0, 0)
+
+
+def test_single_trials_are_not_corrected():
+    base, tuned = ({q: trials(a) for q, a in zip("abcd", of, strict=True)} for of in ("1100", "0110"))  # fmt: skip
+    found = turns([tuned], [base])
+    assert (found.lost.value, found.learnt.value, found.chance) == (25, 25, None)
+    assert turns([tuned], [{"other": trials("1")}]) is None
+
+
+def test_forgetting_of_a_wavering_model_is_found_without_bias():
+    """Two models of equal accuracy that know other questions: 20% are lost, whatever wavers beside."""
+    rng = np.random.default_rng(3)
+    p = np.repeat([1.0, 0.5, 0.0], [200, 600, 200])  # share right, by question
+    q = np.repeat([0.0, 0.5, 1.0], [200, 600, 200])
+    base, tuned = (
+        {str(i): dict(enumerate(rng.random(4) < share)) for i, share in enumerate(of)}
+        for of in (p, q)
+    )
+    found = turns([tuned], [base])
+    assert found.lost.low < 20 < found.lost.high
+    assert found.lost.high - found.lost.low < 8
+    assert found.chance == pytest.approx(15, abs=1.5)  # 600 · ½ · ½ of 1,000
 
 
 def test_pairs_are_formed_by_question_and_seed():

@@ -17,6 +17,7 @@ from scipy import stats
 
 from spot.data.rows import TRUNCATED, UNPARSEABLE, Score
 
+Trials = Mapping[int, bool]  # of one question: whether each trial was answered right
 CONFIDENCE = 0.95
 FEW = 5  # right or wrong answers below which t is not trusted
 
@@ -181,6 +182,63 @@ def paired(
     return np.array(
         [[a[q] - b[q] for q in shared] for a, b in zip(runs, others, strict=True)], dtype=float
     )
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a benchmark's answers turned between base and model, in percent of pairs of trials.
+
+    lost and learnt: right to wrong and wrong to right, in excess of `chance`, how often two trials of
+    the base differ so by themselves; None where the base has single trials, and nothing is taken off.
+    `learnt` − `lost` is the difference of the scores, whatever chance is.
+    """
+
+    lost: Estimate
+    learnt: Estimate
+    chance: float | None
+    by_question: Mapping[str, float]  # `lost` of each, mean over seeds
+
+
+def turned(before: Trials, after: Trials) -> float:
+    """Percent of pairs of a trial before and another one after, the first right, the second wrong.
+
+    Equal trials draw the same random numbers and are no pair: two models that answer alike then turn
+    as often as either by itself. Only a single trial on both sides is paired with its equal.
+    """
+    right = {trial for trial, correct in before.items() if correct}
+    wrong = {trial for trial, correct in after.items() if not correct}
+    pairs = len(before) * len(after) - len(before.keys() & after.keys())
+    if not pairs:
+        return 100.0 * len(right) * len(wrong)
+    return 100.0 * (len(right) * len(wrong) - len(right & wrong)) / pairs
+
+
+def turns(
+    runs: Sequence[Mapping[str, Trials]], bases: Sequence[Mapping[str, Trials]]
+) -> Turns | None:
+    """What each run (a seed) lost and learnt beside its base, over the questions that all have.
+
+    None where they share none. That forgetting is read off single questions and corrected for what
+    turns by chance is the idea of arXiv 2510.17776, which corrects for guessing; here chance is what
+    resampling the base shows.
+    """
+    shared = sorted(set.intersection(*(set(each) for each in (*runs, *bases))))
+    if not shared:
+        return None
+    pairs = list(zip(runs, bases, strict=True))
+    corrected = all(len(base[q]) > 1 for base in bases for q in shared)
+    chance, lost, learnt = (
+        np.array([[of(run[q], base[q]) for q in shared] for run, base in pairs], dtype=float)
+        for of in (
+            lambda run, base: turned(base, base) if corrected else 0.0,
+            lambda run, base: turned(base, run),
+            lambda run, base: turned(run, base),
+        )
+    )
+    lost, learnt = lost - chance, learnt - chance
+    by_question = dict(zip(shared, lost.mean(axis=0).tolist(), strict=True))
+    own = float(chance.mean()) if corrected else None
+    return Turns(crossed([lost]), crossed([learnt]), own, by_question)
 
 
 def crossed(tables: Sequence[NDArray[np.float64]]) -> Estimate:

@@ -21,9 +21,10 @@ from typing import Any
 
 from spot.config.difference import defaults
 from spot.data import artifacts
-from spot.data.rows import Pair, Score, to_json
+from spot.data.rows import Pair, Response, Score, to_json
 from spot.data.run_record import RUN_FILE
-from spot.report.load import EXPORTED, METRICS, FinishedRun, load
+from spot.report import forgetting
+from spot.report.load import EXPORTED, METRICS, FinishedRun, Study, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples
 from spot.utils.errors import UserError
@@ -48,8 +49,10 @@ def pack(sweep_folder: Path, target: Path) -> Path:
     files: Files = {f"{STUDY}/{DEFAULTS}": _text(read_defaults(sweep_folder))}
     if choices := sweep_choices(sweep_folder):
         files[f"{STUDY}/{SWEEP_FILE}"] = _text({"hydra": {"overrides": {"task": choices}}})
+    lost = forgetting.forgetting(Study(runs, unfinished, sweep_folder)).every
+    shown = {f"{one.benchmark}/{one.question}" for one in lost}
     for run in runs:
-        files |= _run(run, sweep_folder)
+        files |= _run(run, sweep_folder, shown)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_aside(target, _tar(files, [f"{STUDY}/{name}" for name in unfinished]))
     return target
@@ -93,8 +96,11 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 # ---- what goes in ------------------------------------------------------------------------------
 
 
-def _run(run: FinishedRun, sweep: Path) -> Files:
-    """A run's record and log, and its products, by their names in the archive."""
+def _run(run: FinishedRun, sweep: Path, shown: set[str]) -> Files:
+    """A run's record and log, and its products, by their names in the archive.
+
+    shown: benchmark questions whose text the report shows.
+    """
     single = run.folder == sweep
     home, up = (STUDY, "../") if single else (f"{STUDY}/{run.folder.name}", "../../")
     files: Files = {}
@@ -102,7 +108,7 @@ def _run(run: FinishedRun, sweep: Path) -> Files:
     for name in run.products:
         folder = "{stage}/{key}".format(**run.manifest(name))
         places[name] = f"{up}{PRODUCTS}/{folder}"
-        files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name).items()}
+        files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name, shown).items()}
     kept = {key: value for key, value in run.record.items() if key not in MACHINE}
     files[f"{home}/{RUN_FILE}"] = _text(kept, products=places)
     if (run.folder / EXPORTED).exists():
@@ -110,7 +116,7 @@ def _run(run: FinishedRun, sweep: Path) -> Files:
     return files
 
 
-def _product(run: FinishedRun, name: str) -> Files:
+def _product(run: FinishedRun, name: str, shown: set[str]) -> Files:
     """The manifest of a product, and of its files what the report reads."""
     manifest = run.manifest(name)
     files: Files = {}
@@ -120,8 +126,12 @@ def _product(run: FinishedRun, name: str) -> Files:
         files[artifacts.ROWS] = _rows(_slim_score(score) for of in rows.values() for score in of)
     elif kind in ("pairs", "held_out"):
         pairs = run.pairs(name)
-        shown = {pair.id for pair in examples(pairs)}
-        files[artifacts.ROWS] = _rows(p if p.id in shown else _slim_pair(p) for p in pairs)
+        whole = {pair.id for pair in examples(pairs)}
+        files[artifacts.ROWS] = _rows(p if p.id in whole else _slim_pair(p) for p in pairs)
+    elif kind == forgetting.ASKED:
+        asked = forgetting.read(run.product(name))
+        kept = (row for row in asked if row.id.rpartition("#")[0] in shown)
+        files[artifacts.ROWS] = _rows(dataclasses.replace(row, response="") for row in kept)
     elif kind == "checkpoint":
         files[METRICS] = (run.product(name) / METRICS).read_text(encoding="utf-8")
     details = {k: v for k, v in manifest["details"].items() if k != "dropped"}
@@ -142,7 +152,7 @@ def _slim_pair(pair: Pair) -> Pair:
     return dataclasses.replace(pair, question="", answer="", chosen="", rejected=rejected)
 
 
-def _rows(rows: Iterable[Score | Pair]) -> str:
+def _rows(rows: Iterable[Score | Pair | Response]) -> str:
     return "".join(to_json(row) + "\n" for row in rows)
 
 

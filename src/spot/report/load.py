@@ -17,6 +17,7 @@ from spot.data.run_record import RUN_FILE
 from spot.evaluation.statistics import (
     Estimate,
     Summary,
+    Trials,
     by_benchmark,
     crossed,
     paired,
@@ -104,6 +105,19 @@ class FinishedRun:
             return {name: question_means(rows) for name, rows in self.scores_of(product).items()}
 
         return self._once("means", self.product(product), means)
+
+    def trials_of(self, product: str) -> dict[str, dict[str, Trials]]:
+        """Whether each trial of each question was right, by benchmark."""
+
+        def trials() -> dict[str, dict[str, Trials]]:
+            found: dict[str, dict[str, dict[int, bool]]] = {}
+            for name, rows in self.scores_of(product).items():
+                of = found.setdefault(name, defaultdict(dict))
+                for row in rows:
+                    of[row.question_id][row.trial] = row.correct
+            return {name: dict(of) for name, of in found.items()}
+
+        return self._once("trials", self.product(product), trials)
 
     def summary(self, benchmark: str, product: str = "scores") -> Summary:
         """What a benchmark's completions add up to, of the trained model or of `base_scores`."""

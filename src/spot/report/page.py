@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from spot.data.word_diff import marked
-from spot.report import claims, figures, paper, provenance, style, tables
+from spot.report import claims, figures, forgetting, paper, provenance, style, tables
 from spot.report.archive import opened, read_defaults
 from spot.report.arm_names import differences
 from spot.report.claims import FAILS, HOLDS, UNCLEAR
@@ -74,6 +74,8 @@ def write(source: Path, into: Path | None = None, margin: float | None = None) -
     write_aside(target / "scores.csv", _csv(content["scores"], tables.CSV_COLUMNS))
     rows = claims.verdict_rows(content["verdicts"])
     write_aside(target / "verdicts.csv", _csv(rows, claims.COLUMNS))
+    lost = [one.row for one in content["forgetting"].every]
+    write_aside(target / "forgotten.csv", _csv(lost, forgetting.COLUMNS))
     write_aside(target / "report.md", text)
     page = environment.get_template("report.html.j2").render(content)
     write_aside(target / "report.html", page)
@@ -181,6 +183,7 @@ CONTENT: dict[str, Callable[[Study], Any]] = {  # what the two templates show, b
     "rows": tables.score_table,
     "trivial": tables.trivial_row,
     "scores": tables.score_rows,
+    "forgetting": forgetting.forgetting,
     "beside": paper.beside,
     "paper_rows": paper.tables_of,
     "cautions": cautions,

@@ -42,6 +42,8 @@ class Plan(fake_server.Plan):
     cached: int = 0  # of the prompt's tokens
     version: str | None = None  # of the model that answers; None: the name that was asked for
     drifted: str = "another-model"  # what the fault `drift` says instead
+    at_once: int | None = None  # requests that it takes at one time; more get `429_after`
+    per_second: float | None = None  # … and in a second, a tenth of them together
     batch_seconds: float = 0.3  # a batch job takes
     batch_ends: list[str] = field(default_factory=list)
     # ^ of the 1st, 2nd, … job: SUCCEEDED, PARTIALLY_SUCCEEDED, EXPIRED, FAILED; then SUCCEEDED
@@ -83,6 +85,19 @@ class State:
     def __init__(self) -> None:
         self.plan, self.ledger = Plan(), Ledger()
         self.batches = Batches(self)
+        self.free_at = 0.0
+
+    def is_busy(self) -> bool:
+        """Whether one more is too many."""
+        plan, now = self.plan, time.monotonic()
+        if plan.at_once is not None and self.ledger.in_flight > plan.at_once:
+            return True
+        if plan.per_second is not None:
+            self.free_at = max(self.free_at, now - 0.1)
+            if self.free_at > now:
+                return True
+            self.free_at += 1 / plan.per_second
+        return False
 
     def visit(self, prompt: str) -> tuple[str, str]:
         """The item of a prompt and what goes wrong this time; counts the visit."""
@@ -106,6 +121,9 @@ async def answer(state: State, request: web.Request, protocol: Protocol) -> web.
         key = protocol.key(request.headers)
         if not key or state.plan.key not in (None, key):
             return protocol.refuse("401", state.plan.retry_after, key, "")
+        if state.is_busy():
+            ledger.faults["busy"] += 1
+            return protocol.refuse("429_after", state.plan.retry_after, key, "")
         _, fault = state.visit(prompt)
         return await _outcome(state, request, protocol, prompt, model, fault)
 

@@ -13,6 +13,7 @@ import pytest
 from spot.config import OracleConfig
 from spot.oracle.async_runner import RateLimit, blocking, rectify
 from spot.oracle.journal import Journal, Request, Spend
+from spot.oracle.pace import Pace
 from spot.oracle.task_loop import Budget
 from spot.oracle.types import Reply, Result, Task, Usage
 from spot.utils.errors import UserError
@@ -211,6 +212,60 @@ def test_no_minute_holds_more_than_its_limit(journal: Path, limit: str) -> None:
     took = oracle.times[-1] - oracle.times[0]
     assert took >= 0.05 * 30 * (1 if limit == "requests" else 0.9)
     assert took < 4
+
+
+class Busy(Oracle):
+    """Takes so many requests at a time, and asks the others to come again in 50 ms."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.seconds = most, 0.05
+        self.refused: list[float] = []
+
+    async def ask(self, prompt: str) -> Reply:
+        if self.flying >= self.most:
+            self.refused.append(asyncio.get_running_loop().time())
+            raise TransientError("status 429", after=0.05, busy=True)
+        return await super().ask(prompt)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("most", [3, 40])
+def test_without_a_number_as_many_are_asked_as_the_server_takes(journal: Path, most: int) -> None:
+    oracle = Busy(most)
+    results = ask(journal, oracle, tasks(30 * most), OracleConfig())
+    assert [r.outcome for r in results] == ["ok"] * 30 * most
+    assert oracle.most_flying == most
+    whole = oracle.times[-1] - oracle.times[0] + oracle.seconds
+    used = oracle.seconds * len(results) / (most * whole)
+    assert used > 0.6, "and nearly as many all the time"
+    assert len(oracle.refused) < 8 + 0.05 * len(results), "without a storm of refusals"
+    for refused in oracle.refused:
+        early = [t for t in oracle.times if refused < t < refused + 0.045]
+        assert len(early) <= 1, "nobody comes before the server said so"
+    assert spend(journal).recorded == pytest.approx(oracle.bill)
+
+
+def test_without_a_refusal_it_stops_at_what_a_queue_would_hold(journal: Path) -> None:
+    oracle = Oracle()
+    oracle.seconds = 0.2
+    ask(journal, oracle, tasks(2000), OracleConfig())
+    assert oracle.most_flying == 256
+
+
+def test_one_refusal_of_those_sent_together_counts() -> None:
+    pace, busy = Pace(None), TransientError("status 503", after=2.0, busy=True)
+    assert (pace.limit, pace.wait(0.0)) == (8, 0)
+    pace.failed(busy, sent=0.0, now=1.0)
+    pace.failed(busy, sent=0.0, now=1.5)
+    assert (pace.limit, pace.slots.size, pace.wait(1.5)) == (pytest.approx(6.4), 6, 2.0)
+    pace.failed(TransientError("dropped connection", billed=True), sent=2.0, now=3.0)
+    assert pace.limit == pytest.approx(6.4), "it says nothing of how busy the server is"
+    pace.answered()
+    assert pace.limit == pytest.approx(6.4), "with slots to spare there is no need of more"
+    fixed = Pace(16)
+    fixed.failed(busy, sent=0.0, now=1.0)
+    assert (fixed.limit, fixed.wait(1.0)) == (16, 0)
 
 
 def test_reservations_are_spaced_and_corrected() -> None:

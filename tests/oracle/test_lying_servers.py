@@ -105,7 +105,7 @@ def judge(text: str, finish: str, task: Task) -> Judgement:
 
 
 SPEC = OracleTask(prompt, judge, soak.cost, soak.limit)
-ITEMS = itertools.count(step=100)  # of each run its own: a server counts visits
+ITEMS = itertools.count(step=1000)  # of each run its own: a server counts visits
 
 
 def planned(server: Server, faults: Sequence[str], **more: Any) -> list[Task]:
@@ -123,10 +123,11 @@ def run(
     tasks: Sequence[Task],
     budget: Budget = WHOLE,
     retries: int = 3,
+    concurrency: int | None = 4,
 ) -> tuple[list[Result], Spend, float]:
     """Results, what the journal says that they cost, and what the server billed for this run."""
     before = soak.bill(server.ledger()["billed"]["single"])
-    config = OracleConfig(concurrency=4, timeout=20, retries=retries, give_up=True)
+    config = OracleConfig(concurrency=concurrency, timeout=20, retries=retries, give_up=True)
     oracle = soak.client(kind, server.root, 20)
     with Journal(journal) as opened:
         results = rectify(tasks, oracle, SPEC, opened, config, budget)
@@ -524,3 +525,24 @@ def test_no_more_is_asked_for_than_is_reckoned_with(extra: dict[str, Any]) -> No
     OracleConfig(
         "openai", model="m", extra={"max_tokens": None, "max_completion_tokens": 100, "n": 1}
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_busy_server_is_asked_as_much_as_it_takes_and_no_more(
+    kind: str, server: Server, journal: Path
+) -> None:
+    """By the real clients and without a number: found out from its refusals, which cost nothing."""
+    tasks = planned(server, ["ok"] * 200, latency=0.3, at_once=8, retry_after=0.2)
+    before = server.ledger()
+    found, spent, bill = run(kind, server, journal, tasks, concurrency=None)
+    after = server.ledger()
+    assert {r.outcome for r in found} == {"ok"}
+    assert after["faults"]["busy"] - before["faults"].get("busy", 0) < 0.1 * len(tasks)
+    assert after["most_in_flight"] > 8, "until one more was too many"
+    assert (spent.possible, spent.recorded) == (0, pytest.approx(bill))
+
+    tasks = planned(server, ["ok"] * 200, latency=0.2, per_second=60, retry_after=0.1)
+    busy = server.ledger()["faults"]["busy"]
+    found, spent, bill = run(kind, server, journal, tasks, concurrency=None)
+    assert {r.outcome for r in found} == {"ok"}
+    assert server.ledger()["faults"]["busy"] - busy < 0.2 * len(tasks)

@@ -55,7 +55,7 @@ class OracleConfig:
     thinking_level: str | None = None  # gemini 3: minimal | low | medium | high
     effort: str | None = None  # openai: reasoning_effort
     extra: dict[str, Any] = field(default_factory=dict)  # openai: more fields of the request
-    concurrency: int = 16  # requests in flight
+    concurrency: int | None = None  # requests in flight; null: as many as the server takes
     requests_per_minute: float | None = None  # at most; null: as many as `concurrency` allows
     tokens_per_minute: float | None = None  # at most, of prompts and replies; null: any number
     timeout: float = 600.0  # seconds for one request
@@ -69,7 +69,7 @@ class OracleConfig:
         None  # refuse what changes more (R_LCS); costs γ = 1 its rewrites
     )
     target_pairs: int | None = None  # stop at so many verified corrections; null: all
-    max_cost: float | None = None  # USD; null: asked on a terminal, else 5
+    max_cost: float | None = None  # USD; null: a terminal is asked before the first stage
     free: bool = False  # a server of your own, which costs nothing
     prices: PricesConfig = field(default_factory=PricesConfig)
     allow_version_drift: bool = False  # go on when another model answers

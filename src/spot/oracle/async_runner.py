@@ -1,7 +1,7 @@
 """A paid Oracle asked many things at once, within its limits and the user's budget.
 
-A task is worked on by one worker from its first prompt to its row; `concurrency` requests at most are at
-the server. Whatever ends a run early (the cap, another model, a wrong key, a bug) stops new requests only: those in flight are
+A task is worked on by one worker from its first prompt to its row; as many requests as `pace` allows are
+at the server. Whatever ends a run early (the cap, another model, a wrong key, a bug) stops new requests only: those in flight are
 waited for and written down, for they are paid.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from spot.config import OracleConfig
 from spot.oracle.journal import Journal, Paid, Request
+from spot.oracle.pace import MOST, Pace
 from spot.oracle.task_loop import (
     OK,
     Budget,
@@ -51,15 +52,15 @@ async def rectify(
     call then goes on where this one ended.
     """
     run = _Run(tasks, client, spec, journal, config, budget)
-    workers = [asyncio.create_task(run.work()) for _ in range(run.staff)]
-    closer = asyncio.create_task(run.close(workers))
+    run.hire()
+    closer = asyncio.create_task(run.close())
     try:
         while (result := await run.results.get()) is not None:
             yield result
     finally:
-        for task in (*workers, closer):
+        for task in (*run.workers, closer):
             task.cancel()
-        await asyncio.gather(*workers, closer, return_exceptions=True)
+        await asyncio.gather(*run.workers, closer, return_exceptions=True)
     if run.error is not None:
         raise run.error
 
@@ -102,14 +103,13 @@ class _Run:
         self.results: asyncio.Queue[Result | None] = asyncio.Queue()
         self.error: Exception | None = None
         self.stopping = asyncio.Event()
-        most = connections(config.concurrency, "oracle")
-        self.slots = asyncio.Semaphore(most)  # of requests at the server
+        most = connections(config.concurrency or MOST, "oracle")
+        self.pace = Pace(config.concurrency, most)  # of requests at the server
         self.changed = asyncio.Condition()  # a request or a task has ended
         self.requests = RateLimit(config.requests_per_minute)
         self.tokens = RateLimit(config.tokens_per_minute)
         self.draw = random.Random()
-        # more workers than slots: while one reply is judged, another request is on its way
-        self.staff = math.ceil(SPARE * most)
+        self.workers: list[asyncio.Task[None]] = []
         self.active = 0  # tasks in work
         self.flying = 0  # requests on their way
         self.answers = 0  # of this run
@@ -121,8 +121,14 @@ class _Run:
             self.error = error
             self.stopping.set()
 
-    async def close(self, workers: list[asyncio.Task[None]]) -> None:
-        await asyncio.gather(*workers)
+    def hire(self) -> None:
+        """More workers than slots: while one reply is judged, another request is on its way."""
+        for _ in range(len(self.workers), math.ceil(SPARE * self.pace.slots.size)):
+            self.workers.append(asyncio.create_task(self.work()))
+
+    async def close(self) -> None:
+        while working := [worker for worker in self.workers if not worker.done()]:
+            await asyncio.wait(working)
         self.results.put_nowait(None)
 
     async def work(self) -> None:
@@ -168,14 +174,18 @@ class _Run:
         """Send a request until it is answered. None when the run stops before."""
         failures, answers = 0, self.answers
         while True:
-            async with self.slots:
+            async with self.pace.slots:
                 guess = self._guess(request)
                 if (number := await self._admit(request, guess)) is None:
                     return None
+                sent = self._now()
                 came = await self._exchange(request, number)
                 if isinstance(came, Paid):
+                    self.pace.answered()
+                    self.hire()
                     self._learn(came.reply, guess)
                     return came
+            self.pace.failed(came, sent, self._now())
             failures += 1
             self._check_patience(came, failures, others=self.answers > answers)
             await self._pause(backoff(failures, came.after, self.draw))
@@ -216,9 +226,11 @@ class _Run:
             if not self._affords(most):
                 cap = self.budget.max_cost or 0.0
                 self.stop(over_budget(cap, self.journal.spend, most))
+            while (held := self.pace.wait(self._now())) and not self.stopping.is_set():
+                await self._pause(held)
             if self.stopping.is_set():
                 return None
-            now = asyncio.get_running_loop().time()
+            now = self._now()
             waits = self.requests.reserve(now), self.tokens.reserve(now, guess)
             await self._pause(max(waits))
             if self._affords(most) and not self.stopping.is_set():
@@ -232,7 +244,7 @@ class _Run:
                 return await self.client.ask(request.prompt)
         except TimeoutError:
             reason = f"no reply within {self.config.timeout:g} s"
-            raise TransientError(reason, billed=True) from None
+            raise TransientError(reason, billed=True, busy=True) from None
 
     def _check_patience(self, error: TransientError, failures: int, *, others: bool) -> None:
         """Give a request up after its last retry; stop the run if the server answers nobody."""
@@ -258,6 +270,9 @@ class _Run:
     def _affords(self, most: float) -> bool:
         cap = self.budget.max_cost
         return cap is None or self.journal.committed + most <= cap + 1e-9
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not beyond the run's end."""

@@ -19,6 +19,7 @@ from spot.utils.errors import UserError
 T = TypeVar("T")
 LONGEST_BACKOFF = 60.0  # seconds; only the server itself may ask for more
 
+BUSY = (429, 503, 529)  # statuses of a server that has too much to do; 529 is of some providers
 MOST_TOKENS = 10**9  # more than any request has
 
 _LONGEST_REASON = 300  # characters of a server's words
@@ -98,12 +99,15 @@ class TransientError(Exception):
     """Worth asking again: no connection, a timeout, an unreadable body, a status that `is_transient`.
 
     after: seconds that the server asks to wait (Retry-After), if it does; billed: whether the server
-    may have done the work (a timeout, a dropped connection) and so may charge for it.
+    may have done the work (a timeout, a dropped connection) and so may charge for it; busy: whether it
+    has too much to do (429, 503, 529, no reply in time) and should be asked less at a time.
     """
 
-    def __init__(self, reason: str, after: float | None = None, billed: bool = False) -> None:
+    def __init__(
+        self, reason: str, after: float | None = None, billed: bool = False, busy: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.after, self.billed = reason, after, billed
+        self.reason, self.after, self.billed, self.busy = reason, after, billed, busy
 
 
 class UnreadableError(ValueError):
@@ -171,7 +175,7 @@ def _connection_error(error: Exception, timeout: float) -> TransientError | None
             return TransientError(f"no connection: {reason}")
     for cause in chain:
         if isinstance(cause, TimeoutError):
-            return TransientError(f"no reply within {timeout:g} s", billed=True)
+            return TransientError(f"no reply within {timeout:g} s", billed=True, busy=True)
         if isinstance(cause, aiohttp.ClientError | ConnectionError):
             return TransientError("dropped connection", billed=True)
         if isinstance(cause, UnreadableError):
@@ -196,7 +200,8 @@ def status_error(status: int, words: str, after: float | None = None) -> Transie
     if not is_transient(status):
         return None
     billed = status in (408, 502, 504) or status >= 520
-    return TransientError(f"status {status}: {one_line(words)}".rstrip(": "), after, billed)
+    reason = f"status {status}: {one_line(words)}".rstrip(": ")
+    return TransientError(reason, after, billed, busy=status in BUSY)
 
 
 def is_transient(status: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from spot.data import artifacts
-from spot.data.rows import Attempt, Rectification
+from spot.data.rows import Attempt, Pair, Rectification
+from spot.pipeline.distributed.training_job import selected
+from spot.pipeline.policy import SHIPPED
+from spot.training.loop import tokenise
+from spot.training.packing import PairTokens
+from spot.utils.errors import UserError
 from tests.support.command_line import spot
 from tests.support.laptop import SMALL, content, copy, last_run, products, run
 from tests.support.processes import ended
@@ -44,6 +52,37 @@ def test_the_report_and_the_checkpoint_are_there(laptop: Path) -> None:
     model = products(laptop)["checkpoint"] / "model"
     assert AutoModelForCausalLM.from_pretrained(model).config.model_type == "qwen3"
     assert AutoTokenizer.from_pretrained(model).chat_template
+
+
+def test_pairs_are_trained_on_in_the_token_ids_that_were_selected(
+    laptop: Path, tmp_path: Path
+) -> None:
+    """Checked by their digest, of this policy only; a product of before, without them, is as good."""
+    made = products(copy(laptop, tmp_path))
+    for folder in (made["pairs"], made["held_out"]):
+        manifest = artifacts.read_manifest(folder)
+        rows, policy = artifacts.read_rows(folder, Pair), manifest["inputs"]["policy"]
+        expected = tokenise(AutoTokenizer.from_pretrained(SHIPPED), rows, thinking=False)
+        kept = selected(folder, policy)
+        for pair, other in zip(kept, expected, strict=True):
+            assert isinstance(pair, PairTokens)
+            assert (pair.id, pair.lengths) == (other.id, other.lengths)
+            for name in ("prompt", "chosen", "rejected"):
+                assert getattr(pair, name).tolist() == getattr(other, name).tolist()
+        assert selected(folder, "of another policy") == rows
+        ids = folder / "tokens" / "ids.npy"
+        ids.write_bytes(ids.read_bytes()[:-1] + b"\1")
+        with pytest.raises(UserError, match=r"tokens/ids\.npy"):
+            selected(folder, policy)
+        shutil.rmtree(folder / "tokens")
+        assert selected(folder, policy) == rows
+        del manifest["files"]["tokens/ids.npy"], manifest["files"]["tokens/names.npy"]
+        del manifest["files"]["tokens/lengths.npy"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        key = {name: manifest[name] for name in ("stage", "settings", "inputs")}
+        old = artifacts.product(folder.parents[1], *key.values(), "rows.jsonl")
+        old.check()
+        assert old.digest == manifest["digest"], "what is trained on them keeps its name"
 
 
 def test_a_second_run_reuses_everything(laptop: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pyarrow import parquet
 from rich.console import Console
 
 from performance import common, plan_check
-from spot.config import Config, HardwareConfig, ModelConfig
+from spot.config import Config, HardwareConfig, ModelConfig, ProbeConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
 from spot.pipeline.plan import Plan
@@ -30,6 +30,7 @@ from spot.pipeline.plan.minutes import spent, total
 from spot.training.bin_packing import Cost, Lengths
 from spot.training.memory_model import Activations, Rows, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
+from spot.training.probing import steps_between
 from spot.training.shapes import KNOWN, Shape, read, shape_of
 from spot.utils.errors import UserError
 
@@ -421,6 +422,17 @@ def test_ranks_without_a_pair_shorten_nothing() -> None:
     assert "idle ranks" not in text(four)
 
 
+def test_looking_at_held_out_pairs_takes_a_fiftieth_of_training() -> None:
+    """A look is one pass over 16 pairs, a step three over 32: in 250 steps 0.02 × 250 × 3 × 32 / 16 = 30 looks."""
+    null = ProbeConfig()
+    assert steps_between(null, "gpu", 16, 32, 250) == 9  # ⌈250 / 28⌉, and the first and the last
+    assert steps_between(null, "gpu", 16, 8, 1000) == 36
+    assert steps_between(null, "gpu", 16, 32, 10) == 10  # the first and the last alone
+    assert steps_between(null, "gpu", 0, 32, 250) == 1
+    assert steps_between(null, "cpu", 16, 32, 250) == 1
+    assert steps_between(ProbeConfig(every=3), "gpu", 16, 32, 250) == 3
+
+
 def test_the_time_of_a_run_by_hand() -> None:
     """Every stage of the paper's recipe; what only a measurement tells is an assumption with a key."""
     recipe = [
@@ -443,10 +455,14 @@ def test_the_time_of_a_run_by_hand() -> None:
     assert found["training's start"] == pytest.approx((60 + weights / 2e9) / 60)
     assert found["Oracle"] == pytest.approx(4235 * 60 / 16 / 60)
     one = plan.flops["reference"] / 4000
-    assert found["probes"] == pytest.approx(251 * 16 * one / (0.4 * 8 * 989e12) / 60)
+    assert found["probes"] == pytest.approx(
+        29 * 16 * one / (0.4 * 8 * 989e12) / 60
+    )  # every 9 steps
     assert found["resumable checkpoints"] == pytest.approx(5 * 14 * QWEN.parameters / 2e9 / 60)
     assert found["trained model"] == pytest.approx(weights / 2e9 / 60)
     assert total(spent(plan)) == (pytest.approx(sum(found.values())), [])
+    kept = minutes(make(*recipe, "save.exports=25", "probe.ability=exports"))
+    assert kept["evaluation of exports"] == pytest.approx(9 * 5 * 541 * 1800 / rate / 60)
     shown = text(plan)
     assert f"{sum(found.values()):,.1f}" in shown
     for key in (

@@ -175,6 +175,8 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
     if until in ("pretrain", "evaluate"):
         return
+    if config.probe.ability == "exports":
+        _check_exports(config)
     if config.rounds > 1:
         _check_rounds(config)
     if until == "elicit":
@@ -203,6 +205,19 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError(
             f"loss={loss} needs rejected responses and data.arm=self has none: "
             "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
+        )
+
+
+def _check_exports(config: Config) -> None:
+    """What is measured over steps must be kept, and be asked."""
+    if not config.save.exports:
+        raise UserError(
+            "probe.ability=exports measures weights that training keeps: set save.exports=<steps>."
+        )
+    if not any(task.domain == "general" for task in config.benchmarks.tasks.values()):
+        raise UserError(
+            f"probe.ability=exports asks general benchmarks and benchmarks={config.benchmarks.name} has "
+            "none: choose others, or probe.ability=training."
         )
 
 

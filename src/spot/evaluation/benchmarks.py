@@ -16,6 +16,7 @@ from spot.grading import registry
 from spot.grading.family import Family, RowError
 from spot.grading.registry import Options, Verifier
 from spot.utils.errors import UserError
+from spot.utils.progress import say
 
 if TYPE_CHECKING:
     from spot.evaluation.runner import Benchmark
@@ -42,7 +43,7 @@ def without_grading(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
 
 def general(tasks: Mapping[str, BenchmarkConfig], probe: ProbeConfig) -> list[BenchmarkConfig]:
     """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
-    if not probe.ability_every:
+    if not probe.ability_every or probe.ability != "training":
         return []
     asked = [t for t in tasks.values() if t.domain == "general" and t.family == "arithmetic"]
     return [replace(task, questions=probe.questions, trials=1) for task in asked]
@@ -112,6 +113,22 @@ def check(group: BenchmarksConfig) -> None:
         template(task)
         if (path := local_path(task, group.folder)) is not None:
             list(read_questions(task, family, path))
+
+
+def fetch(groups: Iterable[BenchmarksConfig]) -> None:
+    """Have every data set of the hub that these benchmarks ask in its cache, its rows read once.
+
+    Raises UserError for the first that cannot be had: one that is gated, or neither in the cache nor
+    to be reached.
+    """
+    tasks = [
+        (task, local_path(task, group.folder)) for group in groups for task in group.tasks.values()
+    ]
+    asked = {json.dumps(asdict(task)): task for task, path in tasks if path is None and task.hub}
+    if asked:
+        say(f"benchmarks: reading the questions of {', '.join(t.name for t in asked.values())} …")
+    for task in asked.values():
+        list(read_questions(task, family_of(task), None))
 
 
 def made(task: BenchmarkConfig, seed: int) -> Benchmark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,9 +140,18 @@ def graders(config: Config) -> dict[str, str]:
 
 
 def probe_settings(config: Config) -> dict[str, Any]:
-    """What decides the ability probe's scores; nothing where nothing is asked."""
-    tasks = benchmarks.general(config.benchmarks.tasks, config.probe)
-    return _asked(config, tasks) | {"benchmarks_seed": config.benchmarks.seed} if tasks else {}
+    """What decides what is measured while training goes on; of the ability probe nothing where nothing is asked.
+
+    `every` stays null where it follows from the pairs, which name the training, too.
+    """
+    settings = asdict(config.probe)
+    if settings.pop("ability") == "exports":
+        settings["ability_every"] = 0
+    if settings["every"] is None and config.hardware.accelerator == "cpu":
+        settings["every"] = 1
+    if tasks := benchmarks.general(config.benchmarks.tasks, config.probe):
+        settings |= _asked(config, tasks) | {"benchmarks_seed": config.benchmarks.seed}
+    return settings
 
 
 def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:

@@ -39,15 +39,16 @@ class Exported:
     last: int  # step of the trained model
 
 
-def evaluate(run_folder: Path) -> Path:
+def evaluate(run_folder: Path, domain: str | None = None) -> Path:
     """Evaluate the exports of the finished run in `run_folder` and write its `exports.csv`.
 
+    domain: of the benchmarks that are asked; None: all of the run's own.
     A row is the accuracy of one benchmark after so many optimiser steps, in percent with its 95%
     interval over questions; step 0 is the base and the last step the trained model, both as the run
     scored them. Of several rounds the last one's steps are measured, without a step 0: what that
     round started with is not the base. Raises UserError where there is no finished run or no export.
     """
-    exported = read(run_folder)
+    exported = read(run_folder, domain)
     if not exported.weights:
         raise UserError(
             f"{run_folder} exported no weights: train with save.exports=<steps> to keep some."
@@ -65,8 +66,8 @@ def evaluate(run_folder: Path) -> Path:
     return run_folder / EXPORTED
 
 
-def read(run_folder: Path) -> Exported:
-    """What there is to evaluate. Raises UserError where there is no finished run."""
+def read(run_folder: Path, domain: str | None = None) -> Exported:
+    """What there is to evaluate, on benchmarks of a domain. Raises UserError where there is no finished run."""
     if not run_record.is_finished(run_folder):
         raise UserError(
             f"{run_folder} holds no finished run: give a run's folder, with its run.json."
@@ -77,7 +78,10 @@ def read(run_folder: Path) -> Exported:
     folders = (f for f in (checkpoint / EXPORTS).glob("step_*") if (f / "config.json").exists())
     weights = {int(folder.name.removeprefix("step_")): folder for folder in sorted(folders)}
     weights.pop(last, None)
-    return Exported(run, _config(run.record, run.folder, checkpoint), weights, last)
+    config = _config(run.record, run.folder, checkpoint)
+    kept = {n: t for n, t in config.benchmarks.tasks.items() if domain in (None, t.domain)}
+    config = replace(config, benchmarks=replace(config.benchmarks, tasks=kept))
+    return Exported(run, config, weights, last)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from spot.data.answers import Item
 from spot.data.chat import prompt_ids, response_ids, stop_ids
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.held_out import seeded_order
+from spot.data.pair_tokens import TokenIds
 from spot.data.rows import CORRECT, Attempt, Pair, Rectification
 from spot.grading.registry import Verifier
 from spot.utils.terminal import count
@@ -69,11 +72,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs, sorted by id, and the ids that were dropped, by reason."""
+    """The pairs, sorted by id, with their token ids, and the ids of rows that were dropped, by reason."""
 
     pairs: list[Pair]
     dropped: dict[str, list[str]]
     smallest_ratio: float | None  # of all pairs that were measured against γ
+    tokens: dict[str, TokenIds] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,24 +124,27 @@ def select(
     seen: set[tuple[str, str, str | None]] = set()
     pairs: list[Pair] = []
     ratios: list[float] = []
+    tokens: dict[str, TokenIds] = {}
     for candidate, reason in zip(candidates, verdicts, strict=True):
         text = (candidate.row.question, candidate.chosen, candidate.rejected)
         reason = reason or (DUPLICATE if text in seen else "")
         seen.add(text)
         if not sieve.passes(candidate.row.id, reason):
             continue
-        pair, reason = _measure(candidate, tokenizer, rules)
+        pair, reason, ids = _measure(candidate, tokenizer, rules)
         if not reason and pair.change_ratio is not None:
             ratios.append(pair.change_ratio)
         if not reason and _strays(pair, rules):
             reason = ABOVE_GAMMA
         if sieve.passes(pair.id, reason):
             pairs.append(pair)
+            tokens[pair.id] = ids
     taken = set(
         sorted((p.id for p in pairs), key=lambda i: seeded_order(rules.seed, i))[: rules.pairs]
     )
     pairs = [p for p in pairs if sieve.passes(p.id, "" if p.id in taken else BEYOND_PAIRS)]
-    return Selection(pairs, dict(sieve.dropped), min(ratios, default=None))
+    taken_tokens = {pair.id: tokens[pair.id] for pair in pairs}
+    return Selection(pairs, dict(sieve.dropped), min(ratios, default=None), taken_tokens)
 
 
 def nothing_left(
@@ -196,8 +203,8 @@ def _verdicts(
         yield CHOSEN_NOT_CORRECT if not good else REJECTED_IS_CORRECT if bad else ""
 
 
-def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair, str]:
-    """The pair in tokens, and what is wrong with it then."""
+def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair, str, TokenIds]:
+    """The pair in tokens, what is wrong with it then, and the tokens."""
     row = candidate.row
     prompt = prompt_ids(tokenizer, row.question, thinking=rules.thinking)
     chosen = response_ids(tokenizer, candidate.chosen)
@@ -218,13 +225,15 @@ def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair,
         chosen_tokens=len(chosen),
         rejected_tokens=None if rejected is None else len(rejected),
     )
+    y = None if rejected is None else np.array(rejected, np.int32)
+    tokens = np.array(prompt, np.int32), np.array(chosen, np.int32), y
     if chosen == rejected:  # texts that differ only in what the tokenizer makes equal
-        return pair, IDENTICAL
+        return pair, IDENTICAL, tokens
     longest = max(len(chosen), len(rejected or ()))
     ends = stop_ids(tokenizer)
     if any(i in ends for ids in (chosen, rejected or []) for i in ids[:-1]):
-        return pair, END_TOKEN_INSIDE
-    return pair, OVER_LONG if len(prompt) + longest > rules.context_length else ""
+        return pair, END_TOKEN_INSIDE, tokens
+    return pair, OVER_LONG if len(prompt) + longest > rules.context_length else "", tokens
 
 
 def _strays(pair: Pair, rules: Rules) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spot.config import ASKED, Config, resolved_loss
-from spot.data import artifacts
+from spot.data import artifacts, pair_tokens
 from spot.data.advice import nothing_wrong, ungraded
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
 from spot.evaluation import benchmarks as measuring
@@ -267,8 +267,7 @@ def _select(
     if settings["arm"] == "self":
         settings |= {"held_out": config.data.held_out} | parts.settings(config)
         inputs |= _first(run, material)
-    target = artifacts.product(run.root, "select", settings, inputs)
-
+    target = artifacts.product(run.root, "select", settings, inputs, artifacts.ROWS)
     rules = Rules(**{key: settings[key] for key in Rules.__dataclass_fields__})
     dropped: dict[str, list[str]] = {}
 
@@ -288,6 +287,7 @@ def _select(
             raise UserError(nothing_left(selection, rules, key, held_out=name == "held_out"))
         dropped.update(selection.dropped)
         counts.update(selection.counts)
+        pair_tokens.write(target.folder, selection.tokens)
         yield from (pair for pair in selection.pairs if pair.id not in done)
 
     def make() -> None:
@@ -312,7 +312,7 @@ def train(
         "save": {"exports": config.save.exports, "dtype": config.save.dtype},
         "share_prefix": config.data.share_prefix,
         "thinking": config.model.thinking,
-        "probe": asdict(config.probe) | clients.probe_settings(config),
+        "probe": clients.probe_settings(config),
     }
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
     target = artifacts.product(run.root, "train", settings, inputs, "model/*")

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from spot.training.module import PairModule
 from spot.training.monitoring import HeldOut, Monitoring
 from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps
 from spot.training.precision import DTYPES
+from spot.training.probing import steps_between
 from spot.training.reference import make_references, model_identity, pairs_digest
 from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
@@ -85,8 +86,8 @@ class TrainResult:
 def train(
     policy_folder: Path,
     out: Path,
-    pairs: Sequence[Pair],
-    held_out: Sequence[Pair],
+    pairs: Sequence[Pair | PairTokens],
+    held_out: Sequence[Pair | PairTokens],
     loss: LossConfig,
     seed: int,
     options: RunOptions,
@@ -112,6 +113,7 @@ def train(
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
     check_pairs(tokens, over_long, loss, packing)
+    plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
 
     weights = options.weights or artifacts.model_digest(policy_folder)
     file, layers = policy_folder / "config.json", config.num_hidden_layers
@@ -131,12 +133,11 @@ def train(
         tokens,
         loss,
         computing,
-        make_monitoring(watched, computing, options),
+        make_monitoring(watched, tokens, computing, options, loss.batch_pairs, len(plan)),
     )
     ways = hardware.strategy, hardware.ranks, hardware.zero_stage
     module.run_key = run_key(weights, tokens, loss, seed, ways)
     module.seconds["load"] = time.perf_counter() - begin
-    plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
     callback = CheckpointCallback(out, tokenizer, options.save, options.loggers)
     resumed_at = fit(trainer, module, plan, callback)
     return TrainResult(
@@ -185,21 +186,31 @@ def load_policy(
 
 
 def make_monitoring(
-    held_out: Sequence[PairTokens], computing: Computing, options: RunOptions
+    held_out: Sequence[PairTokens],
+    pairs: Sequence[PairTokens],
+    computing: Computing,
+    options: RunOptions,
+    batch: int,
+    steps: int,
 ) -> Monitoring:
-    """What is measured besides the batch; a model in parts cannot be asked questions."""
-    probe = options.ability_probe
-    if probe is not None and computing.hardware.in_parts:
-        probe = None
+    """What is measured besides the batch, and how often; a model in parts cannot be asked questions."""
+    ability, packing, hardware = options.ability_probe, computing.packing, computing.hardware
+    if ability is not None and hardware.in_parts:
+        ability = None
         say(
-            "No ability probe at ZeRO-3, where no rank has the whole model: set save.exports=<steps> "
-            "and run `spot evaluate <run folder>` afterwards."
+            "No ability probe at ZeRO-3, where no rank has the whole model: choose probe.ability=exports "
+            "and save.exports=<steps>, or run `spot evaluate <run folder>` afterwards."
         )
-    return Monitoring(HeldOut(held_out, computing.packing), options.probe, probe)
+    look = sum(pair.cost(replace(packing, rejected=True)) for pair in held_out)
+    mean = sum(pair.cost(packing) for pair in pairs) / len(pairs)
+    every = steps_between(options.probe, hardware.accelerator, look, batch * mean, steps)
+    return Monitoring(HeldOut(held_out, packing), replace(options.probe, every=every), ability)
 
 
-def tokenise(tokenizer: Any, pairs: Sequence[Pair], thinking: bool) -> list[PairTokens]:
-    """Pairs in token ids, each response tokenised once."""
+def tokenise(
+    tokenizer: Any, pairs: Sequence[Pair | PairTokens], thinking: bool
+) -> list[PairTokens]:
+    """Pairs in token ids, each response tokenised once; those that are in ids stay as they are."""
 
     def ids(pair: Pair) -> PairTokens:
         rejected = pair.rejected
@@ -210,7 +221,7 @@ def tokenise(tokenizer: Any, pairs: Sequence[Pair], thinking: bool) -> list[Pair
             None if rejected is None else np.asarray(chat.response_ids(tokenizer, rejected)),
         )
 
-    return [ids(pair) for pair in pairs]
+    return [pair if isinstance(pair, PairTokens) else ids(pair) for pair in pairs]
 
 
 def check_pairs(

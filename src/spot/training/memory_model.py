@@ -6,13 +6,13 @@ buffers), and what grows with the tokens of a pack. P is the number of parameter
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spot.config import HardwareConfig
 from spot.training.bin_packing import Lengths
 from spot.training.shapes import Shape
+from spot.utils.machine import memory
 
 TILES = {"cpu": (512, 2048), "cuda": (2048, 16384)}  # rows and words of a tile of logits
 EIGHT_BIT = 2 + 2 * 4 / 256  # two moments of 1 byte, and an fp32 scale for every 256 of each
@@ -146,8 +146,7 @@ def capacity(hardware: HardwareConfig) -> float | None:
         return RESERVE * hardware.memory_gib * 2**30
     if hardware.accelerator == "gpu":
         return None
-    here = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return RESERVE * here / hardware.devices
+    return RESERVE * memory() / hardware.devices
 
 
 def _single(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:

@@ -116,5 +116,6 @@ class Monitoring:
     probe: ProbeConfig
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None  # gets the model itself
 
-    def due(self, every: int, step: int, last: int) -> bool:
-        return every > 0 and (step in (0, last) or step % every == 0)
+    def due(self, every: int | None, step: int, last: int) -> bool:
+        """Whether it is measured after `step` of `last` steps."""
+        return every is not None and every > 0 and (step in (0, last) or step % every == 0)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spot.config import Config, from_plain, plain, resolved_loss
-from spot.data import artifacts
+from spot.data import artifacts, pair_tokens
 from spot.data.rows import Pair
 from spot.evaluation import benchmarks as measuring
 from spot.generation import build
 from spot.pipeline import clients
 from spot.utils import machine
+
+if TYPE_CHECKING:
+    from spot.training.packing import PairTokens
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,26 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
         result = train(
             job.policy_folder,
             job.out,
-            artifacts.read_rows(job.pairs, Pair),
-            artifacts.read_rows(job.held_out, Pair)[: config.probe.pairs],
+            selected(job.pairs, job.policy_digest),
+            selected(job.held_out, job.policy_digest)[: config.probe.pairs],
             resolved_loss(config),
             config.seed,
             options,
         )
     return asdict(result)
+
+
+def selected(folder: Path, policy: str) -> Sequence[Pair | PairTokens]:
+    """The pairs of a product: in token ids where it was selected for this policy and has kept them.
+
+    policy: its digest. Another one's tokenizer may not be the same.
+    """
+    from spot.training.packing import PairTokens
+
+    same = artifacts.read_manifest(folder)["inputs"].get("policy") == policy
+    if same and (kept := pair_tokens.read(folder)):
+        return [PairTokens(name, *ids) for name, ids in sorted(kept.items())]
+    return artifacts.read_rows(folder, Pair)
 
 
 def _loggers(job: TrainingJob) -> AbstractContextManager[list[Any]]:

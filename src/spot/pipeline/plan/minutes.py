@@ -11,9 +11,11 @@ from spot.pipeline.plan.account import GIB, Plan
 from spot.pipeline.plan.disk import SPEED, checkpoint_bytes, exported_bytes
 from spot.pipeline.plan.work import answers, attempts
 from spot.training.memory_model import capacity, width
+from spot.training.probing import steps_between
 from spot.training.shapes import Shape
 
 DISK = f"{SPEED / 1e9:g} GB/s (assumed)"
+AT_ONCE = 16  # requests to an Oracle where oracle.concurrency is null
 UNKNOWN = "set plan.tokens_per_second, which `spot elicit data.questions=100` measures"
 
 
@@ -28,7 +30,8 @@ class Spent:
 
 def spent(plan: Plan) -> list[Spent]:
     """Every stage of the run that takes time, of all rounds, in the order of the run."""
-    return [*_before(plan), *_training(plan), *_written(plan), *_measured(plan, "after")]
+    after = [*_measured(plan, "after"), *_exported(plan)]
+    return [*_before(plan), *_training(plan), *_written(plan), *after]
 
 
 def total(rows: Sequence[Spent]) -> tuple[float, list[str]]:
@@ -65,6 +68,15 @@ def _measured(plan: Plan, when: str) -> Iterator[Spent]:
     if config.benchmarks.tasks:
         used, count = config.evaluator or config.generator, answers(config)
         yield _sampling(f"evaluation, {when}", plan, used, count, "answers")
+
+
+def _exported(plan: Plan) -> Iterator[Spent]:
+    """General ability over steps, of the weights that the last round kept before its end."""
+    config = plan.config
+    if config.probe.ability == "exports":
+        count = (plan.work.steps - 1) // config.save.exports * answers(config, "general")
+        used = config.evaluator or config.generator
+        yield _sampling("evaluation of exports", plan, used, count, "answers")
 
 
 def _sampling(
@@ -124,8 +136,11 @@ def _oracle(plan: Plan) -> Iterator[Spent]:
         within = "batch jobs (oracle.batch) may take a day"
         yield Spent("Oracle", None, within if oracle.batch else plan.calls.note)
         return
-    minutes, most = count * seconds / oracle.concurrency / 60, oracle.requests_per_minute
-    source = f"{count:,} calls of {seconds:g} s (plan.oracle_seconds, assumed), {oracle.concurrency} at a time"
+    at_once, most = oracle.concurrency or AT_ONCE, oracle.requests_per_minute
+    minutes = count * seconds / at_once / 60
+    source = f"{count:,} calls of {seconds:g} s (plan.oracle_seconds, assumed), {at_once} at a time"
+    if oracle.concurrency is None:
+        source += " (assumed: the run finds out)"
     if most and count / most > minutes:
         minutes, source = count / most, f"{count:,} calls, oracle.requests_per_minute={most:g}"
     yield Spent("Oracle", minutes, f"{source}; without second tries")
@@ -146,12 +161,14 @@ def _training(plan: Plan) -> Iterator[Spent]:
         waiting = (plan.balance.slowest - 1) * training.minutes
         note = f"{plan.balance.slowest:.2f} × the mean of {ranks} ranks: {plan.balance.source}"
         yield Spent("waiting for the slowest", waiting, note)
-    probes = rounds * (1 + work.steps // config.probe.every)
     pairs = config.probe.pairs
-    one = work.reference.forward or work.trained.forward
+    look = pairs * (work.reference.forward or work.trained.forward) / work.pairs
+    batch = config.loss.batch_pairs * work.trained.forward / work.pairs
+    every = steps_between(config.probe, config.hardware.accelerator, look, batch, work.steps)
+    probes = rounds * (1 + -(-work.steps // every))
     busy = min(1.0, pairs / ranks)
-    note = f"{probes:,} of {pairs} held-out pairs (probe.every={config.probe.every}), "
-    yield _computed("probes", plan, probes * pairs * one / work.pairs / busy, note)
+    note = f"{probes:,} of {pairs} held-out pairs (probe.every={every}), "
+    yield _computed("probes", plan, probes * look / busy, note)
     asked = len(benchmarks.general(config.benchmarks.tasks, config.probe))
     if asked and not config.hardware.in_parts:
         count = rounds * (1 + work.steps // config.probe.ability_every)

@@ -93,9 +93,10 @@ def attempts(config: Config) -> int | None:
     return questions and questions * (1 if data.fields.response else data.samples)
 
 
-def answers(config: Config) -> int:
-    """What one model answers in all benchmarks; 500 questions of a data set that is not known."""
-    tasks = config.benchmarks.tasks.items()
+def answers(config: Config, domain: str | None = None) -> int:
+    """What one model answers in all benchmarks, or in a domain's; 500 questions of an unknown data set."""
+    every = config.benchmarks.tasks
+    tasks = [(name, task) for name, task in every.items() if domain in (None, task.domain)]
     return sum((task.questions or QUESTIONS.get(name, 500)) * task.trials for name, task in tasks)
 
 

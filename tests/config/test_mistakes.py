@@ -74,6 +74,8 @@ REFUSED_HERE = [  # each valid, and impossible on this machine
     (f"{OWN} data.path=good.jsonl", "data.held_out=64 2 wrong data.questions=2"),
     ("pretrain model.path=/nowhere", "model.path=/nowhere pretrain"),
     ("output=bad.jsonl/x", "output=bad.jsonl/x written"),
+    ("hardware.attention=flash", "hardware.attention=flash flash-attn installed"),
+    ("logger=wandb logger.wandb_mode=online", "logger.wandb_mode=online WANDB_API_KEY"),
 ]
 
 

@@ -67,6 +67,7 @@ def test_the_papers_command_from_questions_to_its_report(tmp_path: Path) -> None
             *here,
             *IN_SMALL,
             f"oracle.base_url={oracle.root}",
+            "oracle.max_cost=100",
         ]
         limited = ["bash", "-c", f"ulimit -n 1024; exec {shlex.join(command)}"]
         more = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "GEMINI_API_KEY": "a-key"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -41,7 +42,8 @@ def command(server: Server, *more: str) -> list[str]:
     data = ["data=jsonl", "data.path=rows.jsonl", "data.fields.response=response"]
     data += ["data.fields.id=id", "data.held_out=10", "model=tiny"]
     oracle = ["oracle=openai", "oracle.model=gpt-4.1", f"oracle.base_url={server.url}"]
-    return [*SPOT, "rectify", *data, *oracle, "oracle.concurrency=8", *more]
+    pace = ["oracle.concurrency=8", "oracle.max_cost=5"]
+    return [*SPOT, "rectify", *data, *oracle, *pace, *more]
 
 
 def environment() -> dict[str, str]:
@@ -179,14 +181,50 @@ def test_the_cap_stops_cleanly_and_a_raised_one_goes_on(server: Server, folder: 
     assert recorded(folder) == pytest.approx(bill(server) - before)
 
 
-def test_a_dear_run_is_refused_without_a_terminal(server: Server, folder: Path) -> None:
+class Terminal(io.StringIO):
+    """A person at it, who types this; and what was there when they were asked."""
+
+    def __init__(self, typed: str, folder: Path) -> None:
+        super().__init__(typed)
+        self.folder, self.there = folder, [True]
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, *size: Any) -> str:
+        self.there = list(self.folder.glob("outputs"))
+        return super().readline(*size)
+
+
+def test_without_a_limit_a_terminal_is_asked_before_the_first_stage(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.plan(Plan(key=KEY))
     before = bill(server)
-    dear = ["oracle.prices.input=3000", "oracle.prices.output=9000"]
-    code, told = run(folder, command(server, *dear))
+    small = ["oracle.max_tokens=300", "oracle.max_cost=null"]
+    code, told = run(folder, command(server, *small))
+    assert (code, told.count("\n")) == (2, 1), told
+    assert "oracle.max_cost is missing: oracle=openai is expected to cost 0." in told
+    assert "(about 27 attempts to correct; 34 requests, at most " in told
+    assert not (folder / "outputs").exists()
+
+    monkeypatch.setattr(sys, "stdin", terminal := Terminal("0.03\n", folder))
+    code, told = run(folder, command(server, *small))
     assert code == 2
-    assert "say what it may cost, oracle.max_cost=<USD>" in told.splitlines()[-1]
-    assert bill(server) == before
+    assert "oracle.max_cost=0.03 USD is reached" in told.splitlines()[-1]
+    assert (terminal.there, bill(server) - before <= 0.03) == ([], True)
+    (record,) = folder.glob("outputs/runs/*/*/run.json")
+    assert "oracle.max_cost=0.03" in json.loads(record.read_text())["overrides"]
+
+    monkeypatch.setattr(sys, "stdin", Terminal("much\n", folder))
+    code, told = run(folder, command(server, *small))
+    assert (code, "'much' is not a number" in told) == (2, True)
+    monkeypatch.setattr(sys, "stdin", Terminal("\n", folder))  # what is expected: twice enough
+    code, told = run(folder, command(server, *small))
+    assert code == 0, told
+    monkeypatch.setattr(sys, "stdin", terminal := Terminal("", folder))
+    code, told = run(folder, command(server, *small))
+    assert (code, terminal.there) == (0, [True]), "all is there, and nobody is asked"
 
 
 def test_another_model_stops_the_run_until_it_is_allowed(server: Server, folder: Path) -> None:

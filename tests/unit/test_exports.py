@@ -16,11 +16,13 @@ from spot.config.compose import compose
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Score
 from spot.evaluation.statistics import by_benchmark, summarise
-from spot.pipeline import exports, policy, stages
+from spot.pipeline import checks, clients, exports, policy, stages
 from spot.pipeline.policy import SHIPPED, Policy
 from spot.pipeline.run import Run
 from spot.utils.errors import UserError
+from spot.utils.progress import say_once
 from tests.support.command_line import spot
+from tests.support.laptop import SMALL, copy
 from tests.support.runs import make_run
 
 SETTINGS = ["benchmarks=quick", "generator.max_new_tokens=96", "generator.batch=64"]
@@ -127,6 +129,47 @@ def test_every_export_is_scored_between_the_base_and_the_trained(run, workplace,
     assert evaluations(workplace) == after
     assert (run / "exports.csv").read_bytes() == written
     assert not list(tmp_path.iterdir())  # nothing was made where we stood
+
+
+def test_one_command_draws_general_ability_over_steps(laptop, tmp_path):
+    folder = copy(laptop, tmp_path, without=("train",))
+    done = spot(folder, "run", *SMALL, "save.exports=1", "probe.ability=exports")
+    assert done.returncode == 0, done.stderr
+    report_folder = Path(done.stdout.split("report: ")[1].strip()).parent
+    steps = table(folder / report_folder / "exports.csv")
+    assert list(steps) == [0, 1, 2, 3]
+    assert {name for rows in steps.values() for name in rows} == {"instructions"}
+    assert (folder / report_folder / "figures" / "ability_over_steps.svg").exists()
+    products = json.loads((folder / report_folder / "run.json").read_text())["products"]
+    measured = (folder / report_folder / products["checkpoint"] / "metrics.csv").read_text()
+    assert "probe/" not in measured, "and nobody was asked in training"
+
+
+def test_what_would_measure_nothing_is_said(tmp_path, capfd):
+    say_once.cache_clear()
+    checks.ability(compose(["benchmarks=paper"]))
+    said = capfd.readouterr().err
+    assert "probe.ability_every=25 asks nothing: ifeval cannot be asked while" in said
+    assert "probe.ability=exports save.exports=<steps>" in said
+    for quiet in (["benchmarks=laptop"], ["benchmarks=paper", "probe.ability_every=0"]):
+        checks.ability(compose(quiet))
+    assert not capfd.readouterr().err
+    with pytest.raises(UserError, match=r"set save\.exports=<steps>"):
+        compose(["probe.ability=exports"])
+    with pytest.raises(UserError, match=r"benchmarks=data has none"):
+        compose(["probe.ability=exports", "save.exports=5", "benchmarks=data"])
+
+
+def test_how_often_it_is_looked_names_a_training_as_before():
+    """The laptop's trainings keep their names: a number is in them, where null means one."""
+    before = {"pairs": 16, "every": 1, "questions": 64, "ability_every": 25}
+    for settings in ([], ["probe.every=1"]):
+        found = clients.probe_settings(compose(settings))
+        assert {name: found[name] for name in before} == before
+        assert set(found) == {*before, "benchmarks", "generation", "benchmarks_seed"}
+    kept = ["probe.ability=exports", "save.exports=5"]
+    assert clients.probe_settings(compose(kept)) == before | {"ability_every": 0}
+    assert clients.probe_settings(compose(["hardware=1xgpu"]))["every"] is None
 
 
 def test_of_several_rounds_the_last_one_is_measured_without_the_base(tmp_path, monkeypatch):

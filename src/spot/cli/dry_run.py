@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from spot.config import PAID, Config
 from spot.config.compose import Expanded
 from spot.data import run_record
-from spot.pipeline import checks
-from spot.pipeline.plan import oracle as costs
+from spot.pipeline import checks, resources, spending
 from spot.pipeline.preview import REUSE, Preview, preview, preview_exports
 from spot.pipeline.sweep_jobs import is_complete
 from spot.utils.errors import UserError
@@ -47,7 +47,7 @@ def _run(config: Config, until: str | None, folder: Path) -> Iterator[str]:
         yield f"  {what:<9}in {folder}"
     yield _total(products, config)
     yield from _oracles([(config, products)])
-    yield from _refusals(config, until)
+    yield from _refusals([config], until)
 
 
 def _lines(products: Sequence[Preview]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _sweep(asked: Expanded) -> Iterator[str]:
     distinct = {(one.stage, one.key): one for one in everything}
     yield _total(list(distinct.values()), asked.jobs[0][1])
     yield from _each_once(_oracles(previews))
-    yield from dict.fromkeys(line for config, _ in previews for line in _refusals(config, None))
+    yield from _refusals([config for config, _ in previews], None)
 
 
 def _rank(name: str) -> tuple[str, int]:
@@ -108,7 +108,7 @@ def _oracles(previews: Sequence[tuple[Config, Sequence[Preview]]]) -> Iterator[s
     for config, products in previews:
         if config.oracle.kind in PAID:
             known = by_oracle.setdefault(json.dumps(asdict(config.oracle)), (config, {}))[1]
-            known |= {p.key: p for p in products if p.stage == "rectify" and p.action != REUSE}
+            known |= spending.to_ask(products)
     for config, missing in by_oracle.values():
         yield from _oracle(config, list(missing.values()))
 
@@ -118,13 +118,11 @@ def _oracle(config: Config, missing: Sequence[Preview]) -> Iterator[str]:
     if not missing:
         yield f"{name}: nothing to ask."
         return
-    counts = [one.to_correct for one in missing if one.to_correct is not None]
-    calls = costs.calls(config, sum(counts) if len(counts) == len(missing) else None)
+    calls = spending.calls(config, missing)
     if calls.count is None:
         yield f"{name}: costs are {calls.note}."
         return
-    about = "about " if any(one.assumed for one in missing) else ""
-    yield f"{name}: {about}{count(calls.count, 'attempt')} to correct, {calls.price} ({calls.price_note})."
+    yield f"{name}: {calls.note}, {calls.price} ({calls.price_note})."
     for path in {one.journal for one in missing if one.journal is not None}:
         if path.exists():
             yield f"  not paid again: the replies in {path}"
@@ -137,10 +135,16 @@ def _each_once(lines: Iterable[str]) -> Iterator[str]:
         yield f"{times} settings of the Oracle, each: {line}" if adds_up else line
 
 
-def _refusals(config: Config, until: str | None) -> Iterator[str]:
-    """What the real command would refuse on this machine, as it says it."""
-    for check in checks.checks(config, until):
+def _refusals(configs: Sequence[Config], until: str | None) -> Iterator[str]:
+    """What the real command would refuse on this machine, as it says it, each once."""
+    found = [partial(check, config) for config in configs for check in checks.checks(config, until)]
+    found.append(partial(resources.disk, configs, until))
+    if until in checks.CORRECTS:
+        found += [partial(spending.check, config, until) for config in configs]
+    said: dict[str, None] = {}
+    for refuse in found:
         try:
-            check(config)
+            refuse()
         except UserError as error:
-            yield f"not ready here: {error}"
+            said[f"not ready here: {error}"] = None
+    yield from said

@@ -67,9 +67,13 @@ def expand(name: str, arguments: argparse.Namespace, overrides: list[str]) -> co
     return asked
 
 
-def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> None:
-    """Refuse what this machine cannot carry out, of any job, before a folder is made for it."""
-    from spot.pipeline import checks
+def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> list[str]:
+    """Refuse what this machine cannot carry out, of any job, before a folder is made for it.
+
+    Returns what the person at a terminal was asked for, as overrides; a sweep asks nobody, since its
+    folder is named by what was typed.
+    """
+    from spot.pipeline import checks, resources, spending
     from spot.utils.processes import visible_gpus
 
     # jobs that differ in what only training sees are looked at once
@@ -84,6 +88,15 @@ def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> No
         for refuse in checks.checks(job, until(name)):
             if not (dealt and refuse is checks.devices):
                 refuse(job)
+    resources.disk([job for _, job in asked.jobs], until(name))
+    checks.fetch(list(jobs.values()), until(name))
+    if until(name) not in checks.CORRECTS:
+        return []
+    if sys.stdin.isatty() and not asked.sweep:
+        return spending.ask(asked.jobs[0][1], until(name))
+    for job in jobs.values():
+        spending.check(job, until(name))
+    return []
 
 
 def until(name: str) -> str | None:
@@ -123,7 +136,7 @@ def _with_hydra(name: str, arguments: argparse.Namespace, overrides: list[str]) 
             raise UserError(f"A sweep starts its own jobs: type it without {found.by}.")
         here = not asked.sweep or "submitit" not in " ".join(overrides)  # it sends jobs elsewhere
         if here:
-            check(name, asked, found)
+            overrides = [*overrides, *check(name, asked, found)]
     compose.register()
     # Hydra's own parser takes no flag behind an override.
     flags = [word for word in arguments.words if word not in arguments.overrides]

@@ -5,7 +5,6 @@ The journal lies beside the products: deleting a damaged product does not delete
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +17,6 @@ from spot.oracle.task_loop import Budget, OracleTask
 from spot.oracle.types import Result, Task
 from spot.utils.errors import UserError
 from spot.utils.progress import say
-
-WITHOUT_TERMINAL = 5.0  # USD that a run may cost which nobody is asked about
 
 
 class PaidOracle(Oracle):
@@ -87,7 +84,7 @@ class PaidOracle(Oracle):
         )
 
     def _max_cost(self, tasks: Sequence[Task], journal: Journal) -> float | None:
-        """What may be spent in all, which is said and, on a terminal, asked before anything is."""
+        """What may be spent in all; what is expected is said beside it."""
         config = self.config
         if self.price.free:
             return None
@@ -103,23 +100,8 @@ class PaidOracle(Oracle):
         )
         before = journal.spend.recorded + journal.spend.possible
         say(f"oracle: {quote.line}" + (f"; {pricing.usd(before)} spent before" if before else ""))
-        if config.max_cost is not None:
-            return config.max_cost
-        if sys.stdin.isatty():
-            return _ask(before + quote.expected)
-        if before + quote.expected > WITHOUT_TERMINAL:
+        if config.max_cost is None:
             raise UserError(
-                f"The Oracle is expected to cost {pricing.usd(before + quote.expected)}, more than "
-                f"{pricing.usd(WITHOUT_TERMINAL)}: say what it may cost, oracle.max_cost=<USD>."
+                "oracle.max_cost is missing: say what it may cost, oracle.max_cost=<USD>."
             )
-        return WITHOUT_TERMINAL
-
-
-def _ask(expected: float) -> float:
-    """What the person at the terminal allows, in USD; nothing typed is `expected`, or 5 if that is more."""
-    usual = max(expected, WITHOUT_TERMINAL)
-    typed = input(f"How much may the Oracle cost, in USD? [{usual:.2f}] ").strip()
-    try:
-        return float(typed) if typed else usual
-    except ValueError:
-        raise UserError(f"{typed} is not a number: oracle.max_cost=<USD> says it, too.") from None
+        return config.max_cost

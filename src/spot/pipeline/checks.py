@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,29 +10,34 @@ from spot.config import Config
 from spot.config.hardware import too_few_gpus
 from spot.evaluation import benchmarks
 from spot.oracle import build as oracles
-from spot.pipeline import clients, policy, questions
+from spot.pipeline import clients, policy, questions, resources, spending
 from spot.pipeline.plan import sampling
+from spot.pipeline.preview import REUSE, preview
 from spot.utils.errors import UserError
 from spot.utils.files import check_output
 from spot.utils.processes import gpu_count
+from spot.utils.progress import say_once
 
 Check = Callable[[Config], None]
 MEASURES = (None, "evaluate")  # commands, by the stage they end with, that ask benchmarks
 CORRECTS = (None, "rectify", "select", "train")
-TRAINS = (None, "train")
 
 
 def check(config: Config, until: str | None) -> None:
     """Raise UserError for what could not be carried out, up to the stage `until`."""
     for refuse in checks(config, until):
         refuse(config)
+    resources.disk([config], until)
+    fetch([config], until)
+    if until in CORRECTS:
+        spending.check(config, until)
 
 
 def checks(config: Config, until: str | None) -> Iterator[Check]:
     """Every such check of a command."""
     yield lambda config: check_output(Path(config.output), "output", "folder")
-    if until in TRAINS or (config.rounds > 1 and until in CORRECTS):
-        yield devices
+    if until in resources.TRAINS or (config.rounds > 1 and until in CORRECTS):
+        yield from (ability, devices, resources.packages, resources.login, resources.memories)
     elif until != "pretrain":
         yield partial(a_device, until=until)
     if until == "pretrain":
@@ -47,6 +52,34 @@ def checks(config: Config, until: str | None) -> Iterator[Check]:
         yield lambda config: oracles.check(config.oracle, config.data)
     if until in MEASURES:
         yield lambda config: benchmarks.check(config.benchmarks)
+
+
+def fetch(configs: Sequence[Config], until: str | None) -> None:
+    """Raise UserError where questions of benchmarks cannot be had from the hub that will be asked."""
+    if until not in MEASURES:
+        return
+    try:
+        benchmarks.fetch(config.benchmarks for config in configs)
+    except UserError:
+        if any(_measures(config, until) for config in configs):
+            raise
+
+
+def _measures(config: Config, until: str | None) -> bool:
+    """Whether there are scores to make."""
+    return any(one.stage == "evaluate" and one.action != REUSE for one in preview(config, until))
+
+
+def ability(config: Config) -> None:
+    """Say where the ability probe would ask nothing though there are general benchmarks."""
+    tasks, probe = config.benchmarks.tasks, config.probe
+    general = [name for name, task in tasks.items() if task.domain == "general"]
+    inert = probe.ability == "training" and not benchmarks.general(tasks, probe)
+    if inert and probe.ability_every and general:
+        say_once(
+            f"probe.ability_every={probe.ability_every} asks nothing: {', '.join(general)} cannot be asked while "
+            "training goes on; probe.ability=exports save.exports=<steps> measures it afterwards."
+        )
 
 
 def devices(config: Config) -> None:

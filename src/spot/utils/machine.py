@@ -12,6 +12,10 @@ from spot.utils.progress import say
 
 CPUINFO = Path("/proc/cpuinfo")
 SPARE_FILES = 64  # that may be opened beside connections: rows, logs, pipes to graders, modules
+LIMITS = (  # of this process's control group, version 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def processor() -> str:
@@ -26,6 +30,13 @@ def cores() -> int:
     """How many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def memory() -> float:
+    """Bytes of main memory that this process may use: the machine's, or what its container is given."""
+    here = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limits = (path.read_text().strip() for path in LIMITS if path.is_file())
+    return min([here, *(float(limit) for limit in limits if limit.isdecimal())])
 
 
 def set_threads(threads: int | None) -> None:

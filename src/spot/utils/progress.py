@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import TypeVar
 
 from rich.progress import (
@@ -27,6 +28,12 @@ console = Console(stderr=True, soft_wrap=True)
 def say(message: str) -> None:
     """One line to the person who waits (stderr, so that stdout stays for results)."""
     console.print(clean(message))
+
+
+@cache
+def say_once(message: str) -> None:
+    """The same, once in a process: jobs of a sweep are alike."""
+    say(message)
 
 
 def track(

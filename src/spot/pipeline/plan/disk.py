@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
@@ -20,6 +21,17 @@ class File:
     name: str
     size: float
     note: str = ""
+    own: bool = False  # of this training alone, and kept: a sweep has it once for every job
+
+
+def for_jobs(jobs: Sequence[Sequence[File]]) -> list[File]:
+    """What jobs that run one after the other leave, and the most that one of them takes besides."""
+    every = [file for files in jobs for file in files]
+    sizes: dict[str, list[float]] = {}
+    for file in every:
+        sizes.setdefault(file.name, []).append(file.size)
+    own = {file.name for file in every if file.own}
+    return [File(n, sum(found) if n in own else max(found)) for n, found in sizes.items()]
 
 
 def files(config: Config, shape: Shape, work: Work) -> list[File]:
@@ -43,9 +55,10 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
         kept.append(File("resumable checkpoints", copies * one, f"{note}; {writing(one)}"))
     if save.exports:
         count = rounds * (steps // save.exports)
-        kept.append(File("exports", count * exported, f"{count}, {writing(exported)}"))
-    each = f"{rounds}, one a round, each " if rounds > 1 else ""
-    kept.append(File("trained model", rounds * exported, f"{each}{writing(exported)}"))
+        note = f"{count}, {writing(exported)}"
+        kept.append(File("exports", count * exported, note, own=True))
+    note = (f"{rounds}, one a round, each " if rounds > 1 else "") + writing(exported)
+    kept.append(File("trained model", rounds * exported, note, own=True))
     return kept
 
 

@@ -19,6 +19,7 @@ class Calls:
     note: str
     price: str
     price_note: str
+    expected: float | None = None  # USD
 
 
 def calls(config: Config, wrong: int | None = None) -> Calls:
@@ -44,14 +45,14 @@ def calls(config: Config, wrong: int | None = None) -> Calls:
     return Calls(count, note, *_price(config, count))
 
 
-def _price(config: Config, count: int | None) -> tuple[str, str]:
-    """What so many corrections are expected to cost, with those that are asked for again."""
+def _price(config: Config, count: int | None) -> tuple[str, str, float | None]:
+    """What so many corrections are expected to cost, with those that are asked for again; a note; USD."""
     oracle = config.oracle
     if oracle.kind not in PAID:
-        return "free", f"oracle={oracle.kind}"
+        return "free", f"oracle={oracle.kind}", 0.0
     price = pricing.price_of(str(oracle.model), asdict(oracle.prices), free=oracle.free)
     if count is None:
-        return "unknown", f"oracle={oracle.kind}"
+        return "unknown", f"oracle={oracle.kind}", None
     response = round(pricing.BYTES_PER_TOKEN * config.plan.response_tokens)
     prompt = round(pricing.BYTES_PER_TOKEN * config.plan.prompt_tokens) + response + INSTRUCTIONS
     estimate = pricing.quote(
@@ -63,6 +64,6 @@ def _price(config: Config, count: int | None) -> tuple[str, str]:
         batch=oracle.batch,
     )
     if price.free:
-        return "free", f"oracle={oracle.kind}"
+        return "free", f"oracle={oracle.kind}", 0.0
     note = f"{estimate.requests:,} requests, at most {pricing.usd(estimate.most)}; {price.source}"
-    return f"about {pricing.usd(estimate.expected)}", note
+    return f"about {pricing.usd(estimate.expected)}", note, estimate.expected

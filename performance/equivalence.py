@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from performance.common import build_model, write_results
-from spot.training import attention, losses
+from spot.training import losses
 from spot.training.forward import PLAIN, Kernels, pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
 
@@ -97,7 +97,7 @@ def packed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs in one pack, as training computes them. Returns what `separate` returns."""
     pack = build_pack(pairs, settings).to(model.device)
-    with attention.packed(model, kernels.attention):
+    with kernels.inside(model):
         logps = pack_logprobs(model, pack, kernels)
     chosen, rejected = pack.slot_sums(logps)
     order = torch.argsort(2 * (pack.slots % len(pairs)) + pack.slots // len(pairs), stable=True)

@@ -2,7 +2,7 @@
 
 Parts, each in a process of its own with a time budget; one that fails says why and the next begins:
 
-- kernels: every kernel of attention and log-probs against its oracle, at Qwen3-8B's widths.
+- kernels: every kernel of attention, log-probs and fused layers against its oracle, at Qwen3-8B's widths.
 - exactness: packs in bf16 beside separate sequences, both against fp64 on the same rounded weights.
 - rates: what this GPU reaches in products, attention, elementwise work and on its disk, beside what
   `performance.gpu_trace` assumes.
@@ -40,7 +40,7 @@ from spot.config import HardwareConfig
 from spot.training import attention, logprobs
 from spot.training.bin_packing import Cost, Lengths
 from spot.training.forward import Kernels
-from spot.training.kernel_checks import check_logprobs
+from spot.training.kernel_checks import check_fused, check_logprobs
 from spot.training.packing import PackingSettings, step_packs
 from spot.utils.errors import UserError, first_line
 
@@ -58,6 +58,7 @@ SMALL_RUN = [
     *("loss.epochs=2", "loss.batch_pairs=8", "save.every=2", "probe.ability_every=0"),
     *("generator.batch=200", "generator.max_new_tokens=96", "logger=none"),
 ]  # fmt: skip
+FUSED, EXACT_HERE = "fused=liger", "within its bounds"
 Report = dict[str, Any]
 
 
@@ -68,13 +69,18 @@ def kernels(options: argparse.Namespace, _: Report) -> list[dict[str, Any]]:
     model = common.build_model(**shape, dtype=dtype, device=options.device)
     found = gpu_step.self_check(model).items()
     rows = [{"kernel": f"attention={name}", "found": said} for name, said in found]
-    for name in logprobs.KERNELS:
+    width = shape["hidden"]
+    checks: dict[str, Callable[[], Any]] = {
+        f"logprobs={name}": partial(check_logprobs, name, width, dtype, options.device)
+        for name in logprobs.KERNELS
+    }
+    checks[FUSED] = partial(check_fused, model.config, dtype, options.device)
+    for name, check in checks.items():
         try:
-            check_logprobs(name, shape["hidden"], dtype, options.device)
-            said = "within its bounds"
+            check()
+            rows.append({"kernel": name, "found": EXACT_HERE})
         except UserError as error:
-            said = str(error)
-        rows.append({"kernel": f"logprobs={name}", "found": said})
+            rows.append({"kernel": name, "found": str(error)})
     return rows
 
 
@@ -85,7 +91,7 @@ def exactness(options: argparse.Namespace, report: Report) -> list[dict[str, Any
         for prefix in equivalence.PREFIXES
         for row in equivalence.compare(
             "qwen3", torch.bfloat16, prefix, 4 if options.small else 16,
-            size=EXACT, device=options.device, kernels=Kernels(_attention(report)),
+            size=EXACT, device=options.device, kernels=Kernels(_attention(report), fused=_fused(report)),
         )
     ]  # fmt: skip
     return equivalence.summary(rows)
@@ -151,7 +157,7 @@ def prediction(options: argparse.Namespace, report: Report) -> list[dict[str, An
     done = report["parts"]["step"]["result"]
     given = argparse.Namespace(**done["options"])
     traced = _shape(options) | {"kind": "qwen3", "tied": False}
-    moved = {way: operations.moved_by(traced, way)[0] for way in ("padded", "packed")}
+    moved = {way: operations.moved_by(traced, way)[0] for way in ("padded", "packed", "fused")}
     pairs = common.make_pairs(
         given.pairs, vocabulary=given.vocabulary, **{k: getattr(given, k) for k in gpu_step.LENGTHS}
     )
@@ -186,7 +192,8 @@ def _asked(
         lengths = [by_id[i] for i in pack.ids]
         if apart:  # two rows are two pairs without a y⁻
             lengths = [Lengths(p.prompt, n) for p in lengths for n in (p.chosen, p.rejected)]
-        asked.append(work.packed(lengths, moved["packed"], row["checkpointed layers"]))
+        way = "fused" if "fused" in row["arm"] else "packed"
+        asked.append(work.packed(lengths, moved[way], row["checkpointed layers"]))
     return asked
 
 
@@ -261,6 +268,11 @@ def _attention(report: Report) -> str:
     checks = report["parts"].get("kernels", {}).get("result", [])
     exact = {row["kernel"] for row in checks if isinstance(row["found"], float)}
     return next((k for k in ("varlen", "flash") if f"attention={k}" in exact), "sdpa")
+
+
+def _fused(report: Report) -> str:
+    checks = report["parts"].get("kernels", {}).get("result", [])
+    return "liger" if {"kernel": FUSED, "found": EXACT_HERE} in checks else "none"
 
 
 def measure(name: str, options: argparse.Namespace, report: Report) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from spot.config import HardwareConfig
+from spot.training.loop import tokenise
 from spot.training.losses import LOSSES
 from tests.distributed import cases
 from tests.distributed.worlds import TWO, assert_same, case, columns, make_world, run_on_two
 from tests.unit.conftest import build_pairs, build_tokenizer
-from tests.unit.runs import distance, rows, weights
+from tests.unit.runs import distance, room_for, rows, weights
 
 pytestmark = pytest.mark.distributed
 
@@ -43,7 +45,6 @@ def test_two_ranks_train_like_one(runs: Path, method: str, way: str) -> None:
 
 
 def test_small_packs_were_several() -> None:
-    from spot.training.loop import tokenise
     from spot.training.packing import PackingSettings, step_packs
 
     pairs = tokenise(build_tokenizer(), build_pairs(24)[5:13], False)
@@ -86,7 +87,11 @@ def stages(world: Path, runs: Path) -> Path:
             )
         whole = hardware | {"checkpoint_layers": "all"}
         narrow = {"offload_optimizer": True, "precision": "bf16"}
+        some = tokenise(build_tokenizer(), build_pairs(24), False)
+        room = room_for(70, world / "tied", some, HardwareConfig(**hardware))  # type: ignore[arg-type]
+        fewest = hardware | {"checkpoint_layers": "auto", "memory_gib": room}
         many += [
+            case(world, f"fewest-{stage}", "bco", hardware=fewest, budget=SMALL_PACKS),
             case(world, f"checkpointed-{stage}", "bco", hardware=whole, budget=SMALL_PACKS),
             case(world, f"offload-{stage}-bf16", "bco", "untied", hardware=hardware | narrow),
             case(world, f"odd-{stage}", "sft", "untied", hardware=hardware, held_out=7, epochs=1),
@@ -143,6 +148,7 @@ def test_a_last_step_of_one_pair_several_packs_and_an_offloaded_optimiser(
     assert_same(stages / f"odd-{stage}", stages / "odd-1")
     assert_same(stages / f"packs-{stage}-fp32", stages / "bco-1")
     assert_same(stages / f"checkpointed-{stage}", stages / "bco-1")
+    assert_same(stages / f"fewest-{stage}", stages / "bco-1")  # ranks and packs differ, but at 3
     assert_same(
         stages / f"offload-{stage}", stages / "bco-1", 1e-4
     )  # another implementation of Adam

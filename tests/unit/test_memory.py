@@ -11,7 +11,11 @@ import torch
 
 from spot.config import HardwareConfig
 from spot.training import activation_checkpointing, attention
-from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
+from spot.training.activation_checkpointing import (
+    Recomputation,
+    checkpoint_layers,
+    recomputation,
+)
 from spot.training.forward import PLAIN, Computing, pack_logprobs
 from spot.training.memory_model import RESERVE, Rows, footprint
 from spot.training.packing import Pack, PackingSettings, PairTokens, build_pack
@@ -55,19 +59,19 @@ def test_checkpointing_changes_no_bit(build_model: Any, kind: str, count: int) -
     assert len(forwards) == 4 + count
 
 
-def auto(tmp_path: Path, pairs: list[PairTokens], model: Any, **hardware: Any) -> int:
+def auto(tmp_path: Path, pairs: list[PairTokens], model: Any, **hardware: Any) -> Recomputation:
     model.config.save_pretrained(tmp_path)
     config = HardwareConfig(**{"checkpoint_layers": "auto", "tokens_per_pack": 1024} | hardware)
     computing = Computing(config, PackingSettings(config.tokens_per_pack), PLAIN)
-    return layers_to_checkpoint(tmp_path / "config.json", 2, pairs, computing, "cached")
+    return recomputation(tmp_path / "config.json", 2, pairs, computing, "cached")
 
 
 def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path) -> None:
     """… by the memory model of `spot plan`; the last layer that is needed decides each border."""
     model, pairs = build_model(), make_pairs()
-    assert [auto(tmp_path, pairs, model, checkpoint_layers=s) for s in ("none", "all", "1", "7")] == [
-        0, 2, 1, 2,
-    ]  # fmt: skip
+    for setting, count in {"none": 0, "all": 2, "1": 1, "7": 2}.items():
+        fixed = auto(tmp_path, pairs, model, checkpoint_layers=setting)
+        assert fixed.most == fixed.of(make_pack()) == count
     shape = read(tmp_path / "config.json")
     rows = Rows.of([pair.lengths for pair in pairs], shape, rejected=True, shared=True)
     needs = [
@@ -76,11 +80,20 @@ def test_auto_takes_the_fewest_layers_that_fit(build_model: Any, tmp_path: Path)
     ]
     assert needs[0] > needs[1]
 
-    def with_bytes(size: float) -> int:
-        return auto(tmp_path, pairs, model, memory_gib=size / RESERVE / 2**30)
+    def with_bytes(size: float, **more: Any) -> Recomputation:
+        return auto(tmp_path, pairs, model, memory_gib=size / RESERVE / 2**30, **more)
 
-    assert with_bytes(needs[0] + 1) == 0
-    assert with_bytes(needs[0] - 1) == 1
+    assert with_bytes(needs[0] + 1).most == 0
+    assert with_bytes(needs[0] - 1).most == 1
+    pack = make_pack(3)
+    assert pack.tokens < 1024 / 2
+    assert with_bytes(needs[0] - 1).of(pack) == 0, "a pack that needs no room takes none"
+    shared = {"strategy": "deepspeed", "devices": 2}
+    for stage, count in ((2, 0), (3, 1)):
+        hardware = HardwareConfig(checkpoint_layers="0", zero_stage=stage, **shared)  # type: ignore[arg-type]
+        room = footprint(shape, hardware, "cached", rows, 1024, None).device - 1
+        found = with_bytes(room, zero_stage=stage, **shared)
+        assert (found.most, found.of(pack)) == (1, count), "ZeRO-3 gathers alike on all ranks"
     with pytest.raises(UserError, match=r"pack of 1024 tokens needs .* lower hardware.tokens_per"):
         with_bytes(min(needs) - 1)
 
@@ -94,5 +107,5 @@ def test_auto_takes_all_layers_of_an_architecture_that_is_not_planned(
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "gemma3_text"}')
     computing = Computing(HardwareConfig(checkpoint_layers="auto"), PackingSettings(1024), PLAIN)
-    assert layers_to_checkpoint(file, 2, make_pairs(), computing, "cached") == 2
+    assert recomputation(file, 2, make_pairs(), computing, "cached").of(make_pack()) == 2
     assert "takes all 2 layers" in said[0]

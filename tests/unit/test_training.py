@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from spot.config import HardwareConfig
+from spot.training.activation_checkpointing import Recomputation
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
 from spot.training.losses import LOSSES
 from spot.training.module import start_bound
-from spot.training.packing import plan_steps
+from spot.training.packing import Pack, plan_steps
 from spot.training.schedule import rate_factor
 from spot.utils import files
-from tests.unit.runs import STEPS, TIMINGS, distance, loss, rows, weights
+from tests.unit.runs import STEPS, TIMINGS, distance, loss, room_for, rows, weights
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +267,30 @@ def test_checkpointed_layers_change_nothing(
     assert runs["bco"][1].checkpointed_layers == 0
     wanted = weights(runs["bco"][0])
     assert all(torch.equal(v, wanted[k]) for k, v in weights(tmp_path).items())
+
+
+def test_each_pack_computes_as_few_layers_again_as_it_needs(
+    runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With room for packs of about 90 tokens, in a run whose packs have 78 to 101."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    room = room_for(90, tiny_policy, tokenise(tokenizer, pairs, False), HardwareConfig())
+    seen: list[tuple[int, int]] = []  # tokens of every pack, and layers that it computes again
+    whole = Recomputation.of
+
+    def of(recomputed: Recomputation, pack: Pack) -> int:
+        seen.append((pack.tokens, whole(recomputed, pack)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Recomputation, "of", of)
+    hardware = HardwareConfig(checkpoint_layers="auto", memory_gib=room, tokens_per_pack=120)
+    options = RunOptions(hardware=hardware)
+    result = train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, options)
+    assert result.checkpointed_layers > 0
+    assert {again for tokens, again in seen if tokens < 85} == {0}
+    assert min(again for tokens, again in seen if tokens > 95) > 0
+    assert distance(weights(tmp_path), weights(runs["bco"][0])) < 1e-5
 
 
 def test_delta_follows_the_logged_rewards(runs: Any) -> None:

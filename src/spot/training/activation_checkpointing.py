@@ -1,12 +1,14 @@
-"""Selective activation checkpointing: as few layers as the memory allows.
+"""Selective activation checkpointing: as few layers as the memory allows, pack by pack.
 
 A checkpointed layer keeps its input alone and is computed again in the backward pass, a third more
-work for it. Layers carry their own flag, so k of them can be checkpointed: the gradients are the same.
+work for it. Layers carry their own flag, so k of them can be checkpointed: the gradients are the same,
+and so is the order in which they are there, so that ranks may differ in k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spot.training.forward import Computing
 from spot.training.memory_model import RESERVE, Rows, capacity, footprint
-from spot.training.packing import PairTokens
+from spot.training.packing import Pack, PairTokens
 from spot.training.shapes import read
 from spot.utils.errors import UserError
 from spot.utils.progress import say
@@ -41,21 +43,37 @@ def checkpoint_layers(model: Any, count: int) -> None:
         layer.gradient_checkpointing = i < count
 
 
-def layers_to_checkpoint(
-    config: Path, layers: int, pairs: Sequence[PairTokens], computing: Computing, reference: str
-) -> int:
-    """How many of `layers` `hardware.checkpoint_layers` means: all, none, a number, or auto.
+@dataclass(frozen=True)
+class Recomputation:
+    """How many layers packs compute again: `most` of them, or of a smaller pack as few as it needs."""
 
-    auto: the fewest with which full packs fit the device, by the memory model that `spot plan` shows, or
-    all of an architecture that it does not know; `config` is the model's config.json. Raises UserError
-    where not even all are enough.
+    most: int
+    needed: Callable[[Rows, float], int] | None = (
+        None  # by a pack's rows and tokens; None: always `most`
+    )
+
+    def of(self, pack: Pack) -> int:
+        if self.needed is None:
+            return self.most
+        return self.needed(Rows.of_rows(pack.rows, len(pack.targets)), pack.tokens)
+
+
+def recomputation(
+    config: Path, layers: int, pairs: Sequence[PairTokens], computing: Computing, reference: str
+) -> Recomputation:
+    """What `hardware.checkpoint_layers` means for `layers` layers: all, none, a number, or auto.
+
+    auto: as few as each pack fits the device with, by the memory model that `spot plan` shows; under
+    ZeRO-3, whose ranks gather a layer's weights together whenever it is computed, as many for every pack
+    as a full one needs; all of an architecture that is not planned. `config` is the model's config.json.
+    Raises UserError where not even all layers make room for a full pack.
     """
     hardware, packing = computing.hardware, computing.packing
     setting = hardware.checkpoint_layers
     if setting in ("none", "all"):
-        return 0 if setting == "none" else layers
+        return Recomputation(0 if setting == "none" else layers)
     if setting != "auto":
-        return min(int(setting), layers)
+        return Recomputation(min(int(setting), layers))
     try:
         shape = read(config)
     except UserError:
@@ -63,7 +81,7 @@ def layers_to_checkpoint(
             f"The memory of this model is not planned: hardware.checkpoint_layers=auto takes all {layers} "
             "layers; a number takes fewer."
         )
-        return layers
+        return Recomputation(layers)
     memory = capacity(hardware)
     if memory is None:
         memory = RESERVE * torch.cuda.get_device_properties("cuda").total_memory
@@ -76,4 +94,10 @@ def layers_to_checkpoint(
             f"checkpointed, and {memory / 2**30:.3g} GiB are there: lower hardware.tokens_per_pack or "
             "take a smaller model; `spot plan` shows what else would help."
         )
-    return planned.checkpointed
+    if hardware.in_parts:
+        return Recomputation(planned.checkpointed)
+
+    def needed(rows: Rows, tokens: float) -> int:
+        return footprint(shape, hardware, reference, rows, tokens, memory).checkpointed
+
+    return Recomputation(planned.checkpointed, needed)

@@ -28,7 +28,7 @@ from spot.config.hardware import too_few_gpus
 from spot.data import artifacts, chat
 from spot.data.rows import Pair
 from spot.training import attention, collectives, fused_layers
-from spot.training.activation_checkpointing import checkpoint_layers, layers_to_checkpoint
+from spot.training.activation_checkpointing import recomputation
 from spot.training.bin_packing import Cost
 from spot.training.checkpoint_callback import CheckpointCallback
 from spot.training.forward import Computing, Kernels
@@ -77,7 +77,7 @@ class TrainResult:
     kernels: dict[str, str]  # what computed packs
     kernel_error: float  # relative distance of the attention kernel to the dense one, at start-up
     model_error: float  # largest distance of a token's log-prob to the model's own forward pass
-    checkpointed_layers: int
+    checkpointed_layers: int  # of a full pack
     over_long: list[str]  # ids of pairs, dropped because they do not fit a pack
     held_out_over_long: list[str]
     final: dict[str, float]  # the last row of metrics.csv
@@ -117,9 +117,9 @@ def train(
 
     weights = options.weights or artifacts.model_digest(policy_folder)
     file, layers = policy_folder / "config.json", config.num_hidden_layers
-    checkpointed = layers_to_checkpoint(file, layers, tokens, computing, options.reference)
+    recomputed = recomputation(file, layers, tokens, computing, options.reference)
     module = PairModule(
-        lambda: load_policy(policy_folder, hardware, device, checkpointed, loss.clip),
+        lambda: load_policy(policy_folder, hardware, device, loss.clip),
         partial(
             make_references,
             options.reference,
@@ -133,6 +133,7 @@ def train(
         tokens,
         loss,
         computing,
+        recomputed,
         make_monitoring(watched, tokens, computing, options, loss.batch_pairs, len(plan)),
     )
     ways = hardware.strategy, hardware.ranks, hardware.zero_stage
@@ -149,7 +150,7 @@ def train(
         kernels=dict(vars(computing.kernels)),
         kernel_error=kernel_error,
         model_error=module.model_error,
-        checkpointed_layers=checkpointed,
+        checkpointed_layers=recomputed.most,
         over_long=over_long,
         held_out_over_long=held_over_long,
         final=callback.last_row() if collectives.rank() == 0 else {},
@@ -172,17 +173,11 @@ def make_computing(
     return Computing(hardware, packing, kernels)
 
 
-def load_policy(
-    folder: Path, hardware: HardwareConfig, device: torch.device, checkpointed: int, clip: float
-) -> Any:
-    """The policy on `device`, or this rank's parts of it, with so many layers checkpointed."""
+def load_policy(folder: Path, hardware: HardwareConfig, device: torch.device, clip: float) -> Any:
+    """The policy on `device`, or this rank's parts of it."""
     if hardware.in_parts:
-        model = load_in_parts(folder, hardware, zero_config(hardware, clip))
-    else:
-        model = load(folder, hardware, device)
-    # rank 0's plan, if devices are unequal
-    checkpoint_layers(model, collectives.broadcast_object(checkpointed))
-    return model
+        return load_in_parts(folder, hardware, zero_config(hardware, clip))
+    return load(folder, hardware, device)
 
 
 def make_monitoring(

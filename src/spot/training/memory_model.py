@@ -7,7 +7,7 @@ buffers), and what grows with the tokens of a pack. P is the number of parameter
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spot.config import HardwareConfig
 from spot.training.bin_packing import Lengths
@@ -35,15 +35,21 @@ class Rows:
     @classmethod
     def of(cls, pairs: Sequence[Lengths], shape: Shape, rejected: bool, shared: bool) -> Rows:
         """Sums over pairs. A loss without a y⁻ term forwards no y⁻ (`rejected` is False)."""
-        cost, total = shape.cost, [0.0] * 6
+        cost, rows, scored, whole = shape.cost, [], 0, 0.0
         for pair in pairs:
-            for c, a, b in pair.rows(rejected, shared):
-                scored = c + a + b - pair.prompt
-                keys, mask = (c + a + (c + b if b else 0)), b * (c + b) if b else 0
-                whole, head = cost.row(c, a, b, scored), cost.scored * scored
-                more = (c + a + b, scored, keys, mask, whole - head, head)
-                total = [old + new for old, new in zip(total, more, strict=True)]
-        return cls(*total)
+            for row in pair.rows(rejected, shared):
+                rows.append(row)
+                scored += (more := sum(row) - pair.prompt)
+                whole += cost.row(*row, more)
+        head = cost.scored * scored
+        return replace(cls.of_rows(rows, scored), body=whole - head, head=head)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[int, int, int]], scored: int) -> Rows:
+        """Sums over rows (c, a, b), without their work."""
+        tokens = sum(map(sum, rows))
+        keys = sum(c + a + (c + b if b else 0) for c, a, b in rows)
+        return cls(tokens, scored, keys, sum(b * (c + b) for c, _, b in rows))
 
     def times(self, factor: float) -> Rows:
         return Rows(*(factor * value for value in vars(self).values()))
@@ -260,7 +266,7 @@ def layer_work(shape: Shape, hardware: HardwareConfig, tokens: float) -> float:
 
 
 def moving(
-    shape: Shape, hardware: HardwareConfig, rows: Rows, tokens: int, checkpointed: int
+    shape: Shape, hardware: HardwareConfig, rows: Rows, tokens: float, checkpointed: int
 ) -> list[Item]:
     """What a pack of `tokens` tokens takes at the fullest moment of its backward pass.
 
@@ -293,7 +299,7 @@ def footprint(
     hardware: HardwareConfig,
     reference: str,
     rows: Rows,
-    tokens: int,
+    tokens: float,
     capacity: float | None,
 ) -> Footprint:
     """The account of one rank with packs of `tokens`; `auto` checkpoints for `capacity` bytes.

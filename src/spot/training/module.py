@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spot.config import LossConfig
 from spot.training import collectives, optimizers
+from spot.training.activation_checkpointing import Recomputation, checkpoint_layers
 from spot.training.delta import Delta
 from spot.training.diagnostics import (
     KL_SIDES,
@@ -70,6 +71,7 @@ class PairModule(pl.LightningModule):
         pairs: Sequence[PairTokens],
         loss: LossConfig,
         computing: Computing,
+        recomputed: Recomputation,
         monitoring: Monitoring,
     ) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class PairModule(pl.LightningModule):
         self.config, self.loss, self.beta = loss, LOSSES[loss.name], loss.beta
         self.learning_rate, self.monitoring = loss.learning_rate, monitoring
         self.hardware, self.kernels = computing.hardware, computing.kernels
-        self.packing = computing.packing
+        self.packing, self.recomputed = computing.packing, recomputed
         self.reference: Reference | None = None
         self.masters: MasterWeights | None = None
         self.delta = Delta(loss.delta.mode, loss.delta.decay)
@@ -94,6 +96,8 @@ class PairModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """After the process group and before DeepSpeed; outside of its context, which nests badly."""
         self.model = self.load()
+        if self.hardware.in_parts:  # rank 0's number, if devices are unequal
+            self.recomputed = Recomputation(collectives.broadcast_object(self.recomputed.most))
 
     def configure_optimizers(self) -> Any:
         """DeepSpeed keeps fp32 masters itself; on one device they are ours."""
@@ -164,6 +168,7 @@ class PairModule(pl.LightningModule):
             for pack in packs:
                 if self.hardware.deepspeed:
                     self.trainer.model.set_gradient_accumulation_boundary(pack is packs[-1])  # type: ignore[union-attr, operator]
+                checkpoint_layers(self.model, self.recomputed.of(pack))
                 self._backward(step, pack.to(self.device), scale, values, parts)
         values.all_reduce()
         parts.all_reduce()
@@ -284,6 +289,7 @@ class PairModule(pl.LightningModule):
                 parameter.grad = None
             with self.kernels.inside(self.model):
                 pack = build_pack([pair], self.packing).to(self.device)
+                checkpoint_layers(self.model, self.recomputed.of(pack))
                 reference = None if self.reference is None else self.reference.of(pack)
                 logps = pack_logprobs(self.model, pack, self.kernels)
                 self._pack_loss(pack, logps, reference)[0].sum().backward()

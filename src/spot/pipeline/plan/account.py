@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +33,8 @@ class Plan:
     shape: Shape
     work: Work
     balance: Balance
-    memory: Footprint
+    memory: Footprint  # with a full pack
+    again: int  # layers that the packs of a step compute again
     capacity: float | None  # of one rank's device; None: unknown
     flops: dict[str, float]
     files: list[File]
@@ -93,13 +95,19 @@ def plan(
     """
     shape = shape_of(config.model)
     work = work_of(config, shape, lengths)
-    memory, there = _memory(config, shape, work), capacity(config.hardware)
+    full, there = config.hardware.tokens_per_pack, capacity(config.hardware)
+    memory = _memory(config, shape, work, full)
+    again = (
+        memory
+        if config.hardware.in_parts
+        else _memory(config, shape, work, pack_tokens(config, work))
+    )
     remedies: list[str] = []
     if there is not None and memory.device > there:
         remedies = [
             option
             for option, changed in options(config, work.longest)
-            if _memory(changed, shape, work).device <= there
+            if _memory(changed, shape, work, changed.hardware.tokens_per_pack).device <= there
         ]
     first = {option.partition("=")[0]: option for option in reversed(remedies)}
     return Plan(
@@ -108,24 +116,25 @@ def plan(
         work=work,
         balance=balance_of(config, shape, lengths),
         memory=memory,
+        again=again.checkpointed,
         capacity=there,
-        flops=work.flops(shape, memory.checkpointed, config.reference),
+        flops=work.flops(shape, again.checkpointed, config.reference),
         files=files(config, shape, work),
         calls=calls(config, wrong),
         remedies=list(reversed(first.values()))[:SHOWN],
     )
 
 
-def _memory(config: Config, shape: Shape, work: Work) -> Footprint:
-    hardware = config.hardware
-    return footprint(
-        shape,
-        hardware,
-        config.reference,
-        work.trained,
-        hardware.tokens_per_pack,
-        capacity(hardware),
-    )
+def _memory(config: Config, shape: Shape, work: Work, tokens: int) -> Footprint:
+    """With packs of so many tokens."""
+    hardware, rows = config.hardware, work.trained
+    return footprint(shape, hardware, config.reference, rows, tokens, capacity(hardware))
+
+
+def pack_tokens(config: Config, work: Work) -> int:
+    """Tokens of a pack, if all are alike: a rank's share of a step, in as few as hold it."""
+    share = work.tokens_of_step(config.loss.batch_pairs, config.hardware.ranks)
+    return math.ceil(share / math.ceil(share / config.hardware.tokens_per_pack))
 
 
 def options(config: Config, longest: int) -> Iterator[tuple[str, Config]]:

@@ -75,7 +75,7 @@ def _work(plan: Plan) -> list[Line]:
     work, hardware, loss = plan.work, plan.config.hardware, plan.config.loss
     rounds, idle = work.rounds, hardware.ranks - plan.busy_ranks
     passes = rounds * work.epochs
-    step = work.trained.tokens / work.pairs * min(loss.batch_pairs, work.pairs) / plan.busy_ranks
+    step = work.tokens_of_step(loss.batch_pairs, hardware.ranks)
     pairs, each = work.origin, ""
     lines: list[Line] = []
     if rounds > 1:
@@ -96,7 +96,8 @@ def _work(plan: Plan) -> list[Line]:
         (
             "tokens of a step",
             _count(step),
-            f"on each rank; a pack holds {hardware.tokens_per_pack:,}",
+            f"on each rank; a pack holds {hardware.tokens_per_pack:,}; "
+            f"{plan.again} of {plan.shape.layers} layers computed again",
         ),
     ]
     if work.longest > hardware.tokens_per_pack:

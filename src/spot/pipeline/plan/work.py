@@ -37,6 +37,11 @@ class Work:
     epochs: int
     rounds: int  # trainings, one after the other
 
+    def tokens_of_step(self, batch_pairs: int, ranks: int) -> float:
+        """Of each rank that has pairs, on average."""
+        pairs = min(batch_pairs, self.pairs)
+        return self.trained.tokens / self.pairs * pairs / min(ranks, batch_pairs)
+
     def flops(self, shape: Shape, checkpointed: int, reference: str) -> dict[str, float]:
         """FLOPs of the run, all rounds together, by purpose.
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -283,6 +284,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tolerance", type=float, help="relative difference that ends the script")
     parser.add_argument("--checkpointed", type=int, help="layers in the last arm: not the fewest")
     parser.add_argument("--no-optimizer", action="store_true", help="leave AdamW out")
+    parser.add_argument("--deterministic", action="store_true", help="torch's slower algorithms")
     parser.add_argument("--write", action="store_true", help="keep the table as a result")
     options = parser.parse_args(arguments)
     for name, (large, small) in OPTIONS.items():
@@ -309,6 +311,9 @@ def make_row(
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Self-checks, agreement of the arms, then times; the last line is all of it as JSON, and is returned."""
     options = parse(arguments)
+    if options.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device here: --small runs a toy on the CPU.")
     shape, lengths = ({k: vars(options)[k] for k in names} for names in (SHAPE, LENGTHS))

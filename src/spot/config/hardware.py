@@ -26,6 +26,7 @@ class HardwareConfig:
     logprobs: str = "torch"  # torch | liger (a GPU's fused kernel, if its numbers agree)
     fused: str = "auto"  # norms, rotary embeddings and SwiGLU: auto | liger | none (see `fuses`)
     checkpoint_layers: str = "none"  # auto | all | none | how many
+    deterministic: bool = False  # the same bits on the same GPUs, by slower kernels
     memory_gib: float | None = None  # of a device, for checkpoint_layers=auto; null: what it has
     tflops: float | None = None  # of a device at this precision, dense; for `spot plan`
     zero_stage: int = 2  # what ranks share: 1 optimiser state | 2 and gradients | 3 and weights
@@ -58,6 +59,12 @@ class HardwareConfig:
                 f"hardware.checkpoint_layers={self.checkpoint_layers} is unknown: choose auto, all, "
                 "none or a number of layers."
             )
+        loose = self.attention == "flash" or "liger" in (self.logprobs, self.fused)
+        if self.deterministic and loose:
+            raise UserError(
+                "hardware.deterministic=true knows no order of additions in flash-attn and Liger: choose "
+                "hardware.attention=varlen or sdpa, hardware.logprobs=torch and hardware.fused=auto."
+            )
         self._check_strategy()
 
     def _check_strategy(self) -> None:
@@ -85,9 +92,12 @@ class HardwareConfig:
     def decisive(self) -> dict[str, Any]:
         """What decides a training's numbers, if only their last bits, and which pairs fit a pack.
 
-        `fused` is named where layers are fused: trainings without it keep the names they had before.
+        What came later, `fused` and `deterministic`, is named where it changes something: trainings
+        without it keep the names they had before.
         """
         idle = ["name", "memory_gib", "tflops", "fused"]
+        if not self.deterministic:
+            idle.append("deterministic")
         if not self.deepspeed:
             idle += ["zero_stage", "offload_optimizer", "offload_parameters", "overlap_comm"]
             idle += ["contiguous_gradients", "reduce_bucket", "gather_bucket"]
@@ -98,7 +108,7 @@ class HardwareConfig:
     def fuses(self) -> bool:
         """Whether one kernel each computes norms, rotary embeddings and SwiGLU, of layers that are known."""
         wanted = self.accelerator == "gpu" and self.precision == "bf16"
-        return self.fused == "liger" or (self.fused == "auto" and wanted)
+        return self.fused == "liger" or (self.fused == "auto" and wanted and not self.deterministic)
 
     @property
     def device(self) -> str:

@@ -95,8 +95,8 @@ def train(
     """Train the policy in `policy_folder` and write `<out>/model` and `<out>/metrics.csv`.
 
     `loss` has its β and learning rate (`config.resolved_loss`). A killed run started again with the
-    same arguments goes on from its last checkpoint under `<out>/resume` and ends with the same
-    weights. `held_out` pairs are only measured. Where several ranks train together, each calls this
+    same arguments goes on from its last checkpoint under `<out>/resume` and ends with the same weights,
+    bit by bit on a CPU or with `hardware.deterministic`, else within rounding. `held_out` pairs are only measured. Where several ranks train together, each calls this
     with the same arguments.
     """
     begin = time.perf_counter()
@@ -301,4 +301,5 @@ def make_trainer(hardware: HardwareConfig, loggers: Sequence[Any], clip: float) 
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        deterministic=hardware.deterministic,  # torch's algorithms, and cuBLAS's workspace
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from spot.config import HardwareConfig, ProbeConfig, compose, plain
 from spot.pipeline import tracking
 from spot.training.loop import RunOptions, train
+from spot.training.module import start_bound, start_histogram
 from spot.utils.errors import UserError
 from tests.unit.runs import loss, rows, without_timings
 from tests.unit.wandb_files import saved_runs
@@ -206,5 +208,48 @@ def test_a_reference_of_another_model_is_noticed(
         return right(*arguments) + 0.05
 
     monkeypatch.setattr(reference, "score", wrong)
-    with pytest.raises(UserError, match=r"must be 0 .* delete the reference folder"):
+    with pytest.raises(
+        UserError, match=r"must be 0 .* delete the reference folder.*again\.$"
+    ) as told:
         train(tiny_policy, tmp_path, pairs, [], loss("bco"), 0, RunOptions())
+    # β |y| 0.05 a response; the bound is β 1e-4 times the root of the longest's tokens
+    assert "of 16: 0 up to a tenth of it, 0 up to it, 0 up to ten times it, 16 beyond" in str(
+        told.value
+    )
+
+
+def test_rewards_at_the_start_are_told_in_four_bins_around_their_bound() -> None:
+    rewards = torch.tensor([0.0, -0.04, 0.05, 0.06, -0.5, 0.51, -5.0, 5.01, math.inf])
+    told = "3 up to a tenth of it, 2 up to it, 2 up to ten times it, 2 beyond"
+    assert start_histogram(rewards, 0.5) == told
+    # 1,800 tokens of bf16 at β 0.1, rounding as measured: 0.13 √1800 β
+    assert start_bound(torch.bfloat16, 0.1, 1800) / 7 > 0.1 * 0.13 * 1800**0.5
+
+
+def test_a_deterministic_training_takes_torchs_deterministic_algorithms(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    """… and gives the same product a name of its own, where the default leaves every name as it was."""
+    seen = []
+
+    def probe(model: Any) -> dict[str, float]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return {"zero": 0.0}
+
+    for deterministic in (True, False):
+        options = RunOptions(
+            HardwareConfig(deterministic=deterministic),
+            probe=ProbeConfig(ability_every=1),
+            ability_probe=probe,
+        )
+        train(tiny_policy, tmp_path / str(deterministic), pairs, [], loss("sft"), 0, options)
+    steps = len(seen) // 2
+    assert seen == [True] * steps + [False] * steps
+    assert "deterministic" not in HardwareConfig().decisive()
+    assert HardwareConfig(deterministic=True).decisive()["deterministic"] is True
+    gpu = {"accelerator": "gpu", "precision": "bf16"}
+    assert HardwareConfig(**gpu).fuses
+    assert not HardwareConfig(**gpu, deterministic=True).fuses
+    for kernel in ({"attention": "flash"}, {"logprobs": "liger"}, {"fused": "liger"}):
+        with pytest.raises(UserError, match=r"hardware\.deterministic=true .* hardware\.attention"):
+            HardwareConfig(**gpu, deterministic=True, **kernel)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
@@ -50,10 +51,23 @@ def start_bound(dtype: torch.dtype, beta: float, tokens: int) -> float:
     """How far a reward may be from 0 before the first update, when a response has so many tokens.
 
     Policy and reference are the same weights then, so what is left is rounding: β √tokens times that
-    of one token's log-prob, generously.
+    of one token's log-prob. In bf16 a response's was 0.13 √tokens at most (`performance.start_rewards`);
+    the bound is eight times that. Another model's scores are off by a part of every token.
     """
-    one = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)
+    one = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 1.0)
     return beta * one * math.sqrt(tokens)
+
+
+def start_histogram(rewards: Tensor, bound: float) -> str:
+    """How many of these rewards [n] lie how far from 0, in one line."""
+    edges = [0.0, 0.1, 1.0, 10.0, math.inf]
+    counts = [
+        int(((rewards.abs() > low * bound) & (rewards.abs() <= high * bound)).sum())
+        for low, high in pairwise(edges)
+    ]
+    counts[0] += int((rewards == 0).sum())
+    words = "up to a tenth of it", "up to it", "up to ten times it", "beyond"
+    return ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True))
 
 
 class PairModule(pl.LightningModule):
@@ -263,22 +277,26 @@ class PairModule(pl.LightningModule):
         metrics = values.means()
         if step == 1 and self.reference is not None:
             longest = max(pair.longest for pair in pairs)
-            self._check_start(max(values.largest(name) for name in REWARDS), longest)
+            self._check_start(values.rewards(), longest)
         if self.loss.uses_delta:
             metrics["delta"] = self.delta.value
             total = sum(values.values[name].double().sum().item() for name in REWARDS)
             self.delta.update(total, values.pairs)
         return metrics
 
-    def _check_start(self, reward: float, tokens: int) -> None:
+    def _check_start(self, rewards: Tensor, tokens: int) -> None:
         """At step 0 policy and reference are the same, so every reward is rounding and no more."""
+        reward = rewards.abs().max().item()
         self.max_start_reward = max(self.max_start_reward, reward)
         weight = max(1.0, self.config.edit_weight)
         bound = weight * start_bound(self.model.dtype, self.beta, tokens)
         if not reward <= bound:
+            narrow = self.model.dtype == torch.bfloat16
+            rounding = "; if few lie beyond it, hardware.precision=fp32" if narrow else ""
             raise UserError(
-                f"At step 0 a reward is {reward:.3g} and must be 0 (bound {bound:.2g}): the "
-                "reference scores are not of this model; delete the reference folder and start again."
+                f"At step 0 a reward is {reward:.3g} and must be 0 but for rounding (bound {bound:.2g}; of "
+                f"{len(rewards)}: {start_histogram(rewards, bound)}): the reference scores are not of this "
+                f"model; delete the reference folder and start again{rounding}."
             )
 
     def _blame(self, step: int, pairs: Sequence[PairTokens]) -> None:
@@ -303,10 +321,10 @@ class PairModule(pl.LightningModule):
         monitoring, last = self.monitoring, self.steps
         begin = time.perf_counter()
         if monitoring.held_out.pairs and monitoring.due(monitoring.probe.every, step, last):
-            held_out, largest = self._measure()
+            held_out, rewards = self._measure()
             metrics |= held_out
             if step == 0:
-                self._check_start(largest, monitoring.held_out.longest)
+                self._check_start(rewards, monitoring.held_out.longest)
         self._spend("held_out", time.perf_counter() - begin)
         begin = time.perf_counter()
         if monitoring.ability_probe and monitoring.due(monitoring.probe.ability_every, step, last):
@@ -317,8 +335,8 @@ class PairModule(pl.LightningModule):
         self._spend("ability", time.perf_counter() - begin)
         return metrics
 
-    def _measure(self) -> tuple[dict[str, float], float]:
-        """Held-out metrics, through DeepSpeed's engine, whose prefetching would stumble otherwise."""
+    def _measure(self) -> tuple[dict[str, float], Tensor]:
+        """Held-out metrics and rewards, through DeepSpeed's engine, whose prefetching would stumble otherwise."""
         score = partial(self.trainer.model, entropy=True)  # type: ignore[arg-type, misc]
         with self.kernels.inside(self.model):
             return self.monitoring.held_out.measure(score, self.beta)

@@ -45,8 +45,9 @@ class BatchValues:
         rows = collectives.all_reduce_sum(mine.to(collectives.device())).cpu()
         self.values = {name: row[:-1] for name, row in zip(VALUES, rows, strict=True) if row[-1]}
 
-    def largest(self, name: str) -> float:
-        return self.values[name].abs().max().item() if name in self.values else 0.0
+    def rewards(self) -> Tensor:
+        """Those of both sides, one after the other."""
+        return torch.cat([self.values[name] for name in REWARDS if name in self.values])
 
     def means(self) -> dict[str, float]:
         return {name: value.mean().item() for name, value in self.values.items()}
@@ -74,8 +75,8 @@ class HeldOut:
         self.references = [reference.of(pack) for pack in self.packs]
 
     @torch.no_grad()
-    def measure(self, score: Score, beta: float) -> tuple[dict[str, float], float]:
-        """Means over the pairs, and max |r|. `score` gives log-probs and entropies of a pack.
+    def measure(self, score: Score, beta: float) -> tuple[dict[str, float], Tensor]:
+        """Means over the pairs, and their rewards. `score` gives log-probs and entropies of a pack.
 
         `held_out/kl` is the token-level KL(π_ref ‖ π_θ) over the tokens of y⁻, which were sampled from
         the reference (up to the sampling temperature and top-p); `held_out/entropy` is the mean
@@ -104,8 +105,7 @@ class HeldOut:
         metrics = batch.means() | parts.per_pair("rewards", len(self.pairs)) | parts.per_token("kl")
         if tokens:
             metrics |= {"kl": kl_sum / tokens, "entropy": entropy_sum / tokens}
-        largest = max((batch.largest(name) for name in REWARDS), default=0.0)
-        return {f"held_out/{name}": value for name, value in metrics.items()}, largest
+        return {f"held_out/{name}": value for name, value in metrics.items()}, batch.rewards()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from spot.config import HardwareConfig
 from spot.training.loop import tokenise
@@ -103,6 +104,9 @@ def stages(world: Path, runs: Path) -> Path:
                 budget=SMALL_PACKS,
             ),
         ]
+    parts, exports = TWO | {"zero_stage": 3}, {"optimizer": False, "exports": 1}
+    many.append(case(world, "wide-3", "bco", "wide", hardware=parts, save=exports))
+    cases.run(case(world, "wide-1", "bco", "wide", save=exports))
     cases.run(case(world, "odd-1", "sft", "untied", held_out=7, epochs=1))
     cases.run(case(world, "narrow-1", "bco", "untied", hardware={"precision": "bf16"}))
     run_on_two(world, "stages", many)
@@ -116,6 +120,19 @@ def test_stages_and_references_agree(stages: Path, stage: int, reference: str) -
     assert_same(stages / f"zero{stage}-{reference}-fp32", stages / "bco-1")
     result = json.loads((stages / f"zero{stage}-{reference}-fp32" / "result.json").read_text())
     assert result["max_start_reward"] < 1e-5
+
+
+def test_weights_in_parts_are_exported_after_every_step(stages: Path) -> None:
+    """… without a state that would have gathered them before."""
+    assert_same(stages / "wide-3", stages / "wide-1", 1e-4)
+    steps = [path.name for path in sorted((stages / "wide-1" / "exports").iterdir())]
+    assert len(steps) == len(rows(stages / "wide-1")) - 2  # rows 0 and of the last step
+    for name in steps:
+        got, wanted = (
+            load_file(stages / way / "exports" / name / "model.safetensors")
+            for way in ("wide-3", "wide-1")
+        )
+        assert distance(got, wanted) < 1e-4
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

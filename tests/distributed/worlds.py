@@ -16,9 +16,14 @@ TWO = {"devices": 2, "strategy": "deepspeed", "reduce_bucket": 5000, "gather_buc
 
 
 def make_world(folder: Path) -> Path:
-    """Two policies, with a tied head and an untied one, and 24 pairs."""
-    for name, tied in (("tied", True), ("untied", False)):
-        build_model(tied=tied).save_pretrained(folder / name)
+    """Policies with a tied head, with an untied one and with wide layers, and 24 pairs.
+
+    ZeRO-3 divides parameters of more than 100,000 elements alone: the wide ones, of 204,800.
+    """
+    wide = build_model(tied=False, intermediate_size=6400)
+    policies = {"tied": build_model(tied=True), "untied": build_model(tied=False), "wide": wide}
+    for name, model in policies.items():
+        model.save_pretrained(folder / name)
         build_tokenizer().save_pretrained(folder / name)
     pairs = [asdict(pair) for pair in build_pairs(24)]
     (folder / "pairs.json").write_text(json.dumps(pairs))

@@ -23,7 +23,9 @@ SIZE: dict[str, Any] = {
 }
 
 
-def build_model(kind: str = "qwen3", vocabulary: int = 45, tied: bool = True, seed: int = 0) -> Any:
+def build_model(
+    kind: str = "qwen3", vocabulary: int = 45, tied: bool = True, seed: int = 0, **size: int
+) -> Any:
     """A random causal LM, in train mode, with weights large enough that tokens matter."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -34,7 +36,9 @@ def build_model(kind: str = "qwen3", vocabulary: int = 45, tied: bool = True, se
         "llama": (LlamaConfig, LlamaForCausalLM),
     }[kind]
     made = model(
-        config(vocab_size=vocabulary, tie_word_embeddings=tied, initializer_range=0.1, **SIZE)
+        config(
+            vocab_size=vocabulary, tie_word_embeddings=tied, initializer_range=0.1, **SIZE | size
+        )
     )
     return made.train()
 

@@ -9,16 +9,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from spot.config import HardwareConfig, ProbeConfig, SaveConfig
 from spot.training.checkpoint import Checkpoints, MetricsTable
 from spot.training.loop import RunOptions, TrainResult, train
+from spot.training.staging import Staging
 from spot.utils.errors import Terminated, UserError
 from tests.support.processes import killed
 from tests.unit.runs import loss, rows, weights, without_timings
@@ -96,7 +101,7 @@ def test_state_of_another_run_is_refused(
     tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
     options = RunOptions(
-        save=SaveConfig(1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
+        save=SaveConfig(every=1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
     )
     with pytest.raises(StoppedError):
         train(tiny_policy, tmp_path, pairs, held_out, loss("bco"), 0, options)
@@ -162,7 +167,7 @@ def stopped(tiny_policy: Path, pairs: list[Any], tmp_path_factory: Any) -> Path:
     """A training that ended after step 3 of several, its state that after step 2."""
     out: Path = tmp_path_factory.mktemp("stopped")
     options = RunOptions(
-        save=SaveConfig(1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
+        save=SaveConfig(every=1), ability_probe=stop_at(3), probe=ProbeConfig(ability_every=1)
     )
     with pytest.raises(StoppedError):
         train(tiny_policy, out, pairs, pairs[:2], loss("bco"), 0, options)
@@ -185,6 +190,93 @@ def test_a_damaged_state_is_left_out(stopped: Path, tmp_path: Path, damage: str)
     assert checkpoints.latest() is None
 
 
+def test_until_a_state_is_whole_the_one_before_is_the_last(tmp_path: Path) -> None:
+    """Steps go on while it is written, and a kill leaves what lies there at the moment."""
+    checkpoints, may_end = Checkpoints(tmp_path / "resume"), threading.Event()
+
+    def take(path: Path, text: str) -> Any:
+        return lambda: may_end.wait(60) and path.write_text(text)
+
+    may_end.set()
+    checkpoints.save(1, partial(take, text="one"))
+    checkpoints.finish()
+    may_end.clear()
+    checkpoints.save(2, partial(take, text="two"))
+    assert not checkpoints.advance()
+    shutil.copytree(tmp_path / "resume", tmp_path / "killed" / "resume")
+    may_end.set()
+    checkpoints.finish()
+    assert checkpoints.advance()
+    (kept,) = (tmp_path / "resume").iterdir()
+    assert checkpoints.latest() == (2, kept / "state.ckpt")
+
+    killed = Checkpoints(tmp_path / "killed" / "resume")
+    step, state = killed.latest()  # type: ignore[misc]
+    assert (step, state.read_text()) == (1, "one")
+    killed.save(3, partial(take, text="three"))  # what the kill left of step 2 goes
+    killed.finish()
+    assert [path.name for path in killed.folder.iterdir()] == ["step_00000003"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            r"state after step 4 could not be .*No space.* free",
+        ),
+        (ValueError("what is this"), "what is this"),
+    ],
+)
+def test_what_ends_the_writing_ends_the_training(
+    tmp_path: Path, error: Exception, said: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def fail() -> None:
+        raise error
+
+    checkpoints.save(4, lambda path: fail)
+    with pytest.raises(UserError if isinstance(error, OSError) else ValueError, match=said):
+        checkpoints.finish()
+    assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_state_is_that_of_its_step_whatever_moves_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, room: bool
+) -> None:
+    """Copied, or written at once where a copy of 8 bytes would be too much for the host."""
+    free = namedtuple("free", "available")(9 if room else 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    moved, nested = torch.zeros(1), {"step": 7}
+    state = {"moved": moved, "again": moved, "nested": nested}
+    staging = Staging(HardwareConfig())
+    staging.add(state, tmp_path / "state.ckpt")
+    assert (tmp_path / "state.ckpt").exists() is not room
+    moved += 1
+    nested["step"] = 8
+    staging.write()
+    assert torch.load(tmp_path / "state.ckpt") == {
+        "moved": torch.zeros(1),
+        "again": torch.zeros(1),
+        "nested": {"step": 7},
+    }
+    assert ("has no room for a copy" in capsys.readouterr().err) is not room
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(0.0, ["step_00000004"]), (10.0, [])])
+def test_states_come_by_minutes_and_none_comes_with_the_trained_model(
+    tiny_policy: Path, pairs: list[Any], tmp_path: Path, minutes: float, kept: list[str]
+) -> None:
+    """Five steps: with no time between states any of them has one, but for the last."""
+    options = RunOptions(save=SaveConfig(minutes=minutes))
+    train(tiny_policy, tmp_path, pairs, pairs[:2], loss("bco"), 0, options)
+    found = sorted(path.name for path in (tmp_path / "resume").glob("*"))
+    assert len(found) == len(kept)
+    assert all(name <= kept[0] for name in found)
+
+
 @pytest.mark.parametrize("damage", [flip, Path.unlink, lambda part: os.truncate(part, 10)])
 def test_every_rank_s_part_of_a_state_is_checked(tmp_path: Path, damage: Any) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -194,7 +286,8 @@ def test_every_rank_s_part_of_a_state_is_checked(tmp_path: Path, damage: Any) ->
             (state / "checkpoint").mkdir(parents=True, exist_ok=True)
             (state / "checkpoint" / f"rank_{rank}.pt").write_bytes(os.urandom(4000))
 
-    checkpoints.save(3, write)
+    checkpoints.save(3, lambda state: partial(write, state))
+    checkpoints.finish()
     (kept,) = tmp_path.iterdir()
     for _ in range(2):  # found right once, it is not read again
         time.sleep(0.12)

@@ -134,12 +134,14 @@ class HardwareConfig:
 class SaveConfig:
     """What training leaves on disk besides the trained model."""
 
-    every: int = 50  # optimiser steps between resumable checkpoints; the last step has one, too
+    minutes: float = 10.0  # between resumable checkpoints; the last step has none
+    every: int | None = None  # optimiser steps between them instead; null: by minutes
     optimizer: bool = True  # false: no resumable checkpoints; a killed training starts again
     exports: int = 0  # steps between weights that can be evaluated later; 0: the trained ones only
     dtype: str | None = None  # of exported weights: fp32 | bf16; null: hardware.precision
 
     def __post_init__(self) -> None:
+        in_range("save.minutes", self.minutes, 0)
         in_range("save.every", self.every, 1)
         in_range("save.exports", self.exports, 0)
         if self.dtype is not None:

@@ -9,7 +9,9 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ def explained(what: str, aside: Path) -> Iterator[None]:
         free = shutil.disk_usage(aside.parent).free / 2**30
         raise UserError(
             f"{what} could not be written to {aside.parent} ({reason}; {free:.2g} GiB are free): free "
-            "some space, or set save.every higher; the same command goes on from the last whole state."
+            "some space, or set save.minutes higher; the same command goes on from the last whole state."
         ) from error
 
 
@@ -97,12 +99,17 @@ def declare_dtype(folder: Path, dtype: torch.dtype) -> None:
 class Checkpoints:
     """The last resumable state under `folder`, as `step_<n>/state.ckpt`; older ones are removed.
 
-    The state is a file, or a folder where each rank writes its part.
+    The state is a file, or a folder where each rank writes its part. It is written while training goes
+    on, one at a time: each rank writes its part, and then rank 0 hashes all of them and puts the whole
+    in its place. Until then the state before is the last.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: dict[int, str] = {}  # step: a file of its state that is not as it was written
+        self._thread = ThreadPoolExecutor(1, "state")
+        self._running: Future[None] | None = None
+        self._later: list[Callable[[], None]] = []  # what follows once all ranks have done that
 
     def latest(self) -> tuple[int, Path] | None:
         """The newest checkpoint that is as it was written: how many steps were done, its file or folder."""
@@ -114,24 +121,61 @@ class Checkpoints:
                 return step, folder / CHECKPOINT
         return None
 
-    def save(self, step: int, write: Callable[[Path], Any]) -> None:
-        """`write(path)` saves the state after `step` steps; only then do older ones go."""
+    def save(self, step: int, take: Callable[[Path], Callable[[], None]]) -> None:
+        """Begin to write the state after `step` steps, once the one before is in its place.
+
+        `take(path)` copies the state as it is now and returns what writes the copy.
+        """
+        self.finish()
         new = self.folder / f"step_{step:08d}"
         aside = place_aside(new)
         if collectives.rank() == 0:
+            for left in self.folder.glob(".step_*"):  # of a kill
+                shutil.rmtree(left)
             begin_aside(new)
         collectives.barrier()
-        with explained(f"The state after step {step}", aside):
-            write(aside / CHECKPOINT)
-        collectives.barrier()
-        if collectives.rank() == 0:
-            names = [str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file()]
-            write_aside(aside / DIGESTS, json.dumps(digests.hash_files(aside, names), indent=1))
-            publish(aside, new)
-            for path in self.folder.glob("step_*"):
-                if path != new:
-                    shutil.rmtree(path)
-        collectives.barrier()
+        what = f"The state after step {step}"
+        with explained(what, aside):
+            write = take(aside / CHECKPOINT)
+
+        def explaining(work: Callable[[], None]) -> None:
+            with explained(what, aside):
+                work()
+
+        self._running = self._thread.submit(explaining, write)
+        self._later = [lambda: explaining(partial(self._publish, new))]
+
+    def advance(self) -> bool:
+        """Go on with the state that is being written; whether none is. All ranks call it together.
+
+        Raises what went wrong with this rank's part.
+        """
+        running = self._running
+        if running is None:
+            return True
+        done = running.done()
+        if done:
+            running.result()
+        if not collectives.everywhere(done):
+            return False
+        self._running = self._thread.submit(self._later.pop()) if self._later else None
+        return self._running is None
+
+    def finish(self) -> None:
+        """Wait until no state is being written. All ranks call it together; it raises as `advance` does."""
+        while not self.advance():
+            wait([self._running] if self._running else [])
+
+    def _publish(self, new: Path) -> None:
+        if collectives.rank() > 0:
+            return
+        aside = place_aside(new)
+        names = [str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file()]
+        write_aside(aside / DIGESTS, json.dumps(digests.hash_files(aside, names), indent=1))
+        publish(aside, new)
+        for path in self.folder.glob("step_*"):
+            if path != new:
+                shutil.rmtree(path)
 
 
 def _changed(state: Path) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ class CheckpointCallback(pl.Callback):
         self.table = MetricsTable(out / "metrics.csv", COLUMNS)
 
         self.resume = self.checkpoints.latest()
+        self.saved = 0.0  # when, by the clock of `time.monotonic`
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if collectives.broadcast_object(self.resume) != self.resume:
@@ -56,6 +60,7 @@ class CheckpointCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Go on after the last state: rows of later steps go, they will be written again."""
+        self.saved = time.monotonic()
         if collectives.rank() == 0:
             for step, file in self.checkpoints.damaged.items():
                 say(f"The state after step {step} is damaged ({file}) and is left out.")
@@ -79,18 +84,44 @@ class CheckpointCallback(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
-        if self.save.optimizer and (step % self.save.every == 0 or step == last):
+        if self.save.optimizer and self._due(step) and step < last:
             if collectives.rank() == 0:
                 sync(self.table.path)  # no state without the rows that led to it
-            self.checkpoints.save(step, trainer.save_checkpoint)
+            self.checkpoints.save(step, partial(self._take, trainer))
+            self.saved = time.monotonic()
         if self.save.exports and step % self.save.exports == 0 and step < last:
             self._export(module, self.out / "exports" / f"step_{step:08d}")
 
+    def _due(self, step: int) -> bool:
+        """Whether a state of this step is to be kept: all ranks go by rank 0's clock."""
+        idle = self.checkpoints.advance()
+        if self.save.every is not None:
+            return step % self.save.every == 0
+        minutes = (time.monotonic() - self.saved) / 60
+        return idle and collectives.broadcast_object(minutes >= self.save.minutes)
+
+    @staticmethod
+    def _take(trainer: pl.Trainer, path: Path) -> Callable[[], None]:
+        trainer.save_checkpoint(path)
+        return trainer.strategy.staging.write  # type: ignore[attr-defined, no-any-return]
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Let a state that is being written have its end; other ranks may be gone."""
+        if collectives.ranks() == 1:
+            with suppress(Exception):  # what is raised already comes first
+                self.checkpoints.finish()
+
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """While the strategy still stands: where weights are in parts, all ranks must go along."""
+        self.checkpoints.finish()
         self._export(module, self.out / "model")
         for logger in self.loggers:
             logger.finalize("success")
 
     def _export(self, module: pl.LightningModule, folder: Path) -> None:
+        if module.hardware.in_parts:  # type: ignore[union-attr]
+            # DeepSpeed fetches ahead, and cannot divide again what is still on its way
+            module.trainer.strategy.deepspeed_engine.empty_partition_cache()  # type: ignore[attr-defined]
         save_model(module.model, self.tokenizer, folder, self.save.dtype)

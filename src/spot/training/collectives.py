@@ -45,6 +45,12 @@ def broadcast(values: Tensor) -> Tensor:
     return values
 
 
+def everywhere(condition: bool) -> bool:
+    """Whether the condition holds on all ranks, on all of them."""
+    holds = torch.tensor([float(condition)], device=device())
+    return all_reduce_sum(holds).item() == ranks()
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if ranks() > 1:

@@ -17,14 +17,25 @@ from pytorch_lightning.plugins.precision.deepspeed import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from spot.config import HardwareConfig
+from spot.training.staging import Staging
 
 if not torch.cuda.is_available():  # DeepSpeed warns otherwise, and takes a GPU for granted
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=4)  # ranks wait for each other so long: rank 0 may write a terabyte
 
 
 class OneDevice(SingleDeviceStrategy):
     """One process; the checkpoint comes after the model's set-up, as under DeepSpeed."""
+
+    def __init__(self, staging: Staging, device: torch.device) -> None:
+        super().__init__(device)
+        self.staging = staging
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        self.staging.add(checkpoint, filepath)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -50,6 +61,16 @@ class LeaveNumbersAlone(DeepSpeedPrecision):
 class Zero(DeepSpeedStrategy):
     """DeepSpeed's ZeRO, on processors, too (which Lightning's strategy refuses)."""
 
+    def __init__(self, staging: Staging, **options: Any) -> None:
+        super().__init__(**options)
+        self.staging = staging
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        self.deepspeed_engine.checkpoint_engine.save = self.staging.add
+        super().save_checkpoint(checkpoint, filepath)
+
     def setup_environment(self) -> None:
         if isinstance(self.accelerator, CUDAAccelerator):
             super().setup_environment()
@@ -69,13 +90,15 @@ class Zero(DeepSpeedStrategy):
 
 def make_strategy(hardware: HardwareConfig, clip: float) -> Any:
     """The strategy that `hardware` asks for; `clip` bounds the global gradient norm."""
+    staging = Staging(hardware)
     if not hardware.deepspeed:
-        return OneDevice(device=torch.device("cuda", 0) if hardware.device == "cuda" else "cpu")
+        return OneDevice(staging, torch.device("cuda", 0) if hardware.device == "cuda" else CPU)
     if hardware.accelerator == "cpu":
         os.environ["DS_ACCELERATOR"] = (
             "cpu"  # also on a machine with GPUs; before DeepSpeed's import
         )
     return Zero(
+        staging,
         config=zero_config(hardware, clip),
         precision_plugin=LeaveNumbersAlone(),
         cluster_environment=LightningEnvironment(),

@@ -47,12 +47,16 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
         kept.append(
             File("reference scores", 4 * scored, f"fp32, {scored / 1e6:,.3g} million tokens")
         )
-    if save.optimizer:
-        one, copies = checkpoint_bytes(config, shape), 1 if steps <= save.every else 2
-        note = f"{one / p:.3g} B a parameter, every {save.every} of {steps} steps"
+    # the last step has none; how many minutes a step takes is not known here
+    copies = 2 if save.every is None else min(2, (steps - 1) // save.every)
+    if save.optimizer and copies:
+        one = checkpoint_bytes(config, shape)
+        often = f"{save.minutes:g} minutes" if save.every is None else f"{save.every} steps"
+        note = f"{one / p:.3g} B a parameter, every {often}"
         if copies == 2:
             note += "; the old one stays until the new one is whole"
-        kept.append(File("resumable checkpoints", copies * one, f"{note}; {writing(one)}"))
+        note += f"; {writing(one)} beside the steps, from a copy in the host's memory"
+        kept.append(File("resumable checkpoints", copies * one, note))
     if save.exports:
         count = rounds * (steps // save.exports)
         note = f"{count}, {writing(exported)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from spot.config import PAID, Config, GeneratorConfig
 from spot.evaluation import benchmarks
 from spot.pipeline.plan.account import GIB, Plan
-from spot.pipeline.plan.disk import SPEED, checkpoint_bytes, exported_bytes
+from spot.pipeline.plan.disk import SPEED, exported_bytes
 from spot.pipeline.plan.work import answers, attempts
 from spot.training.memory_model import capacity, width
 from spot.training.probing import steps_between
@@ -189,14 +189,10 @@ def _computed(what: str, plan: Plan, flops: float, note: str) -> Spent:
 
 
 def _written(plan: Plan) -> Iterator[Spent]:
-    """What training writes while everybody waits."""
-    config, steps, rounds = plan.config, plan.work.steps, plan.config.rounds
-    save = config.save
-    if save.optimizer:
-        count, size = rounds * -(-steps // save.every), checkpoint_bytes(config, plan.shape)
-        yield _file("resumable checkpoints", count, size, f" (save.every={save.every})")
-    if save.exports:
-        count = rounds * (steps // save.exports)
+    """What training writes while everybody waits; resumable checkpoints are written beside the steps."""
+    config, rounds = plan.config, plan.config.rounds
+    if config.save.exports:
+        count = rounds * (plan.work.steps // config.save.exports)
         yield _file("exports", count, exported_bytes(config, plan.shape), " (save.exports)")
     yield _file("trained model", rounds, exported_bytes(config, plan.shape), "")
 

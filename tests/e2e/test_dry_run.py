@@ -40,8 +40,10 @@ def selected(laptop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_empty_folder_stays_empty(tmp_path: Path) -> None:
-    done = spot(tmp_path, "run", "--dry-run", "--dry-run", *SMALL)
+    exports = ["probe.ability=exports", "save.exports=2"]
+    done = spot(tmp_path, "run", "--dry-run", "--dry-run", *SMALL, *exports)
     assert done.returncode == 0, done.stderr
+    assert "general benchmarks on the weights kept every 2 steps" in done.stdout
     assert "  respond  responses                make   respond/" in done.stdout
     assert "(80 responses)" in done.stdout
     assert "unknown until respond" in done.stdout

@@ -14,6 +14,11 @@ from spot.utils.errors import UserError
 from spot.utils.progress import say
 from spot.utils.terminal import count
 
+# What is offered as a limit: attempts may be wrong more often than was assumed, and what is in flight
+# counts as if every reply were as long as it may be.
+TWICE = 2.0  # of what is expected
+LEAST = 5.0  # USD
+
 
 def to_ask(products: Iterable[Preview]) -> dict[str, Preview]:
     """The corrections that are not there yet, by key."""
@@ -45,9 +50,8 @@ def ask(config: Config, until: str | None) -> list[str]:
     if (asked := _unlimited(config, until)) is None:
         return []
     say(f"oracle={config.oracle.kind} is expected to cost {_about(asked)}.")
-    usual = f"{asked.expected:.2f}" if asked.expected else ""
-    hint = f" [{usual}]" if usual else ""
-    typed = input(f"How much may the Oracle cost, in USD?{hint} ").strip() or usual
+    usual = f"{max(TWICE * (asked.expected or 0.0), LEAST):.2f}"
+    typed = input(f"How much may the Oracle cost, in USD? [{usual}] ").strip() or usual
     try:
         limit = float(typed)
     except ValueError:

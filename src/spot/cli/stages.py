@@ -90,12 +90,14 @@ def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> li
                 refuse(job)
     resources.disk([job for _, job in asked.jobs], until(name))
     checks.fetch(list(jobs.values()), until(name))
-    if until(name) not in checks.CORRECTS:
-        return []
-    if sys.stdin.isatty() and not asked.sweep:
-        return spending.ask(asked.jobs[0][1], until(name))
+    asks = sys.stdin.isatty() and not asked.sweep
+    if until(name) in checks.CORRECTS and not asks:
+        for job in jobs.values():
+            spending.check(job, until(name))
     for job in jobs.values():
-        spending.check(job, until(name))
+        checks.say_what_is_short(job, until(name))
+    if until(name) in checks.CORRECTS and asks:
+        return spending.ask(asked.jobs[0][1], until(name))
     return []
 
 

@@ -31,13 +31,21 @@ def check(config: Config, until: str | None) -> None:
     fetch([config], until)
     if until in CORRECTS:
         spending.check(config, until)
+    say_what_is_short(config, until)
+
+
+def say_what_is_short(config: Config, until: str | None) -> None:
+    """Say what is no mistake and may be missed after the run; nothing where a line has refused it."""
+    if until in resources.TRAINS:
+        resources.say_what_is_short(config)
+        ability(config)
 
 
 def checks(config: Config, until: str | None) -> Iterator[Check]:
     """Every such check of a command."""
     yield lambda config: check_output(Path(config.output), "output", "folder")
     if until in resources.TRAINS or (config.rounds > 1 and until in CORRECTS):
-        yield from (ability, devices, resources.packages, resources.login, resources.memories)
+        yield from (devices, resources.packages, resources.login)
     elif until != "pretrain":
         yield partial(a_device, until=until)
     if until == "pretrain":
@@ -52,6 +60,8 @@ def checks(config: Config, until: str | None) -> Iterator[Check]:
         yield lambda config: oracles.check(config.oracle, config.data)
     if until in MEASURES:
         yield lambda config: benchmarks.check(config.benchmarks)
+    if until in resources.TRAINS:
+        yield resources.memories
 
 
 def fetch(configs: Sequence[Config], until: str | None) -> None:

@@ -49,7 +49,7 @@ def login(config: Config) -> None:
 
 
 def memories(config: Config) -> None:
-    """Raise UserError where offloading takes more than this machine's memory; say what no device has."""
+    """Raise UserError where offloading takes more than this machine's memory."""
     if (needs := _plan(config)) is None:
         return
     wanted = needs.memory.host * config.hardware.devices
@@ -59,6 +59,12 @@ def memories(config: Config) -> None:
             f"hardware.offload_{offloaded}=true takes {wanted / GIB:,.0f} GiB of this machine's memory, "
             f"which has {memory() / GIB:,.0f}: take more machines, hardware.nodes, or leave it out."
         )
+
+
+def say_what_is_short(config: Config) -> None:
+    """Say where loading may take more than this machine's memory, and a step more than a device's."""
+    if (needs := _plan(config)) is None:
+        return
     hardware = config.hardware
     each = width(hardware) * needs.shape.parameters
     whole = hardware.accelerator == "gpu" and hardware.deepspeed and not hardware.in_parts

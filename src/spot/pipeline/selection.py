@@ -77,7 +77,7 @@ class Selection:
     pairs: list[Pair]
     dropped: dict[str, list[str]]
     smallest_ratio: float | None  # of all pairs that were measured against γ
-    tokens: dict[str, TokenIds] = field(default_factory=dict)
+    tokens: dict[str, TokenIds] = field(default_factory=dict, compare=False)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -4,7 +4,7 @@
 package is not installed. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True helps the fullest arm.
 `--small` does the same on a CPU with a toy model.
 
-Attention kernels are compared with their oracle first. Then four arms compute one SPoT-BCE loss over
+Kernels are compared with plain computations first. Then all arms compute one SPoT-BCE loss over
 the same random pairs; the script ends where losses, log-probs or gradient norms disagree. Timed are
 forward and backward, without packing, collation and the reference.
 
@@ -15,6 +15,7 @@ forward and backward, without packing, collation and the reference.
 - packed, nothing shared: the same sequences without padding, response log-probs in tiles.
 - packed, prefixes shared: a pair's prompt and common response prefix once.
 - and as few checkpointed layers as the free memory allows, or `--checkpointed`.
+- and, on a GPU in bf16 or with `--fused liger`, fused layers, which leave room for fewer still.
 
 Real tokens are those of the unshared, unpadded sequences, model FLOPs three times their forward pass;
 hardware FLOPs count padding and recomputation. 100% is what a plain matrix product reaches here.
@@ -41,11 +42,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from performance import common
 from spot.config import HardwareConfig
-from spot.training import attention
+from spot.training import attention, fused_layers
 from spot.training.activation_checkpointing import checkpoint_layers, layers_of
 from spot.training.bin_packing import Cost
 from spot.training.forward import Kernels, pack_logprobs
-from spot.training.kernel_checks import check_attention
+from spot.training.kernel_checks import check_attention, check_fused
 from spot.training.losses import bce
 from spot.training.memory_model import RESERVE, Rows, moving
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
@@ -82,7 +83,7 @@ class Arm:
     name: str
     batches: Sequence[PaddedBatch | Pack]
     sums: Callable[[Any, Any], Tensor]  # model, batch → log-probs of every y⁺ and y⁻, [2, P]
-    kernel: str | None  # attention of ours; None: the model's own
+    kernels: Kernels | None  # None: the model's own layers and attention
     checkpointed: int  # layers
     tokens: int  # positions it computes
     padding: float  # these / those that hold a token
@@ -133,22 +134,29 @@ def packed_arm(
     head = settings.cost.scored * sum(pair.scored(settings) for pair in pairs)
     flops = 3 * whole + checkpointed / len(layers_of(model)) * (whole - head) + head
     tokens = sum(pack.tokens for pack in packs)
-    return Arm(name, packs, sums, kernels.attention, checkpointed, tokens, 1.0, flops)
+    return Arm(name, packs, sums, kernels, checkpointed, tokens, 1.0, flops)
 
 
 def make_arms(
     model: Any, pairs: Sequence[PairTokens], kernels: Kernels, options: argparse.Namespace
 ) -> list[Arm]:
-    """All four, from what is commonly done to all of ours. Gradients must be there already."""
+    """All of them, from what is commonly done to all of ours. Gradients must be there already."""
     shared = PackingSettings(options.budget, cost=Cost.of(model), parts=False)
     apart = replace(shared, share_prefix=False)
-    layers, few = options.layers, options.checkpointed
-    few = fewest_layers(model, pairs, shared, kernels) if few is None else few
+    layers, plain = options.layers, replace(kernels, fused="none")
+
+    def selective(name: str, kernels: Kernels) -> Arm:
+        few = options.checkpointed
+        few = fewest_layers(model, pairs, shared, kernels) if few is None else few
+        name = f"+ {name}{few} of {layers} checkpointed"
+        return packed_arm(name, model, pairs, shared, kernels, few)
+
     return [
         padded_arm(model, pairs, options),
-        packed_arm("packed, nothing shared", model, pairs, apart, kernels, layers),
-        packed_arm("packed, prefixes shared", model, pairs, shared, kernels, layers),
-        packed_arm(f"+ {few} of {layers} checkpointed", model, pairs, shared, kernels, few),
+        packed_arm("packed, nothing shared", model, pairs, apart, plain, layers),
+        packed_arm("packed, prefixes shared", model, pairs, shared, plain, layers),
+        selective("", plain),
+        *([selective("fused, ", kernels)] if kernels.fused != "none" else []),
     ]
 
 
@@ -161,8 +169,9 @@ def fewest_layers(
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     precision = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     hardware = HardwareConfig(
-        accelerator="gpu" if cuda else "cpu", precision=precision, attention=kernels.attention
-    )
+        accelerator="gpu" if cuda else "cpu", precision=precision, attention=kernels.attention,
+        fused=kernels.fused,
+    )  # fmt: skip
     shape, layers = common.config_shape(model.config), len(layers_of(model))
     rows = Rows.of([pair.lengths for pair in pairs], shape, True, settings.share_prefix)
     tokens = max(pack.tokens for pack in step_packs(pairs, settings))
@@ -177,7 +186,7 @@ def step(model: Any, arm: Arm, reference: Tensor | None = None) -> tuple[Tensor,
     """Forward and backward. Returns the loss and the sums [2, pairs]; reference: None is these."""
     count = sum(len(batch.pairs) for batch in arm.batches)
     loss, sums = (torch.zeros(size, device=model.device) for size in ((), (2, count)))
-    with attention.packed(model, arm.kernel) if arm.kernel else nullcontext():
+    with arm.kernels.inside(model) if arm.kernels else nullcontext():
         for batch in arm.batches:
             now = arm.sums(model, batch)
             before = now.detach() if reference is None else reference[:, batch.pairs]
@@ -233,6 +242,23 @@ def self_check(model: Any) -> dict[str, float | str]:
     return found
 
 
+def choose_fused(model: Any, wanted: str) -> str:
+    """liger | none; none, too, where the kernels do not run here or are not exact, which is said."""
+    narrow = model.dtype == torch.bfloat16
+    hardware = HardwareConfig(
+        accelerator="gpu" if model.device.type == "cuda" else "cpu",
+        precision="bf16" if narrow else "fp32", fused=wanted,
+    )  # fmt: skip
+    chosen = fused_layers.choose(hardware, model.config)
+    try:
+        if chosen == "liger":
+            check_fused(model.config, model.dtype, model.device)
+    except UserError as error:
+        print(error)
+        return "none"
+    return chosen
+
+
 def clock(device: str, work: Callable[[], Any]) -> float:
     """Seconds until the device has done the work."""
     wait = torch.cuda.synchronize if device == "cuda" else int
@@ -281,6 +307,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=type(large), help=f"{large}; small: {small}")
     parser.add_argument("--attention", default="auto", help="auto, varlen, flash or sdpa")
     parser.add_argument("--logprobs", default="torch", help="torch or liger")
+    parser.add_argument("--fused", default="auto", help="auto, liger or none")
     parser.add_argument("--tolerance", type=float, help="relative difference that ends the script")
     parser.add_argument("--checkpointed", type=int, help="layers in the last arm: not the fewest")
     parser.add_argument("--no-optimizer", action="store_true", help="leave AdamW out")
@@ -325,7 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit(checks[kernel])
     prepare(model, 0)
     pairs = common.make_pairs(options.pairs, **lengths, vocabulary=options.vocabulary)
-    arms = make_arms(model, pairs, Kernels(kernel, options.logprobs), options)
+    fused = choose_fused(model, options.fused)
+    arms = make_arms(model, pairs, Kernels(kernel, options.logprobs, fused), options)
     arms = check_arms(model, arms, options.tolerance)
     peak, cost, rows = peak_flops(options.device, dtype), Cost.of(model), []
     for arm in arms:
@@ -336,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if options.write:
         common.write_results("gpu_step", rows, " ".join(["python -m", MODULE, *sys.argv[1:]]))
     report = {
-        "conditions": common.conditions(), "options": vars(options), "attention": checks, "used": kernel, "peak TFLOP/s": peak / 1e12,
+        "conditions": common.conditions(), "options": vars(options), "attention": checks, "used": kernel, "fused": fused, "peak TFLOP/s": peak / 1e12,
         "AdamW seconds, one layer's scaled up": adamw, "rows": rows,
     }  # fmt: skip
     print(json.dumps(report))

@@ -10,10 +10,10 @@ Four ways to do the same work:
 
 - padded: what preference trainers commonly do, see `performance.gpu_step`; a rank takes micro-batches
   one after the other, and gradients are reduced after each, so that each lasts as long as the longest.
-- packed: ours by the defaults, with the layers computed again that the memory model asks for.
+- packed: ours with `hardware.fused=none`; each pack computes as few layers again as it needs.
+- + fused: ours by the defaults. Norms, rotary embeddings and SwiGLU are one kernel each that reads its
+  inputs and writes its outputs once, and their layers keep less, so that fewer are computed again.
 - + rare probes, no checkpoint: the same with `probe.every=8 save.optimizer=false`.
-- + fused: norms, rotary embeddings and SwiGLU in one kernel each, as Liger's are, each reading its inputs
-  and writing its outputs once; layers computed again are chosen for each pack. No run does this yet.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Way:
     name: str
     moved: Moved
     padded: bool = False
-    each_pack: bool = False  # layers computed again: as few as this pack needs, not as the fullest
+    fused: str = "none"
     probe_every: int = 1
     save_every: int | None = 50  # steps between resumable checkpoints
 
@@ -101,14 +101,19 @@ class Work:
         return Rows.of(self.lengths, self.shape, True, True)
 
     @property
+    def mean_pack(self) -> int:
+        """Tokens of a rank's share of a step, if it is one pack."""
+        return round(self.rows.tokens / len(self.lengths) * self.batch / self.ranks)
+
+    @property
     def recomputed(self) -> float:
         """FLOPs per token of all layers computed again: each up to its last product, which saves nothing."""
         last = 2.0 * self.shape.hidden * self.shape.intermediate * self.shape.layers
         return self.shape.cost.token - last
 
-    def again(self, tokens: int) -> int:
+    def again(self, tokens: int, fused: str) -> int:
         """The fewest layers to compute again with which packs of so many tokens fit."""
-        hardware, memory = self.hardware, capacity(self.hardware)
+        hardware, memory = replace(self.hardware, fused=fused), capacity(self.hardware)
         return footprint(self.shape, hardware, "cached", self.rows, tokens, memory).checkpointed
 
     def packed(self, pairs: Sequence[Lengths], moved: Moved, layers_again: int) -> Asked:
@@ -164,20 +169,17 @@ def draw(
 def steps(work: Work, way: Way) -> tuple[float, float]:
     """Seconds of all steps' forward and backward passes as the slowest rank has them, and on average."""
     slowest = average = 0.0
-    fixed = work.again(work.hardware.tokens_per_pack)
     for epoch in range(work.epochs):
         order = list(work.lengths)
         Random(epoch).shuffle(order)
         for at in range(0, len(order) - work.batch + 1, work.batch):
-            for seconds in _concurrent(work, way, order[at : at + work.batch], fixed):
+            for seconds in _concurrent(work, way, order[at : at + work.batch]):
                 slowest += max(seconds)
                 average += sum(seconds) / work.ranks
     return slowest, average
 
 
-def _concurrent(
-    work: Work, way: Way, batch: Sequence[Lengths], fixed: int
-) -> Iterator[list[float]]:
+def _concurrent(work: Work, way: Way, batch: Sequence[Lengths]) -> Iterator[list[float]]:
     """Seconds of every rank, once for each time that the ranks wait for each other."""
     rates, ranks = work.rates, work.ranks
     if way.padded:
@@ -187,7 +189,7 @@ def _concurrent(
         return
 
     def seconds(pack: Sequence[Lengths]) -> float:
-        again = work.again(sum(p.tokens() for p in pack)) if way.each_pack else fixed
+        again = work.again(sum(p.tokens() for p in pack), way.fused)
         return work.packed(pack, way.moved, again).seconds(rates)
 
     tokens = [pair.tokens() for pair in batch]
@@ -222,14 +224,12 @@ def ways(shape: dict[str, Any]) -> list[Way]:
     for name in ("padded", "packed", "fused"):
         moved[name], off = moved_by(shape, name)
         print(f"{name}: a fifth trace is {off:.1%} off what four predict", flush=True)
-    bare = replace(
-        Way("+ rare probes, no checkpoint", moved["packed"]), probe_every=8, save_every=None
-    )
+    fused = Way("+ fused", moved["fused"], fused="liger")
     return [
         Way("padded", moved["padded"], padded=True),
         Way("packed", moved["packed"]),
-        bare,
-        replace(bare, name="+ fused, layers per pack", moved=moved["fused"], each_pack=True),
+        fused,
+        replace(fused, name="+ rare probes, no checkpoint", probe_every=8, save_every=None),
     ]
 
 
@@ -266,9 +266,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rates = Rates(**{name: getattr(o, f"{name}_rate") for name in vars(Rates())})
     work = Work(shape, lengths, hardware, rates, o.batch, o.epochs, o.micro, o.probe)
     print(f"{shape.parameters / 1e9:.2f} billion parameters; {rates}")
-    print(
-        f"{len(lengths):,} pairs fit the context, {work.again(o.budget)} of {shape.layers} layers computed again"
-    )
+    counts = [
+        f"{work.again(tokens, 'liger')} of {shape.layers} layers in a {kind} pack"
+        for kind, tokens in (("full", o.budget), ("mean", work.mean_pack))
+    ]
+    print(f"{len(lengths):,} pairs fit the context; computed again: {', '.join(counts)}")
     columns = {way.name: stage(work, way) for way in ways(chosen)}
     names = list(next(iter(columns.values())))
     rows = [{"minutes": n, **{k: v[n] / 60 for k, v in columns.items()}} for n in names]

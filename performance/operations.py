@@ -7,7 +7,6 @@ products are counted, and bytes that everything else reads and writes. Attention
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -22,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from performance import common, gpu_step
-from spot.training import attention, logprobs
+from spot.training import fused_layers, logprobs
 from spot.training.activation_checkpointing import checkpoint_layers
 from spot.training.forward import Kernels, pack_logprobs
 from spot.training.packing import PackingSettings, PairTokens, build_pack
@@ -62,6 +61,11 @@ class Counter(TorchDispatchMode):
             self.moved += sum(_bytes(x) for x in [*given, *made])
         return out
 
+    def count(self, touched: Sequence[Tensor]) -> None:
+        """An operation of ours that reads or writes these."""
+        self.operations += 1
+        self.moved += sum(_bytes(x) for x in touched)
+
 
 def _bytes(values: Tensor) -> int:
     return values.numel() * values.element_size()
@@ -70,48 +74,42 @@ def _bytes(values: Tensor) -> int:
 class _Moves(torch.autograd.Function):
     """A kernel that reads tensors once and writes as many outputs, and the same backwards.
 
-    Its backward pass reads what it was given and the outputs' gradients, and writes the inputs'.
+    Its backward pass reads the outputs' gradients and, where it keeps them, its inputs, and writes the
+    inputs' gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, counter: Counter, outputs: int, *inputs: Tensor) -> Any:
-        ctx.counter = counter
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, counter: Counter, outputs: int, keeps: bool, *inputs: Tensor) -> Any:
+        ctx.counter, ctx.keeps = counter, keeps
+        ctx.save_for_backward(*(inputs if keeps else ()))
         made = tuple(torch.empty_like(x) for x in inputs[:outputs])
-        counter.moved += sum(_bytes(x) for x in [*inputs, *made])
-        counter.operations += 1
+        counter.count([*inputs, *made])
         return made if outputs > 1 else made[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         read = ctx.saved_tensors
-        made = [torch.empty_like(x) for x in read]
-        ctx.counter.moved += sum(_bytes(x) for x in [*grads, *read, *made])
-        ctx.counter.operations += 1
-        return None, None, *made
+        made = [torch.empty_like(x) for x in (read if ctx.keeps else grads)]
+        ctx.counter.count([*grads, *read, *made])
+        return None, None, None, *made
 
 
 @contextmanager
-def fused(model: Any, counter: Counter) -> Iterator[None]:
-    """Within, norms, SwiGLU and rotary embeddings move what one kernel each would."""
+def not_computed(counter: Counter) -> Iterator[None]:
+    """Within, what fused layers call moves bytes and computes nothing."""
 
-    def norm(_: Any, states: Tensor) -> Any:
-        return _Moves.apply(counter, 1, states)
+    def rms_norm(states: Tensor, *_: Any) -> Any:
+        return _Moves.apply(counter, 1, True, states)
 
-    def swiglu(mlp: Any, states: Tensor) -> Any:
-        return mlp.down_proj(_Moves.apply(counter, 1, mlp.gate_proj(states), mlp.up_proj(states)))
+    def swiglu(gate: Tensor, up: Tensor) -> Any:
+        return _Moves.apply(counter, 1, True, gate, up)
 
-    def rotary(q: Tensor, k: Tensor, *_: Any, **__: Any) -> Any:
-        return _Moves.apply(counter, 2, q, k)
+    def rotary(q: Tensor, k: Tensor, *_: Any) -> Any:
+        return _Moves.apply(counter, 2, False, q, k)
 
-    forwards = {"RMSNorm": norm, "MLP": swiglu}
     with ExitStack() as stack:
-        for kind in {type(module) for module in model.modules()}:
-            for ending, forward in forwards.items():
-                if kind.__name__.endswith(ending):
-                    stack.enter_context(mock.patch.object(kind, "forward", forward))
-        layers = sys.modules[type(model).__module__]
-        stack.enter_context(mock.patch.object(layers, "apply_rotary_pos_emb", rotary))
+        for kernel in (rms_norm, swiglu, rotary):
+            stack.enter_context(mock.patch.object(fused_layers, kernel.__name__, kernel))
         yield
 
 
@@ -149,13 +147,13 @@ def trace(
         pack, batch = _fake(pack), _fake(batch)
         with ExitStack() as stack:
             stack.enter_context(counter)
-            if way == "fused":
-                stack.enter_context(fused(model, counter))
+            stack.enter_context(not_computed(counter))
             if way == "padded":
                 total = gpu_step.padded_sums(model, batch).sum()
             else:
-                stack.enter_context(attention.packed(model, "varlen"))
-                total = pack_logprobs(model, pack, Kernels("varlen")).sum()
+                kernels = Kernels("varlen", fused="liger" if way == "fused" else "none")
+                stack.enter_context(kernels.inside(model))
+                total = pack_logprobs(model, pack, kernels).sum()
             total.backward()
     return counter
 

@@ -100,6 +100,7 @@ def test_the_command_prints_every_part_of_every_way(capsys: pytest.CaptureFixtur
     *parts, total = rows
     for way in list(total)[1:]:
         assert total[way] == pytest.approx(sum(row[way] for row in parts))
-    assert total["padded"] > total["packed"] > total["+ rare probes, no checkpoint"]
-    assert "layers computed again" in said
+    assert total["padded"] > total["packed"] > total["+ fused"]
+    assert total["+ fused"] > total["+ rare probes, no checkpoint"]
+    assert "computed again: 0 of 2 layers in a full pack" in said
     assert "| sum |" in said

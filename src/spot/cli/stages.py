@@ -295,7 +295,7 @@ def plan(name: str, arguments: argparse.Namespace) -> None:
     if only_shows(arguments):
         return _with_hydra("run", arguments, list(arguments.overrides))
     asked = compose.expand(list(arguments.overrides), arguments.multirun)
-    if asked.sweep:
+    if len(asked.jobs) > 1:
         raise UserError(
             "spot plan takes one configuration: add what the sweep varies, arm=dpo seed=0."
         )

@@ -213,6 +213,21 @@ def turned(before: Trials, after: Trials) -> float:
     return 100.0 * (len(right) * len(wrong) - len(right & wrong)) / pairs
 
 
+def correlation(one: Mapping[str, Trials], other: Mapping[str, Trials]) -> float | None:
+    """Of an answer each of two models to the same question, in different trials, over questions.
+
+    With shares right p and p', and t of pairs that turn, it is (p(1 − p') − t) / √(p(1 − p) p'(1 − p')).
+    None where a model is always right or wrong, or a single trial is all there is.
+    """
+    shared = one.keys() & other.keys()
+    if any(len(one[q].keys() | other[q].keys()) < 2 for q in shared):
+        return None
+    p, q = (float(np.mean([np.mean([*of[n].values()]) for n in shared])) for of in (one, other))
+    spread = math.sqrt(p * (1 - p) * q * (1 - q))
+    turn = float(np.mean([turned(one[n], other[n]) for n in shared])) / 100
+    return (p * (1 - q) - turn) / spread if spread else None
+
+
 def turns(
     runs: Sequence[Mapping[str, Trials]], bases: Sequence[Mapping[str, Trials]]
 ) -> Turns | None:

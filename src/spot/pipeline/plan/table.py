@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from spot.pipeline.plan import power
 from spot.pipeline.plan.account import GIB, Plan
 from spot.pipeline.plan.minutes import spent, total
 from spot.training.memory_model import RESERVE
@@ -34,6 +35,7 @@ def show(plan: Plan, console: terminal.Console | None = None) -> None:
         "time, minutes": _time(plan),
         "disk": _disk(plan),
         "Oracle": list(oracle),
+        **power.sections(config),
     }
     for title, lines in sections.items():
         out.print()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from spot.pipeline.policy import SHIPPED
 from tests.distributed import commands
 from tests.distributed.commands import train
 
@@ -86,6 +87,35 @@ def two_nodes(folder: Path, port: int) -> None:
             assert each.ends() == 0, each.text()[-5000:]
         assert not any(each.left(5) for each in started)
         assert started[1].text() == ""  # what there is to tell, node 0 tells
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_a_node_without_the_weights_ends_the_run_before_anything_is_sampled(
+    tmp_path: Path, prerequisites: None
+) -> None:
+    """Each node sees its own `model` behind the same path, and the second has none."""
+    port = free_port()
+    with ExitStack() as both:
+        started = []
+        for node in (0, 1):
+            place = tmp_path / f"node{node}"
+            place.mkdir()
+            where = f"--node-rank {node} --master-addr 127.0.0.1 --master-port {port}".split()
+            own = ["model.path=/proc/self/cwd/model", f"output={tmp_path / 'outputs'}"]
+            command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *where]
+            command += train(*TWO_NODES, *own)[1:]
+            if node == 0:
+                shutil.copytree(SHIPPED, place / "model")
+            started.append(both.enter_context(commands.start(place, command)))
+        assert [each.ends() != 0 for each in started] == [True, True]
+    said = "has no model as the first one has it (/proc/self/cwd/model is not a folder"
+    for each in started:
+        assert any(line.startswith("spot: Node 1 (") and said in line for line in each.lines())
+    assert not list(tmp_path.glob("outputs/products/respond/*"))
 
 
 def test_torchrun_ends_who_waits_when_the_run_fails(folder: Path) -> None:

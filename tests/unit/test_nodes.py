@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,9 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from spot.config import HardwareConfig
+from spot.config.compose import compose
+from spot.data import artifacts
+from spot.pipeline import policy
 from spot.pipeline.distributed import launch, nodes, rank
 from spot.utils import files
 from spot.utils.errors import UserError
@@ -184,6 +191,48 @@ def test_nodes_wait_for_each_other_or_learn_what_failed_before(
     first, _ = sessions()
     with pytest.raises(UserError, match="Node 1 did not come"):
         first.meet()
+
+
+def test_nodes_have_the_weights_or_the_first_one_says_which_has_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also with a fetch that takes longer than a node has to come."""
+    monkeypatch.setattr(nodes, "POLL", 0.01)
+    monkeypatch.setattr(nodes, "HELLO", 0.3)
+    model = tmp_path / "model"
+    shutil.copytree(policy.SHIPPED, model)
+    config = replace(compose([]).model, path=str(model))
+    root = tmp_path / "outputs" / "products"
+    root.mkdir(parents=True)
+    described = policy.described(config, policy.prepare(config, root), root)
+
+    def follow(second: nodes.Session, seconds: float = 0.0) -> Path:
+        weights = second.awaited("weights")
+        assert weights is not None
+        with second.reporting(), second.agreeing():
+            time.sleep(seconds)
+            return policy.present(weights, "Node 1 (host)")
+
+    def agreed(seconds: float = 0.0) -> Path:
+        first, second = sessions()
+        with ThreadPoolExecutor() as pool:
+            following = pool.submit(follow, second, seconds)
+            first.agree(described)
+            return following.result(20)
+
+    assert agreed() == agreed(0.6) == model
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    artifacts.model_digest.cache_clear()  # as on another node
+    with pytest.raises(UserError, match=rf"^Node 1 \(host\) has other weights in {model} than"):
+        agreed()
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"^Node 1 \(host\) has no model as .*{model}.*same path"):
+        agreed()
+    first, _ = sessions()
+    with pytest.raises(UserError, match="Node 1 did not come"):
+        first.agree({})
 
 
 def test_a_signal_that_nohup_ignores_ends_no_training() -> None:

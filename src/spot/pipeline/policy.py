@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -169,6 +170,47 @@ def download(path: str, revision: str | None, *, here: bool = False) -> Path:
     folder = Path(fetch(ignore_patterns=UNREAD))
     if not here and not any(folder.glob("*.safetensors")):
         fetch(allow_patterns=PICKLED)
+    return folder
+
+
+def described(model: ModelConfig, policy: Policy, root: Path) -> dict[str, Any]:
+    """What another node needs to find the same weights, and the products they are used for."""
+    fetched = model.path is not None and _local(model.path) is None
+    return {
+        "folder": str(policy.folder.absolute()),
+        "hub": model.path if fetched else None,
+        "digest": policy.digest,
+        "products": str(root.absolute()),
+    }
+
+
+def present(described: Mapping[str, Any], node: str) -> Path:
+    """Where the weights that another node has described are on this one, fetched if they are the hub's.
+
+    Raises UserError, which names the node.
+    """
+    from spot.generation.folder import check_folder
+
+    folder, products = Path(described["folder"]), Path(described["products"])
+    try:
+        if described["hub"] is not None and not (folder / "config.json").is_file():
+            folder = download(described["hub"], folder.name)  # a snapshot is named by its commit
+        check_folder(folder)
+    except (UserError, OSError, ValueError) as error:
+        raise UserError(
+            f"{node} has no model as the first one has it ({first_line(error)}): put it there at the same "
+            "path, or name a path that all nodes see."
+        ) from error
+    if not products.is_dir():
+        raise UserError(
+            f"{node} does not see {products}: set output=<a folder that all nodes share>."
+        )
+    if described["hub"] is not None:  # of the same commit
+        return folder
+    if artifacts.model_digest(folder, products.parent / DIGESTS) != described["digest"]:
+        raise UserError(
+            f"{node} has other weights in {folder} than the first one: copy them again."
+        )
     return folder
 
 

@@ -97,11 +97,15 @@ class Run:
     def weights(self, read: artifacts.Product | None) -> Policy:
         """What the first round starts with. read: attempts that a student learns from."""
         from spot.pipeline import policy
+        from spot.pipeline.distributed import nodes
         from spot.pipeline.plan import sampling
 
         found = policy.prepare(self.config.model, self.root, self._texts(read))
         here = replace(self.config.model, path=str(found.folder))  # of a hub id, only now
         sampling.check(replace(self.config, model=here), self.until)
+        if self.trains and (others := nodes.session()) is not None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            others.agree(policy.described(self.config.model, found, self.root))
         return found
 
     def student(self, read: artifacts.Product | None) -> artifacts.Product:

@@ -18,9 +18,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spot.pipeline import policy
 from spot.pipeline.distributed.nodes import POLL, Session, session
 from spot.pipeline.distributed.training_job import TrainingJob
 from spot.utils.errors import RankError, UserError
@@ -45,7 +47,7 @@ def run(job: TrainingJob) -> dict[str, Any]:
     folder.mkdir(parents=True)
     if nodes is not None:
         endpoint = f"{nodes.host}:{_free_port()}"
-        nodes.announce({"job": job.to_json(), "endpoint": endpoint})
+        nodes.announce("training", {"job": job.to_json(), "endpoint": endpoint})
     _launch(job, endpoint, nodes)
     return dict(json.loads((folder / "result.json").read_text()))
 
@@ -55,9 +57,14 @@ def follow() -> None:
     nodes = session()
     assert nodes is not None
     with nodes.following():
-        training = nodes.training()
-        if training is not None:
-            _launch(TrainingJob.from_json(training["job"]), training["endpoint"], nodes)
+        weights = nodes.awaited("weights")
+        if weights is None:
+            return
+        with nodes.agreeing():
+            folder = policy.present(weights, f"Node {nodes.node} ({socket.gethostname()})")
+        if (training := nodes.awaited("training")) is not None:
+            job = replace(TrainingJob.from_json(training["job"]), policy_folder=folder)
+            _launch(job, training["endpoint"], nodes)
 
 
 def rank_folder(job: TrainingJob) -> Path:

@@ -1,15 +1,17 @@
 """Several machines that train together: what torchrun or srun started, and what its processes share.
 
-The first node's first process runs the pipeline. The first process of every other node waits for the
-training and then starts its node's ranks; any further process of a node has nothing to do. A key-value
-store at the first process (torchrun's own where there is one) carries the training to the other nodes
-and a failure to all. Whoever loses the store knows that the first process is gone.
+The first node's first process runs the pipeline. The first process of every other node looks for the
+weights before anything is sampled, waits for the training and then starts its node's ranks; any further
+process of a node has nothing to do. A key-value store at the first process (torchrun's own where there
+is one) carries the training to the other nodes and a failure to all. Whoever loses the store knows that
+the first process is gone.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -155,17 +157,33 @@ class Session:
             with suppress(self.error):
                 self.store.add("left", 1)
 
-    def announce(self, training: Mapping[str, Any]) -> None:
-        """Have the other nodes train along."""
-        self.store.set("training", json.dumps(training))
+    def agree(self, weights: Mapping[str, Any]) -> None:
+        """Wait until every other node has the weights that this one describes.
 
-    def training(self) -> dict[str, Any] | None:
+        Raises UserError when one has not, or does not come.
+        """
+        self.announce("weights", weights)
+        if failure := self._gather("asked", HELLO) or self._gather("has", math.inf):
+            raise UserError(failure["message"])
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Around another node's look for the weights, which it may have to fetch."""
+        self.store.set(f"asked{self.node}", "")
+        yield
+        self.store.set(f"has{self.node}", "")
+
+    def announce(self, what: str, values: Mapping[str, Any]) -> None:
+        """Tell the other nodes of the `weights`, or of the `training` that they are to join."""
+        self.store.set(what, json.dumps(values))
+
+    def awaited(self, what: str) -> dict[str, Any] | None:
         """What the first process announces; None when its run is over without that.
 
         Raises what the first process has failed with, or UserError when it is gone.
         """
         deadline = time.monotonic() + HELLO
-        while not self._has("training"):
+        while not self._has(what):
             if failure := self.failure():
                 raise UserError(f"The first process has failed: {failure['message']}")
             if self._has("over"):
@@ -173,7 +191,7 @@ class Session:
             if time.monotonic() > deadline and not self._has("begun"):
                 raise UserError(LOST)
             time.sleep(POLL)
-        return dict(json.loads(self.store.get("training")))
+        return dict(json.loads(self.store.get(what)))
 
     def meet(self) -> Failure | None:
         """Wait until every node is about to start its ranks; returns a failure that came before.
@@ -181,9 +199,13 @@ class Session:
         Torch's own rendezvous hears of no failure and can only be killed. Raises UserError when a
         node does not come.
         """
-        self.store.set(f"ready{self.node}", "")
-        deadline = time.monotonic() + HELLO
-        while missing := [n for n in range(self.nodes) if not self._has(f"ready{n}")]:
+        return self._gather("ready", HELLO)
+
+    def _gather(self, key: str, seconds: float) -> Failure | None:
+        """Wait so long until every node has set this key, as this one does; returns what failed before."""
+        self.store.set(f"{key}{self.node}", "")
+        deadline = time.monotonic() + seconds
+        while missing := [n for n in range(self.nodes) if not self._has(f"{key}{n}")]:
             if failure := self.failure():
                 return failure
             if time.monotonic() > deadline:

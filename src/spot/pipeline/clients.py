@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spot.config import BenchmarkConfig, Config, GeneratorConfig
 from spot.evaluation import benchmarks
@@ -20,9 +20,6 @@ from spot.oracle import Oracle
 from spot.oracle import build as oracles
 from spot.pipeline import parts, questions
 from spot.pipeline.policy import Policy
-
-if TYPE_CHECKING:
-    from spot.pipeline.run import Run
 
 
 def evaluator(config: Config) -> GeneratorConfig:
@@ -162,7 +159,8 @@ def _asked(config: Config, tasks: Iterable[BenchmarkConfig]) -> dict[str, Any]:
 
 
 def oracle(
-    run: Run,
+    config: Config,
+    start: Callable[[Config, GeneratorConfig, Policy], Generator],
     verifier: Verifier,
     policy: Policy | None,
     *,
@@ -170,15 +168,17 @@ def oracle(
     target: int | None,
     attempts: Sequence[str],
 ) -> Oracle:
-    """Who corrects the attempts with these digests (`journal_path`); `policy` for the kinds that need it."""
-    config = run.config
+    """Who corrects the attempts with these digests (`journal_path`).
+
+    policy, and what starts a generator of it: for the kinds that ask.
+    """
     around = oracles.Surroundings(verifier, mode, target, pose=questions.posed(config))
     if policy is not None:
         around = replace(
             around,
             policy=policy.folder,
             journal=oracles.journal_path(config.oracle, attempts, Path(config.output)),
-            start=partial(run.generators.start, config, config.generator, policy),
+            start=partial(start, config, config.generator, policy),
             sampling=build.sampling(config.generator),
         )
     return oracles.build(config.oracle, config.data, around)

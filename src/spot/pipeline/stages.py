@@ -187,9 +187,8 @@ def rectify(run: Run, attempts: artifacts.Product, *, part: str, mode: str) -> a
         outcomes: Counter[str] = Counter()
         with Verifier() as verifier:
             digests = sampled.verdict_digests(attempts)
-            oracle = clients.oracle(
-                run, verifier, student, mode=mode, target=target_pairs, attempts=digests
-            )
+            asking = config, run.generators.start, verifier, student
+            oracle = clients.oracle(*asking, mode=mode, target=target_pairs, attempts=digests)
 
             def produce(done: frozenset[str], counts: Counter[str]) -> Iterator[Rectification]:
                 rows = artifacts.unfinished_rows(target, Rectification)

@@ -6,7 +6,7 @@ products and of attention, bytes that everything else reads and writes. A pack's
 divided by the rates of `Rates`, which are assumptions and are printed. Pairs are then drawn, put into
 steps and dealt over the ranks as in training; a step lasts as long as its slowest rank.
 
-Four ways to do the same work:
+Five ways to do the same work:
 
 - padded: what preference trainers commonly do, see `performance.gpu_step`; a rank takes micro-batches
   one after the other, and gradients are reduced after each, so that each lasts as long as the longest.
@@ -14,6 +14,8 @@ Four ways to do the same work:
 - + fused: ours by the defaults. Norms, rotary embeddings and SwiGLU are one kernel each that reads its
   inputs and writes its outputs once, and their layers keep less, so that fewer are computed again.
 - + rare probes, no checkpoint: the same with `probe.every=8 save.optimizer=false`.
+- + ZeRO-3: the same with `hardware=8xh800_zero3`. Weights are gathered layer by layer, while others are
+  computed, and not after the update; more memory is left, but every pack computes again what a full one must.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class Way:
     moved: Moved
     padded: bool = False
     fused: str = "none"
+    zero: int = 2  # stage of ZeRO
     probe_every: int = 1
     save_every: int | None = 50  # steps between resumable checkpoints
 
@@ -111,9 +114,12 @@ class Work:
         last = 2.0 * self.shape.hidden * self.shape.intermediate * self.shape.layers
         return self.shape.cost.token - last
 
-    def again(self, tokens: int, fused: str) -> int:
+    def again(self, tokens: int, way: Way) -> int:
         """The fewest layers to compute again with which packs of so many tokens fit."""
-        hardware, memory = replace(self.hardware, fused=fused), capacity(self.hardware)
+        hardware = replace(self.hardware, fused=way.fused, zero_stage=way.zero)
+        if hardware.in_parts:  # every pack as the fullest
+            tokens = hardware.tokens_per_pack
+        memory = capacity(hardware)
         return footprint(self.shape, hardware, "cached", self.rows, tokens, memory).checkpointed
 
     def packed(self, pairs: Sequence[Lengths], moved: Moved, layers_again: int) -> Asked:
@@ -189,7 +195,7 @@ def _concurrent(work: Work, way: Way, batch: Sequence[Lengths]) -> Iterator[list
         return
 
     def seconds(pack: Sequence[Lengths]) -> float:
-        again = work.again(sum(p.tokens() for p in pack), way.fused)
+        again = work.again(sum(p.tokens() for p in pack), way)
         return work.packed(pack, way.moved, again).seconds(rates)
 
     tokens = [pair.tokens() for pair in batch]
@@ -204,14 +210,17 @@ def stage(work: Work, way: Way) -> dict[str, float]:
     count = len(work.lengths) // work.batch * work.epochs
     slowest, average = steps(work, way)
     one_probe = work.forward(work.lengths[: work.probe_pairs], way.moved)
+    gathered = 2 * p / rates.link  # bf16, once
+    along = (3 if way.zero == 3 else 1) * gathered  # gradients; at stage 3 weights, both ways
     saves = count // way.save_every if way.save_every else 0
     return {
         "start, weights read": rates.start + 2 * p / rates.disk,
         "reference, once": work.forward(work.lengths, way.moved),
         "passes, if all ranks were equal": average,
         "waiting for the slowest rank": slowest - average,
+        "collectives that passes do not hide": max(0.0, count * along - average),
         "update and its all-gather": count
-        * (2 * p / rates.link + 30 * p / work.ranks / rates.memory),
+        * ((gathered if way.zero < 3 else 0.0) + 30 * p / work.ranks / rates.memory),
         "probes": 0.0 if way.padded else count // way.probe_every * one_probe,
         "resumable checkpoints": saves * 14 * p / rates.disk,
         "trained weights written": 2 * p / rates.disk,
@@ -219,17 +228,19 @@ def stage(work: Work, way: Way) -> dict[str, float]:
 
 
 def ways(shape: dict[str, Any]) -> list[Way]:
-    """All four, each with what its passes move; says how well the traces are explained."""
+    """All of them, each with what its passes move; says how well the traces are explained."""
     moved = {}
     for name in ("padded", "packed", "fused"):
         moved[name], off = moved_by(shape, name)
         print(f"{name}: a fifth trace is {off:.1%} off what four predict", flush=True)
     fused = Way("+ fused", moved["fused"], fused="liger")
+    bare = replace(fused, name="+ rare probes, no checkpoint", probe_every=8, save_every=None)
     return [
         Way("padded", moved["padded"], padded=True),
         Way("packed", moved["packed"]),
         fused,
-        replace(fused, name="+ rare probes, no checkpoint", probe_every=8, save_every=None),
+        bare,
+        replace(bare, name="+ ZeRO-3", zero=3),
     ]
 
 
@@ -266,12 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rates = Rates(**{name: getattr(o, f"{name}_rate") for name in vars(Rates())})
     work = Work(shape, lengths, hardware, rates, o.batch, o.epochs, o.micro, o.probe)
     print(f"{shape.parameters / 1e9:.2f} billion parameters; {rates}")
+    found = ways(chosen)
     counts = [
-        f"{work.again(tokens, 'liger')} of {shape.layers} layers in a {kind} pack"
+        f"{work.again(tokens, found[2])} of {shape.layers} layers in a {kind} pack"
         for kind, tokens in (("full", o.budget), ("mean", work.mean_pack))
     ]
     print(f"{len(lengths):,} pairs fit the context; computed again: {', '.join(counts)}")
-    columns = {way.name: stage(work, way) for way in ways(chosen)}
+    columns = {way.name: stage(work, way) for way in found}
     names = list(next(iter(columns.values())))
     rows = [{"minutes": n, **{k: v[n] / 60 for k, v in columns.items()}} for n in names]
     rows.append({"minutes": "sum", **{k: sum(v.values()) / 60 for k, v in columns.items()}})

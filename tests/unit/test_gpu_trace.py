@@ -85,6 +85,18 @@ def test_a_stage_adds_up_what_its_options_cost() -> None:
     assert rare["resumable checkpoints"] == 0
 
 
+def test_what_collectives_take_is_counted_where_passes_do_not_hide_it() -> None:
+    """A step of ZeRO-2 sends gradients beside its passes and weights behind them; ZeRO-3 all three beside."""
+    work = _work(rates=gpu_trace.Rates(link=1e6))
+    sent = 2 * 2 * work.shape.parameters / 1e6  # of both steps, once
+    for zero, beside, behind in ((2, sent, sent), (3, 3 * sent, 0.0)):
+        found = gpu_trace.stage(work, gpu_trace.Way("", NOTHING, zero=zero))
+        passes = found["passes, if all ranks were equal"]
+        hidden = beside - found["collectives that passes do not hide"]
+        assert hidden == pytest.approx(passes)
+        assert found["update and its all-gather"] == pytest.approx(behind, abs=1e-3)
+
+
 def test_pairs_beyond_the_context_are_left_out_and_the_mean_is_what_was_asked() -> None:
     drawn = gpu_trace.draw(4000, 1800, 0.7, 0.5, 150, 10**6)
     assert sum(p.chosen for p in drawn) / len(drawn) == pytest.approx(1800, rel=0.03)

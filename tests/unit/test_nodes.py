@@ -315,3 +315,24 @@ def test_a_rank_on_a_full_disk_leaves_no_part_of_a_report(
     rank._report(0, ValueError("unlucky"))
     assert not list(tmp_path.iterdir())
     assert "ValueError: unlucky" in capfd.readouterr().err
+
+
+def test_a_lock_on_a_build_is_named_where_ranks_would_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A build that was killed leaves one, and torch waits for it without a word."""
+    from torch.utils import cpp_extension
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    launch.say_builds()
+    assert capsys.readouterr().err == ""
+    lock = Path(cpp_extension._get_build_directory("cpu_adam", verbose=False)) / "lock"
+    lock.touch()
+    launch.say_builds()
+    assert f"if none is running, delete {lock}" in capsys.readouterr().err
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+    monkeypatch.setattr(cpp_extension, "get_default_build_root", lambda: str(tmp_path))
+    lock = Path(cpp_extension._get_build_directory("shm_comm", verbose=False)) / "lock"
+    lock.touch()
+    launch.say_builds()
+    assert f"delete {lock}" in capsys.readouterr().err

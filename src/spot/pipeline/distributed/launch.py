@@ -103,6 +103,8 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
     )
     if nodes is not None and (failure := nodes.meet()):
         raise _as_exception(failure)
+    if hardware.deepspeed:
+        say_builds()
     # -P: nothing that lies in the current directory is taken for a module
     rank = ["-P", "-m", "spot.pipeline.distributed.rank", str(file)]
     try:
@@ -117,6 +119,16 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
             raise KeyboardInterrupt from None
         say(f"ended by {stopped.sigval.name}; the same command goes on from here.")
         raise SystemExit(128 + stopped.sigval) from None
+
+
+def say_builds() -> None:
+    """Name every lock on the operators that DeepSpeed compiles: ranks wait for it, however old it is."""
+    from torch.utils import cpp_extension
+
+    named = os.environ.get("TORCH_EXTENSIONS_DIR")
+    root = Path(named or cpp_extension.get_default_build_root())
+    for lock in sorted(root.glob("*/lock" if named else "*/*/lock")):
+        say(f"waiting for a build of DeepSpeed's operators; if none is running, delete {lock}.")
 
 
 def _silence(logger: logging.Logger) -> None:

@@ -21,6 +21,20 @@ def test_every_name_of_the_code_exists() -> None:
         assert pkgutil.resolve_name(name) is not None, name
 
 
+def test_what_is_read_without_the_site_leads_to_files_that_are_there() -> None:
+    """The site's own build checks the links of its pages; some of those exist only there."""
+    folders = "*.md", "performance/*.md", "experiments/**/*.md"
+    links = [
+        (page, target)
+        for folder in folders
+        for page in ROOT.glob(folder)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+        if not re.match(r"[a-z]+:", target)
+    ]
+    assert len(links) > 20
+    assert [(page.name, to) for page, to in links if not (page.parent / to).exists()] == []
+
+
 def test_the_patches_of_the_worked_examples_apply() -> None:
     patches = sorted(ROOT.glob("docs/examples/*/*.patch"))
     assert patches

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from spot.pipeline.plan import power
 from spot.pipeline.plan.account import GIB, Plan
 from spot.pipeline.plan.minutes import spent, total
 from spot.training.memory_model import RESERVE
@@ -15,6 +14,8 @@ Line = tuple[str, str, str]  # what, how much, a note
 
 def show(plan: Plan, console: terminal.Console | None = None) -> None:
     """Print the plan: memory, work, disk, Oracle, and whether it fits."""
+    from spot.pipeline.plan import power  # with scipy, which checks of the plan can do without
+
     out = console or terminal.Console(soft_wrap=True)
     config, shape, hardware = plan.config, plan.shape, plan.config.hardware
     kind = hardware.accelerator.upper()

@@ -513,3 +513,10 @@ def test_every_shipped_hardware_has_a_plan() -> None:
     for file in sorted(folder.glob("*.yaml")):
         config: Config = compose([f"hardware={file.stem}", "model=qwen3_8b"])
         assert planning.plan(config).memory.device > QWEN.parameters
+
+
+def test_a_context_that_no_planned_pair_fits_is_planned_all_the_same() -> None:
+    """The laptop's model reads fewer tokens than any response has that the plan draws."""
+    made = planning.plan(compose(["hardware=8xh800", "model.context_length=256"]))
+    assert made.balance.slowest == 1
+    assert "none fits the context" in made.balance.source

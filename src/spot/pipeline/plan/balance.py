@@ -36,11 +36,13 @@ def balance_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None) 
         if lengths
         else f"lengths log-normal, plan.variation={config.plan.variation:g}"
     )
-    pool = tuple(lengths) if lengths else drawn(config)
     rejected, shared = config.loss.name in NEEDS_REJECTED, config.data.share_prefix
+    budget = config.hardware.tokens_per_pack
+    pool = [p for p in lengths or drawn(config) if p.tokens(rejected, shared) <= budget]
+    if not pool:
+        return Balance(1.0, f"{source}: none fits the context and a pack")
     costs = tuple(pair.cost(shape.cost, rejected, shared) for pair in pool)
     tokens = tuple(pair.tokens(rejected, shared) for pair in pool)
-    budget = config.hardware.tokens_per_pack
 
     def slowest(pairs: int, among: int) -> float:
         return simulated(costs, tokens, budget, pairs, among)
@@ -57,7 +59,7 @@ def balance_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None) 
 
 
 def drawn(config: Config) -> tuple[Lengths, ...]:
-    """Pairs with log-normal responses that fit the context and a pack, always the same ones."""
+    """Pairs with log-normal responses that fit the context, always the same ones."""
     plan, rng = config.plan, Random("spot plan")
     longest = config.model.context_length - plan.prompt_tokens
     spread = math.log(1 + plan.variation**2)
@@ -66,7 +68,7 @@ def drawn(config: Config) -> tuple[Lengths, ...]:
     for _ in range(4 * STEPS * 32):
         n = max(2, round(rng.lognormvariate(middle, spread**0.5)))
         pair = Lengths(plan.prompt_tokens, n, n, min(int(plan.shared * n), n - 1))
-        if n <= longest and pair.tokens() <= config.hardware.tokens_per_pack:
+        if n <= longest:
             pairs.append(pair)
     return tuple(pairs)
 

@@ -128,10 +128,12 @@ def start(
         process.wait()
 
 
-def finish(folder: Path, command: list[str], more: Mapping[str, str] | None = None) -> list[str]:
+def finish(
+    folder: Path, command: list[str], more: Mapping[str, str] | None = None, seconds: float = LIMIT
+) -> list[str]:
     """Run the command to its good end and return its lines; it leaves no process behind."""
     with start(folder, command, more) as started:
-        assert started.ends() == 0, started.text()[-5000:]
+        assert started.ends(seconds) == 0, started.text()[-5000:]
         assert not started.left(5)
         return started.lines()
 

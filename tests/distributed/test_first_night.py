@@ -71,7 +71,7 @@ def test_the_papers_command_from_questions_to_its_report(tmp_path: Path) -> None
         ]
         limited = ["bash", "-c", f"ulimit -n 1024; exec {shlex.join(command)}"]
         more = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "GEMINI_API_KEY": "a-key"}
-        lines = commands.finish(tmp_path, limited, more)
+        lines = commands.finish(tmp_path, limited, more, seconds=800)
     (run,) = commands.runs(tmp_path)
     assert run["status"] == "complete"
     assert (run["folder"] / "report.html").exists()

@@ -242,9 +242,9 @@ def test_hostile_answers_neither_hang_nor_kill(verifier):
         Item("\\boxed{\ud800}", "2"),
         Item(r"\boxed{2\sqrt{2}}", r"\sqrt{8}"),
     ]
-    start = time.process_time()
+    start = time.thread_time()
     verdicts = [name for name, _ in verifier.verdicts(items)]
-    assert time.process_time() - start < 5
+    assert time.thread_time() - start < 5
     assert verdicts == ["unparseable", "wrong", "wrong", "unparseable", "wrong", "wrong", "correct"]
 
 
@@ -266,9 +266,9 @@ def test_hostile_answers_neither_hang_nor_kill(verifier):
 )
 @pytest.mark.parametrize("answer_format", ["boxed", "last", "json"])
 def test_extraction_takes_linear_time(text, answer_format):
-    start = time.process_time()
+    start = time.thread_time()
     extract(text, answer_format)
-    assert time.process_time() - start < 3
+    assert time.thread_time() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -289,9 +289,9 @@ def test_extraction_takes_linear_time(text, answer_format):
     ],
 )
 def test_comparison_takes_little_time_whatever_is_compared(answer):
-    start = time.process_time()
+    start = time.thread_time()
     assert equal(answer, "5") is not True
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
 
 
 # truth; the same; others

@@ -27,7 +27,7 @@ def _eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(*overrides: str) -> str:
     """What `spot train` says of a configuration; empty where it begins."""
     try:
-        checks.check(compose(list(overrides), "train"), "train")
+        checks.check([compose(list(overrides), "train")], "train")
     except UserError as error:
         return str(error)
     return ""
@@ -114,9 +114,9 @@ def test_questions_that_the_hub_does_not_give(
     paper = compose(["benchmarks=paper", f"output={tmp_path}"])
     missing = r"HF_HUB_OFFLINE=1, and it is not in the cache.* set benchmarks\.tasks\.aime24\.path="
     with pytest.raises(UserError, match=missing):
-        checks.check(paper, None)
+        checks.check([paper], None)
     assert "reading the questions of aime24, aime25, amc23" in capfd.readouterr().err
-    checks.check(paper, "train")
+    checks.check([paper], "train")
     assert not list(tmp_path.iterdir())
 
 

@@ -73,31 +73,18 @@ def check(name: str, asked: compose.Expanded, found: nodes.Started | None) -> li
     Returns what the person at a terminal was asked for, as overrides; a sweep asks nobody, since its
     folder is named by what was typed.
     """
-    from spot.pipeline import checks, resources, spending
+    from spot.pipeline import checks, spending
     from spot.utils.processes import visible_gpus
 
-    # jobs that differ in what only training sees are looked at once
-    jobs = {
-        json.dumps(config.plain(job) | {"arm": None, "seed": 0, "loss": None}): job
-        for _, job in asked.jobs
-    }
-    dealt = asked.sweep and visible_gpus()  # a job that asks for too many of them leaves the others
-    for job in jobs.values():
-        if name in TRAINING and not asked.sweep:
-            nodes.check(job.hardware, found)
-        for refuse in checks.checks(job, until(name)):
-            if not (dealt and refuse is checks.devices):
-                refuse(job)
-    resources.disk([job for _, job in asked.jobs], until(name))
-    checks.fetch(list(jobs.values()), until(name))
+    jobs = [job for _, job in asked.jobs]
+    seen = {json.dumps(config.plain(j) | {"arm": None, "seed": 0, "loss": None}): j for j in jobs}
+    if name in TRAINING and not asked.sweep:
+        nodes.check(jobs[0].hardware, found)
+    dealt = asked.sweep and bool(visible_gpus())
     asks = sys.stdin.isatty() and not asked.sweep
-    if until(name) in checks.CORRECTS and not asks:
-        for job in jobs.values():
-            spending.check(job, until(name))
-    for job in jobs.values():
-        checks.say_what_is_short(job, until(name))
-    if until(name) in checks.CORRECTS and asks:
-        return spending.ask(asked.jobs[0][1], until(name))
+    checks.check(jobs, until(name), list(seen.values()), dealt=dealt, asks=asks)
+    if asks and until(name) in checks.CORRECTS:
+        return spending.ask(jobs[0], until(name))
     return []
 
 
@@ -188,7 +175,7 @@ def _run(name: str, composed: DictConfig, checked: bool) -> None:
 
         if name in TRAINING:
             nodes.check(settings.hardware, found)
-        checks.check(settings, until(name))
+        checks.check([settings], until(name))
     runtime = HydraConfig.get()
     folder, overrides = Path(runtime.runtime.output_dir), list(runtime.overrides.task)
 
@@ -285,7 +272,7 @@ def correct(name: str, arguments: argparse.Namespace) -> None:
 
     from spot.pipeline import checks, way
 
-    checks.check(settings, "elicit")
+    checks.check([settings], "elicit")
     way.correct(settings, sheet)
     print(f"corrections: {sheet}\nuse them: oracle=human oracle.path={sheet}", flush=True)
 

@@ -23,15 +23,32 @@ MEASURES = (None, "evaluate")  # commands, by the stage they end with, that ask 
 CORRECTS = (None, "rectify", "select", "train")
 
 
-def check(config: Config, until: str | None) -> None:
-    """Raise UserError for what could not be carried out, up to the stage `until`."""
-    for refuse in checks(config, until):
-        refuse(config)
-    resources.disk([config], until)
-    fetch([config], until)
-    if until in CORRECTS:
-        spending.check(config, until)
-    say_what_is_short(config, until)
+def check(
+    jobs: Sequence[Config],
+    until: str | None,
+    distinct: Sequence[Config] | None = None,
+    *,
+    dealt: bool = False,
+    asks: bool = False,
+) -> None:
+    """Raise UserError for what could not be carried out of any job, up to the stage `until`.
+
+    distinct: those that differ in more than what only training sees; None: all. dealt: a job has the GPUs
+    that are free, so one that wants too many leaves the others. asks: a person is asked afterwards what
+    the Oracle may cost.
+    """
+    seen = jobs if distinct is None else distinct
+    for job in seen:
+        for refuse in checks(job, until):
+            if not (dealt and refuse is devices):
+                refuse(job)
+    resources.disk(jobs, until)
+    fetch(seen, until)
+    for job in seen:
+        if until in CORRECTS and not asks:
+            spending.check(job, until)
+    for job in seen:
+        say_what_is_short(job, until)
 
 
 def say_what_is_short(config: Config, until: str | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spot.config import PAID, Config, GeneratorConfig
 from spot.evaluation import benchmarks
+from spot.pipeline import clients
 from spot.pipeline.plan.account import GIB, Plan
 from spot.pipeline.plan.disk import SPEED, exported_bytes
 from spot.pipeline.plan.work import answers, attempts
@@ -66,7 +67,7 @@ def _measured(plan: Plan, when: str) -> Iterator[Spent]:
     """One model on all benchmarks."""
     config = plan.config
     if config.benchmarks.tasks:
-        used, count = config.evaluator or config.generator, answers(config)
+        used, count = clients.evaluator(config), answers(config)
         yield _sampling(f"evaluation, {when}", plan, used, count, "answers")
 
 
@@ -75,7 +76,7 @@ def _exported(plan: Plan) -> Iterator[Spent]:
     config = plan.config
     if config.probe.ability == "exports":
         count = (plan.work.steps - 1) // config.save.exports * answers(config, "general")
-        used = config.evaluator or config.generator
+        used = clients.evaluator(config)
         yield _sampling("evaluation of exports", plan, used, count, "answers")
 
 

@@ -8,8 +8,8 @@ their difference varies by
     (v(ρ + (1 − ρ)/m) + v'(ρ + (1 − ρ)/m') − 2ρ'√(vv')) / n
 
 and a mean over B benchmarks by the sum of that over them, divided by B². What a seed moves
-(`plan.seed_spread`) is added once for each side that is trained. An arm has `plan.seeds` × trials answers to a question,
-the base one model's. Estimates are taken to be normal.
+(`plan.seed_spread`) is added once for each side that is trained. An arm has `plan.seeds` × trials
+answers to a question, the base one model's. Estimates are taken to be normal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.stats import norm
 
 from spot.config import Config, PlanConfig
 from spot.evaluation.statistics import CONFIDENCE, correlation
-from spot.pipeline.plan.work import QUESTIONS
+from spot.pipeline.plan.work import questions_of
 from spot.report import paper
 from spot.report.archive import opened
 from spot.report.claims import AVERAGE, SCORES, Claim, Region, claims
@@ -158,8 +158,7 @@ def benchmarks(config: Config) -> list[Asked]:
     base = next((row for row in _rows(config.model.name) if row.arm == "base"), None)
     seen = measured(Path(plan.runs).expanduser()) if plan.runs else {}
     for name, task in config.benchmarks.tasks.items():
-        count = task.questions or QUESTIONS.get(name, 500)
-        made = Asked(name, task.domain, count, task.trials, UNKNOWN, plan.repeat_correlation, plan.model_correlation)  # fmt: skip
+        made = Asked(name, task.domain, questions_of(task), task.trials, UNKNOWN, plan.repeat_correlation, plan.model_correlation)  # fmt: skip
         known = {"base": printed(base, made) if base else UNKNOWN} | seen.get(name, {})
         found.append(Asked(**{**vars(made), **known}))
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spot.config import Config, ModelConfig
 from spot.evaluation import benchmarks
+from spot.pipeline import clients
 from spot.pipeline.plan.work import attempts
 from spot.training.shapes import shape_of
 from spot.utils.errors import UserError
@@ -24,7 +25,7 @@ IN_PROCESS = "transformers"
 def in_process(config: Config, until: str | None) -> Iterator[tuple[str, float, float]]:
     """What this process samples up to the stage `until`: the group that says so, responses, tokens of each."""
     longest = min(config.plan.response_tokens, config.model.context_length)
-    generator, evaluator = config.generator, config.evaluator or config.generator
+    generator, evaluator = config.generator, clients.evaluator(config)
     elicits = until != "evaluate" or benchmarks.asks_held_out(config.benchmarks.tasks)
     if elicits and generator.kind == IN_PROCESS and config.data.fields.response is None:
         asked = config.rounds * (attempts(config) or UNKNOWN)

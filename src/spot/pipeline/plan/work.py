@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
+from spot.config import NEEDS_REJECTED, SFT_LIKE, BenchmarkConfig, Config
 from spot.data import hub
 from spot.data.jsonl import Problem
 from spot.training.bin_packing import Lengths
@@ -91,18 +92,35 @@ def attempts(config: Config) -> int | None:
     """How many attempts the data give a round; None where only a file that is not here knows."""
     data = config.data
     questions = data.questions
-    if data.path and Path(data.path).expanduser().exists():
-        found = hub.load_rows(subset=data.subset, split=data.split, path=data.path)
-        there = sum(not isinstance(row, Problem) for _, row in found.rows)
+    if data.path and (place := Path(data.path).expanduser()).exists():
+        there = _usable(data.path, data.subset, data.split, _state(place))
         questions = there if questions is None else min(there, questions)
     return questions and questions * (1 if data.fields.response else data.samples)
 
 
+@lru_cache
+def _usable(path: str, subset: str | None, split: str, _: tuple[tuple[str, int, int], ...]) -> int:
+    """Rows of local data that can be read, counted once as long as its files are as they were."""
+    rows = hub.load_rows(subset=subset, split=split, path=path).rows
+    return sum(not isinstance(row, Problem) for _, row in rows)
+
+
+def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size in bytes and time of the last write, in ns, of a file or of all below a folder."""
+    files = (path for path in (place, *place.rglob("*")) if path.is_file())
+    stats = ((str(path.absolute()), path.stat()) for path in sorted(files))
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in stats)
+
+
+def questions_of(task: BenchmarkConfig) -> int:
+    """How many a benchmark asks; 500 of an unknown data set."""
+    return task.questions or QUESTIONS.get(task.name, 500)
+
+
 def answers(config: Config, domain: str | None = None) -> int:
-    """What one model answers in all benchmarks, or in a domain's; 500 questions of an unknown data set."""
-    every = config.benchmarks.tasks
-    tasks = [(name, task) for name, task in every.items() if domain in (None, task.domain)]
-    return sum((task.questions or QUESTIONS.get(name, 500)) * task.trials for name, task in tasks)
+    """What one model answers in all benchmarks, or in a domain's."""
+    tasks = config.benchmarks.tasks.values()
+    return sum(questions_of(t) * t.trials for t in tasks if domain in (None, t.domain))
 
 
 def _pairs(config: Config) -> tuple[int, str]:

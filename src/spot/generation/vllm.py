@@ -218,7 +218,8 @@ def load(
 ) -> VllmGenerator:
     """A generator of the model saved in `folder` (Hugging Face format); starts nothing yet.
 
-    context_length: the most tokens of prompt and response. name: what completions say answered them. Raises UserError for a folder that cannot be served.
+    context_length: the most tokens of prompt and response. name: what completions say answered them.
+    Raises UserError for a folder that cannot be served.
     """
     tokenizer = check_folder(folder)
     servers = Servers(Path(folder), name, context_length, config, logs, group)

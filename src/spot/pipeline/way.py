@@ -30,7 +30,8 @@ def run(
 
     With several rounds, `until` is a stage of the last one; a later round starts with the policy that
     the one before it has trained, which is then also its reference. `scores` are the last policy's and
-    `base_scores` the first's; with `probe.ability=exports` the weights kept on the way follow. Every product is reused, so a run that was killed goes on in its round.
+    `base_scores` the first's; with `probe.ability=exports` the weights kept on the way follow. Every
+    product is reused, so a run that was killed goes on in its round.
 
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
     that of the stage's product is.

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
@@ -60,12 +59,8 @@ def start_bound(dtype: torch.dtype, beta: float, tokens: int) -> float:
 
 def start_histogram(rewards: Tensor, bound: float) -> str:
     """How many of these rewards [n] lie how far from 0, in one line."""
-    edges = [0.0, 0.1, 1.0, 10.0, math.inf]
-    counts = [
-        int(((rewards.abs() > low * bound) & (rewards.abs() <= high * bound)).sum())
-        for low, high in pairwise(edges)
-    ]
-    counts[0] += int((rewards == 0).sum())
+    edges = bound * torch.tensor([0.1, 1.0, 10.0], dtype=rewards.dtype, device=rewards.device)
+    counts = torch.bucketize(rewards.abs(), edges).bincount(minlength=4).tolist()
     words = "up to a tenth of it", "up to it", "up to ten times it", "beyond"
     return ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True))
 

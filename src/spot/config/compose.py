@@ -50,8 +50,14 @@ def register() -> None:
     for group, node in SCHEMAS.items():
         store.store(group=group, name="schema", node=node)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver("folder_or", folder_or, replace=True)
     Plugins.instance()  # Hydra's own readers of files, before ours
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
+
+
+def folder_or(folder: str, otherwise: str) -> str:
+    """The folder where it is there (a part of one, too, which is then refused), else the other."""
+    return folder if Path(folder).is_dir() else otherwise
 
 
 def sweep_name(study: str | None, overrides: list[str]) -> str:

@@ -14,11 +14,14 @@ from spot.data import artifacts
 from spot.data.model_probe import probe, untrained
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
+from spot.utils.progress import say_once
 
 DIGESTS = "digests"  # a folder beside the products, of weights that lie elsewhere
 # what nobody here reads: another framework's weights, the vendor's own layout, states of trainings
 UNREAD = "*/* *.pth *.pt *.bin *.h5 *.msgpack *.ot *.gguf *.onnx* consolidated*".split()
 PICKLED = "pytorch_model*"
+# Models that the package index has as well, by name: what has them from there.
+INDEXED = {"smollm2_135m": "make smollm2"}
 SHIPPED = Path(__file__).parents[1] / "training" / "assets" / "tiny"
 
 
@@ -37,7 +40,7 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     `texts` are what a student with `pretrain.corpus=data` learns its vocabulary and language from.
     """
     if model.path is not None:
-        folder = _folder_of(model.path, model.revision)
+        folder = _folder_of(model)
         probe(folder)
         artifacts.check_part(folder)
         return Policy(model.name, folder, artifacts.model_digest(folder, root.parent / DIGESTS))
@@ -58,6 +61,12 @@ def check(model: ModelConfig, trains: bool) -> None:
     """
     if model.path is None:
         return
+    if model.name in INDEXED:
+        made = f"made by `{INDEXED[model.name]}`"
+        where = (
+            made if Path(model.path).is_dir() else f"of the hub; none is needed where it is {made}"
+        )
+        say_once(f"model={model.name}: {model.path}, {where}")
     if (folder := _local(model.path)) is not None:
         if trains and (why := untrained(folder)):
             raise UserError(
@@ -146,16 +155,18 @@ def _is_shipped(model: ModelConfig) -> bool:
     return bool(manifest["settings"] == asdict(model.pretrain) and reaches)
 
 
-def _folder_of(path: str, revision: str | None) -> Path:
+def _folder_of(model: ModelConfig) -> Path:
     """A local folder as it is; anything else is a hub id and is fetched."""
+    path = str(model.path)
     if (folder := _local(path)) is not None:
         return folder
     try:
-        return download(path, revision)
+        return download(path, model.revision)
     except (OSError, ValueError) as error:
+        step = f"`{INDEXED[model.name]}`, or " if model.name in INDEXED else ""
         raise UserError(
             f"model.path={path} is neither a folder nor could it be fetched from the hub ({first_line(error)}): "
-            "download it elsewhere and give the folder."
+            f"{step}download it elsewhere and give the folder."
         ) from error
 
 

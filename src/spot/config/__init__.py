@@ -171,6 +171,11 @@ def check_combination(config: Config, until: str | None = None) -> None:
             f"model={model.name} learns from the responses in the data: give data=jsonl with "
             "data.fields.response=<field>, or choose another model."
         )
+    if learns_from_data and data.fields.messages:
+        raise UserError(
+            f"model={model.name} learns from single questions, and data.fields.messages names chats: give a "
+            "chat model, model.path=<folder>."
+        )
     if config.data.source in ("arithmetic", "code_tasks") and config.data.questions is None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
     if until in ("pretrain", "evaluate"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
@@ -94,6 +95,11 @@ class FieldsConfig:
     answer: str = "answer"
     response: str | None = None  # with it, rows enter the loop as attempts
     solution: str | None = None  # a worked solution, for oracle=human
+    messages: str | None = None  # turns of a chat instead of the question
+
+    def decisive(self) -> dict[str, Any]:
+        """What names a product; chats only where there are some, so that older names stay."""
+        return {k: v for k, v in asdict(self).items() if k != "messages" or v is not None}
 
 
 @dataclass

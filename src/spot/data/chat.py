@@ -7,13 +7,14 @@ would give other ids at the seam.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 from spot.utils.errors import UserError, first_line
+from spot.utils.progress import say_once
 
 SAID = "3f9c2b7e"  # the content of a turn that is looked for in what a template writes
 
@@ -30,13 +31,62 @@ def user(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
+def asked(question: str, messages: Sequence[Message] = ()) -> tuple[Message, ...]:
+    """The chat that a row begins with: its turns, or where it has none the question alone."""
+    return tuple(messages) or user(question)
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """A chat as a text to read; of a single question the question itself."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in messages)
+
+
+def posed(
+    messages: Sequence[Message], pose: Callable[[str], str] = str
+) -> tuple[str, list[Message]]:
+    """A row's text and `messages` where its last turn is put to the model by `pose`."""
+    turns = [*messages[:-1], *user(pose(messages[-1]["content"]))]
+    return transcript(turns), turns if len(turns) > 1 else []
+
+
+def accepted(tokenizer: Any, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns as the chat template takes them.
+
+    Where it knows no system turn (Gemma's), that turn's text comes before the first question.
+    """
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    if messages[0]["role"] != "system" or _takes_system(tokenizer, template):
+        return tuple(messages)
+    say_once("The chat template knows no system turn: its text is put before the first question.")
+    system, first, *rest = messages
+    return *user(f"{system['content']}\n\n{first['content']}"), *rest
+
+
+@lru_cache(maxsize=8)
+def _takes_system(tokenizer: Any, template: str) -> bool:
+    with suppress(UserError):
+        return SAID in write(tokenizer, [Message(role="system", content=SAID), *user("1 + 1")])
+    return False
+
+
 def chat_ids(tokenizer: Any, messages: Sequence[Message], thinking: bool = False) -> list[int]:
     """Token ids of the chat up to where the assistant begins to speak.
 
     With `thinking=False` a template that knows `enable_thinking` (Qwen3) inserts the empty think
-    block here: it belongs to the prompt and is never scored as response.
+    block here: it belongs to the prompt and is never scored as response. Raises UserError where the
+    template leaves out a turn; what an earlier response reasoned it may.
     """
-    text = write(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking)
+    turns = accepted(tokenizer, messages)
+    text = write(tokenizer, turns, add_generation_prompt=True, enable_thinking=thinking)
+    if len(turns) > 1:
+        for turn in turns:
+            if final_part(turn["content"]).strip() not in text:
+                raise UserError(
+                    f"The chat template {_of(tokenizer)}leaves out a turn of a chat ({turn['role']}): use a "
+                    "model whose template writes all of them."
+                )
     return token_ids(tokenizer, text)
 
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from spot.data.answers import Item, encodable, final_truth, scalar_text
+from spot.data.chat import Message, posed, user
 from spot.data.rows import Attempt, Question
 from spot.utils.errors import UserError, first_line
 from spot.utils.files import write_aside
 
 NEXT_STEP = "fix the {unit}, or set data.on_bad_row=drop to leave such rows out and count them"
 LONGEST_LINE = 16 << 20  # characters
+ROLES = ("system", "user", "assistant")
 OWN_ID = "id"  # the field that names a row where data.fields.id names none
 # What a damaged file raises while it is read.
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
@@ -33,13 +35,15 @@ class Fields:
     """Which field of a row holds what; dots reach into nested objects (`a.b`).
 
     Without `id` rows are named by their field `id` where each has one of its own, otherwise by their
-    line: `row-000017`.
+    line: `row-000017`. `messages` holds the turns of a chat in place of the question; where `response`
+    is the same field, its last turn is the response.
     """
 
     question: str = "question"
     answer: str = "answer"
     id: str | None = None
     response: str | None = None
+    messages: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def import_attempts(
             verdict=verdict,
             model=model,
             seed=0,
+            messages=question.messages,
         )
         for (question, response), (verdict, extracted) in zip(rows, verdicts, strict=True)
     ]
@@ -252,16 +257,21 @@ def object_or_problem(value: Any) -> dict[str, Any] | Problem:
 def _row(
     row: dict[str, Any], number: int, fields: Fields, answer_format: str, task: str
 ) -> tuple[Question, str] | Problem:
-    text = value_at(row, fields.question)
-    if not isinstance(text, str) or not scalar_text(text):
-        return _missing("question", fields.question)
+    found = _asked(row, fields)
+    if isinstance(found, Problem):
+        return found
+    turns, said = found
+    text, messages = posed(turns)
     answer = value_at(row, fields.answer)
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     truth = final_truth(scalar_text(answer), answer_format)
     if not truth:
         return _missing("answer", fields.answer)
-    response = "" if fields.response is None else value_at(row, fields.response)
+    response: Any = ""
+    if fields.response is not None:
+        own = fields.response == fields.messages
+        response = said if own else value_at(row, fields.response)
     if not isinstance(response, str):
         return _missing("response", str(fields.response))
     # a line number is stable while lines are only appended
@@ -270,7 +280,47 @@ def _row(
         return _missing("id", str(fields.id))
     if not encodable(f"{name}{text}{truth}{response}"):
         return Problem("not_utf8", "half a character (surrogate)")
-    return Question(str(name), task, text, truth), response
+    return Question(str(name), task, text, truth, messages=messages), response
+
+
+def _asked(row: dict[str, Any], fields: Fields) -> tuple[list[Message], str | None] | Problem:
+    """The turns up to the question, and what the assistant answers there if the row says it."""
+    if fields.messages is not None:
+        return chat_turns(value_at(row, fields.messages), fields.messages)
+    text = value_at(row, fields.question)
+    if not isinstance(text, str) or not scalar_text(text):
+        return _missing("question", fields.question)
+    return list(user(text)), None
+
+
+def chat_turns(value: Any, name: str = "messages") -> tuple[list[Message], str | None] | Problem:
+    """The turns of a chat before the last response, and that response if the chat has it.
+
+    At most one system turn, first, then user and assistant in turn: what every template can write.
+    """
+    if not isinstance(value, list) or not value:
+        return _missing("messages", name)
+    turns = []
+    for turn in value:
+        role, content = (
+            turn.get(key) if isinstance(turn, dict) else None for key in Message.__annotations__
+        )
+        if role not in ROLES:
+            known = ", ".join(ROLES)
+            return Problem(
+                "unknown_role", f"a turn in {name!r} is {role!r}'s, and chats know {known}"
+            )
+        if not isinstance(content, str) or not content.strip():
+            return Problem("empty_turn", f"a turn in {name!r} ({role}) has no text")
+        turns.append(Message(role=role, content=content))
+    said = turns.pop()["content"] if turns[-1]["role"] == "assistant" else None
+    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    if not any(turn["role"] == "user" for turn in spoken):
+        return Problem("no_user_turn", f"no user turn in the field {name!r}")
+    order = [ROLES[1 + n % 2] for n in range(len(spoken))]
+    if [turn["role"] for turn in spoken] != order or order[-1] != "user":
+        return Problem("turn_order", f"user and assistant do not take turns in {name!r}")
+    return turns, said
 
 
 def _missing(what: str, field: str) -> Problem:

@@ -3,7 +3,8 @@
 questions ─respond→ responses ─grade→ attempts ─rectify→ rectifications ─select→ pairs ─train→ checkpoint ─evaluate→ scores
 
 Every row is readable on its own (it carries its question and the true answer) and has a key, `id`,
-unique within its product. On disk a row is one JSON object on one line.
+unique within its product. On disk a row is one JSON object on one line. Where a question is the last
+turn of a chat, `messages` holds all turns before the response and the question's text is their transcript.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from spot.data.chat import Message
 
 SCHEMA = 2  # of the rows below; part of every product's name, so a change recomputes instead of misreading
 
@@ -30,6 +33,7 @@ class Question:
     text: str
     answer: str
     meta: dict[str, Any] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Attempt:
     verdict: str  # correct | wrong | truncated | unparseable
     model: str
     seed: int
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class Rectification:
     )
     oracle: str
     detail: dict[str, Any] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Pair:
     common_prefix: int | None  # tokens of the response that y⁺ and y⁻ begin with alike
     chosen_tokens: int  # with the end-of-sequence token
     rejected_tokens: int | None
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,14 @@ RowT = TypeVar("RowT", Question, Response, Attempt, Rectification, Pair, Score)
 
 
 def to_json(row: Row) -> str:
-    """One line of canonical JSON (sorted keys, no newline): equal rows give equal bytes."""
-    return json.dumps(dataclasses.asdict(row), sort_keys=True, ensure_ascii=False)
+    """One line of canonical JSON (sorted keys, no newline): equal rows give equal bytes.
+
+    `messages` is left out where it is empty, as in rows of before there were any.
+    """
+    values = dataclasses.asdict(row)
+    if not values.get("messages", True):
+        del values["messages"]
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
 def from_json(row_type: type[RowT], line: str) -> RowT:

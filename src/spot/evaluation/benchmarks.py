@@ -162,8 +162,10 @@ def template(task: BenchmarkConfig) -> str:
 
 
 def _held_out(attempts: Sequence[Attempt]) -> list[Question]:
-    rows = {row.question_id: row for row in attempts}
-    return [Question(row.question_id, row.task, row.question, row.answer) for row in rows.values()]
+    rows = {row.question_id: row for row in attempts}.values()
+    return [
+        Question(r.question_id, r.task, r.question, r.answer, messages=r.messages) for r in rows
+    ]
 
 
 def held_out_digest(held_out: Sequence[Attempt]) -> str:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spot.data.chat import final_part, user
+from spot.data.chat import asked as asked_chat
+from spot.data.chat import final_part
 from spot.data.rows import UNPARSEABLE, Question, Response, Score
 from spot.generation import Generator, Request, Sampling, request_seed, respond
 from spot.generation.types import PROMPT_TOO_LONG
@@ -62,7 +63,7 @@ def requests(
                 posed = benchmark.posed(question, trial, seed)
                 name = f"{benchmark.name}/{question.id}"
                 number = request_seed(seed, question.id, trial)
-                request = Request(name, trial, user(posed.text), own, number)
+                request = Request(name, trial, asked_chat(posed.text, posed.messages), own, number)
                 asked[request.key] = benchmark, posed, request
     return asked
 

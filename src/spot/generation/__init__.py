@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
+from spot.data.chat import transcript
 from spot.data.rows import Response
 from spot.generation.types import Completion, Generator, Request, Sampling
 
@@ -26,7 +27,7 @@ def respond(
         request = asked[completion.key]
         yield Response(
             id=completion.key,
-            prompt=request.messages[-1]["content"],
+            prompt=transcript(request.messages),
             response=completion.text,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,

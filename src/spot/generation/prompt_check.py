@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from spot.config import GeneratorConfig
 from spot.data.answers import whole_characters
-from spot.data.chat import chat_ids, stop_ids
+from spot.data.chat import Message, accepted, chat_ids, stop_ids
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP, Completion, Request
 from spot.utils import finish, http
 from spot.utils.errors import UserError
@@ -65,7 +65,7 @@ class PromptCheck:
         self._agree(server.url, models)
         template = self._body({}).get("chat_template_kwargs") or {}
         for request in self.samples:
-            ids = await server.tokenize(self.model, request.messages, template)
+            ids = await server.tokenize(self.model, self._turns(request), template)
             if ids is None:
                 return
             _check_prompt(server.url, self._ids(request), len(ids), ids)
@@ -119,7 +119,7 @@ class PromptCheck:
             return None
         sampling = request.sampling
         fields = {
-            "messages": request.messages,
+            "messages": self._turns(request),
             "max_tokens": most,
             "seed": request.seed,
             "temperature": sampling.temperature,
@@ -156,6 +156,9 @@ class PromptCheck:
         return UserError(
             f"{url} refuses the request {what} ({error}): change the {self.group}'s options."
         )
+
+    def _turns(self, request: Request) -> Sequence[Message]:
+        return accepted(self.tokenizer, request.messages)
 
     def _ids(self, request: Request) -> list[int]:
         return chat_ids(self.tokenizer, request.messages, thinking=self.thinking)

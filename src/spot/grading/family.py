@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from spot.data.chat import asked, posed
 from spot.data.rows import TRUNCATED, Question
 
 TOGETHER = 256  # responses graded at once, so that a family may use all cores
@@ -47,7 +48,9 @@ class RowError(ValueError):
 
 def pose(question: Question, seed: int, template: str) -> Question:
     """The question put into the template at `{question}`. Nothing is drawn: the seed is not used."""
-    return replace(question, text=template.replace("{question}", question.text))
+    turns = asked(question.text, question.messages)
+    text, messages = posed(turns, lambda problem: template.replace("{question}", problem))
+    return replace(question, text=text, messages=messages)
 
 
 def most_frequent_answer(questions: Sequence[Question]) -> tuple[float, str]:

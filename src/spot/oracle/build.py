@@ -89,7 +89,7 @@ def settings(
         return _named(config, names if config.ground_truth else [*names, "solves"])
     if config.kind == "human":
         file = corrections_digest(config, data)
-        return {"kind": "human", "file": file, "fields": asdict(data.fields)}
+        return {"kind": "human", "file": file, "fields": data.fields.decisive()}
     if config.kind == "self":
         asked = {"kind": "self", "seed": config.seed, "generation": dict(generation)}
     else:
@@ -214,7 +214,9 @@ def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) 
     if path.suffix.lower() in human_sheet.SHEETS:
         return partial(human.from_sheet, path)
     names = data.fields
-    solutions = human.Solutions(path, names.solution or "solution", names.id, names.question, pose)
+    solutions = human.Solutions(
+        path, names.solution or "solution", names.id, names.messages or names.question, pose
+    )
     return lambda _: solutions.correct
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from spot.data.answers import scalar_text
-from spot.data.jsonl import OWN_ID, Problem, read_objects, value_at
+from spot.data.chat import posed
+from spot.data.jsonl import OWN_ID, Problem, chat_turns, read_objects, value_at
 from spot.oracle import human_sheet
 from spot.oracle.types import Task
 from spot.utils.errors import UserError
@@ -23,6 +25,16 @@ def from_sheet(path: Path, tasks: Sequence[Task]) -> Correct:
     """Corrections out of a sheet of `spot correct`, by the attempt's id; its other rows are left out."""
     corrections = human_sheet.read(path, tasks, others=True)
     return lambda task: corrections.get(task.id)
+
+
+def _asked(key: Any, pose: Callable[[str], str]) -> str | None:
+    """A question of the file, or a chat's transcript, as it was put to the student; None for neither."""
+    if isinstance(key, (str, int)):
+        return pose(str(key))
+    found = chat_turns(key)
+    if isinstance(found, Problem):
+        return None
+    return posed(found[0], pose)[0]
 
 
 class Solutions:
@@ -56,10 +68,10 @@ class Solutions:
             own_id = id_field or (OWN_ID if asked is None else None)
             for table, field in ((self._by_id, own_id), (self._by_question, question_field)):
                 key = None if field is None else value_at(row, field)
-                if not isinstance(key, (str, int)):
+                name = _asked(key, pose if table is self._by_question else str)
+                if name is None:
                     continue
-                first = lines.setdefault((str(field), str(key)), number)
-                name = pose(str(key)) if table is self._by_question else str(key)
+                first = lines.setdefault((str(field), name), number)
                 if table.setdefault(name, solution) != solution:
                     raise UserError(
                         f"{path}, lines {first} and {number}: two solutions for the same {field}; "

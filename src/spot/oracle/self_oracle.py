@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from spot.config import OracleConfig
+from spot.data import chat
 from spot.data.chat import final_part, user
 from spot.generation import request_seed
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, Completion, Generator, Request, Sampling
@@ -102,7 +103,7 @@ class SelfOracle(Oracle):
     def _answers(self, tasks: Sequence[Task], generator: Generator) -> dict[str, list[Reply]]:
         """New answers to each task's question by its id; sampled by id, number and seed."""
         requests = [
-            Request(t.id, n, user(t.question), self.sampling, self._seed_of(t, n))
+            Request(t.id, n, chat.asked(t.question, t.messages), self.sampling, self._seed_of(t, n))
             for t in tasks
             for n in range(self.config.resample)
         ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from spot.data.chat import Message
 from spot.utils import finish
 from spot.utils.http import TransientError
 
@@ -106,6 +107,7 @@ class Task:
     response: str  # y⁻
     mode: str = "rectified"  # rectified | direct
     question_id: str = ""
+    messages: Sequence[Message] = ()  # of a chat, whose transcript the question is
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from spot.config import DataConfig
+from spot.data import chat
 from spot.data.advice import ungraded
 from spot.data.answers import Item
-from spot.data.chat import user
 from spot.data.rows import CORRECT, Attempt, Question, Response
 from spot.generation import Request, Sampling, request_seed
 from spot.generation.types import PROMPT_TOO_LONG
@@ -34,7 +34,9 @@ def requests(
     for question in questions:
         for trial in range(samples):
             number = request_seed(seed, question.id, trial)
-            request = Request(question.id, trial, user(question.text), sampling, number)
+            request = Request(
+                question.id, trial, chat.asked(question.text, question.messages), sampling, number
+            )
             asked[request.key] = question, request
     return asked
 
@@ -82,6 +84,7 @@ def grade(
                 verdict=verdict,
                 model=response.model,
                 seed=response.seed,
+                messages=question.messages,
             )
 
 

@@ -38,9 +38,8 @@ def settings(config: Config) -> dict[str, Any]:
 
 def task(attempt: Attempt, mode: str) -> Task:
     """What an Oracle is asked about an attempt."""
-    return Task(
-        attempt.id, attempt.question, attempt.answer, attempt.response, mode, attempt.question_id
-    )
+    a = attempt
+    return Task(a.id, a.question, a.answer, a.response, mode, a.question_id, a.messages)
 
 
 def _corrected(config: Config) -> Corrected | None:

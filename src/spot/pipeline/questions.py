@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from spot.config import Config, DataConfig
-from spot.data import templates
+from spot.data import chat, templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
 from spot.evaluation import benchmarks
@@ -29,7 +29,7 @@ def settings(config: Config) -> dict[str, Any]:
     decisive: dict[str, Any] = {
         "source": data.source,
         "rows": hub.identity(data.hub, data.subset, data.split, data.revision, data.path),
-        "fields": asdict(data.fields),
+        "fields": data.fields.decisive(),
         "count": data.questions,
         "on_bad_row": data.on_bad_row,
         "prompt": _template(config).text,
@@ -104,11 +104,17 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
     )
     counts = Counter(dropped)
     if data.decontaminate:
-        asked = [Question(row.question_id, row.task, row.question, row.answer) for row in rows]
+        asked = [
+            Question(r.question_id, r.task, r.question, r.answer, messages=r.messages) for r in rows
+        ]
         clean = {question.id for question in _decontaminated(config, asked, counts)}
         rows = [row for row in rows if row.question_id in clean]
     pose = posed(config)
-    return [replace(row, question=pose(row.question)) for row in rows], dict(counts)
+    found = []
+    for row in rows:
+        text, turns = chat.posed(chat.asked(row.question, row.messages), pose)
+        found.append(replace(row, question=text, messages=turns))
+    return found, dict(counts)
 
 
 def posed(config: Config) -> Callable[[str], str]:
@@ -119,13 +125,17 @@ def posed(config: Config) -> Callable[[str], str]:
 
 def _posed(config: Config, questions: list[Question]) -> list[Question]:
     pose = posed(config)
-    return [replace(question, text=pose(question.text)) for question in questions]
+    found = []
+    for question in questions:
+        text, turns = chat.posed(chat.asked(question.text, question.messages), pose)
+        found.append(replace(question, text=text, messages=turns))
+    return found
 
 
 def fields(config: Config) -> Fields:
     """Which fields of a row hold what."""
     names = config.data.fields
-    return Fields(names.question, names.answer, names.id, names.response)
+    return Fields(names.question, names.answer, names.id, names.response, names.messages)
 
 
 def _template(config: Config) -> templates.Template:
@@ -157,7 +167,9 @@ def _decontaminated(config: Config, rows: list[Question], dropped: Counter[str])
     """The first `data.questions` that no benchmark of the run asks as well; the others are counted."""
     from spot.data.contamination import contaminated
 
-    hits = contaminated(rows, benchmarks.texts(config.benchmarks))
+    # of a chat its last turn is what a benchmark may ask
+    alone = [replace(q, text=q.messages[-1]["content"]) if q.messages else q for q in rows]
+    hits = contaminated(alone, benchmarks.texts(config.benchmarks))
     clean = [question for question in rows if question.id not in hits]
     if not clean:
         raise UserError("every question is one of a benchmark's: choose other data or benchmarks.")

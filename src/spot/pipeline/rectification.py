@@ -87,4 +87,5 @@ def _row(attempt: Attempt, mode: str, name: str, result: Result) -> Rectificatio
         outcome=result.outcome,
         oracle=name,
         detail=detail,
+        messages=attempt.messages,
     )

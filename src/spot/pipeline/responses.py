@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from spot.data import artifacts
+from spot.data.chat import transcript
 from spot.data.rows import Attempt, Response, Score
 from spot.evaluation.benchmarks import without_grading
 from spot.generation import Generator, build, respond
@@ -67,7 +68,7 @@ def complete(
 
 def prompts(asked: Mapping[str, tuple[Any, ...]]) -> dict[str, str]:
     """What is asked, by the request's key."""
-    return {key: request.messages[-1]["content"] for key, (*_, request) in asked.items()}
+    return {key: transcript(request.messages) for key, (*_, request) in asked.items()}
 
 
 def kept(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spot.data.answers import Item
-from spot.data.chat import prompt_ids, response_ids, stop_ids
+from spot.data.chat import asked, chat_ids, response_ids, stop_ids
 from spot.data.edits import change_ratio, common_prefix
 from spot.data.held_out import seeded_order
 from spot.data.pair_tokens import TokenIds
@@ -206,7 +206,7 @@ def _verdicts(
 def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair, str, TokenIds]:
     """The pair in tokens, what is wrong with it then, and the tokens."""
     row = candidate.row
-    prompt = prompt_ids(tokenizer, row.question, thinking=rules.thinking)
+    prompt = chat_ids(tokenizer, asked(row.question, row.messages), rules.thinking)
     chosen = response_ids(tokenizer, candidate.chosen)
     rejected = None
     if candidate.rejected is not None:
@@ -224,6 +224,7 @@ def _measure(candidate: _Candidate, tokenizer: Any, rules: Rules) -> tuple[Pair,
         common_prefix=None if rejected is None else common_prefix(rejected, chosen),
         chosen_tokens=len(chosen),
         rejected_tokens=None if rejected is None else len(rejected),
+        messages=row.messages,
     )
     y = None if rejected is None else np.array(rejected, np.int32)
     tokens = np.array(prompt, np.int32), np.array(chosen, np.int32), y

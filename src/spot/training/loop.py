@@ -211,7 +211,9 @@ def tokenise(
         rejected = pair.rejected
         return PairTokens(
             pair.id,
-            np.asarray(chat.prompt_ids(tokenizer, pair.question, thinking)),
+            np.asarray(
+                chat.chat_ids(tokenizer, chat.asked(pair.question, pair.messages), thinking)
+            ),
             np.asarray(chat.response_ids(tokenizer, pair.chosen)),
             None if rejected is None else np.asarray(chat.response_ids(tokenizer, rejected)),
         )

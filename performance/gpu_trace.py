@@ -17,7 +17,8 @@ Five ways to do the same work:
   resumable checkpoint is written in a run that ends before `save.minutes`. The two ways before look at
   every step, and wait for the disk every 50.
 - + ZeRO-3: the defaults with `hardware=8xh800_zero3`. Weights are gathered layer by layer, while others are
-  computed, and not after the update; more memory is left, but every pack computes again what a full one must.
+  computed, and not after the update; more memory is left. Every pack computes again what the largest must,
+  and none is larger than the pairs need.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 from performance import common
 from performance.operations import Moved, moved_by, shape_of
 from spot.config import HardwareConfig
-from spot.training.bin_packing import Cost, Lengths, deal
+from spot.training.bin_packing import Cost, Lengths, deal, tight_budget
 from spot.training.memory_model import Rows, capacity, footprint
 from spot.training.shapes import Shape
 
@@ -117,11 +118,17 @@ class Work:
         last = 2.0 * self.shape.hidden * self.shape.intermediate * self.shape.layers
         return self.shape.cost.token - last
 
+    def budget(self, way: Way) -> int:
+        """Tokens of the largest pack."""
+        longest = max(pair.tokens() for pair in self.lengths)
+        most = self.hardware.tokens_per_pack
+        return tight_budget(longest, self.mean_pack, most) if way.zero == 3 else most
+
     def again(self, tokens: int, way: Way) -> int:
         """The fewest layers to compute again with which packs of so many tokens fit."""
         hardware = replace(self.hardware, fused=way.fused, zero_stage=way.zero)
         if hardware.in_parts:  # every pack as the fullest
-            tokens = hardware.tokens_per_pack
+            tokens = self.budget(way)
         memory = capacity(hardware)
         return footprint(self.shape, hardware, "cached", self.rows, tokens, memory).checkpointed
 
@@ -203,7 +210,7 @@ def _concurrent(work: Work, way: Way, batch: Sequence[Lengths]) -> Iterator[list
 
     tokens = [pair.tokens() for pair in batch]
     costs = [pair.cost(work.shape.cost) for pair in batch]
-    dealt = deal(costs, tokens, work.hardware.tokens_per_pack, ranks)
+    dealt = deal(costs, tokens, work.budget(way), ranks)
     yield [sum(seconds([batch[i] for i in pack]) for pack in bins if pack) for bins in dealt]
 
 

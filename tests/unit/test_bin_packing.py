@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spot.training.bin_packing import Cost, balance, deal
-from spot.training.packing import PackingSettings, PairTokens, step_packs
+from spot.training.bin_packing import Cost, balance, deal, tight_budget
+from spot.training.packing import PackingSettings, PairTokens, held_to, step_packs
 
 
 def test_flops_of_a_model_by_hand(build_model: Any) -> None:
@@ -123,3 +123,19 @@ def test_ranks_share_a_step(build_model: Any) -> None:
     assert len({len(own) for own in packs}) == 1
     assert sorted(i for own in packs for p in own for i in p.pairs.tolist()) == list(range(13))
     assert all(pack.tokens <= 120 for own in packs for pack in own)
+
+
+def test_packs_are_no_larger_than_a_run_needs() -> None:
+    """The longest pair, or 1.15 × a rank's mean share of a step; never above the budget."""
+    assert tight_budget(longest=900, share=1000.0, budget=4096) == 1150
+    assert tight_budget(longest=1200, share=1000.0, budget=4096) == 1200
+    assert tight_budget(longest=1200, share=8000.0, budget=4096) == 4096
+
+    def pair(name: str, response: int) -> PairTokens:
+        ids = np.arange(response, dtype=np.int32)
+        return PairTokens(name, ids[:2], ids, ids[::-1])
+
+    pairs, settings = [pair("a", 4), pair("b", 8)], PackingSettings(100)
+    assert [p.tokens(settings) for p in pairs] == [10, 18]
+    assert held_to(settings, pairs, [], share=1.5).token_budget == 25  # 1.15 · 1.5 · 14 = 24.15
+    assert held_to(settings, pairs, [pair("c", 20)], share=1.5).token_budget == 42

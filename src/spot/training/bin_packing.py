@@ -6,6 +6,7 @@ the square. So bins are filled by forward FLOPs, under a bound on their tokens (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ class Cost:
 
 
 TOKENS_ONLY = Cost(1.0)
+SLACK = 1.15  # of room above a rank's mean share of a step
 
 
 class Lengths(NamedTuple):
@@ -72,6 +74,15 @@ class Lengths(NamedTuple):
 def head_dim(config: Any) -> int:
     """Width of an attention head, which a configuration may leave to the model's width."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def tight_budget(longest: int, share: float, budget: int) -> int:
+    """Tokens of a pack, at most `budget`, that hold the longest pair and a rank's share of most steps.
+
+    `share` is the mean one, in tokens. Where the largest pack decides how many layers every pack
+    computes again, room that none needs would be paid for.
+    """
+    return min(budget, max(longest, math.ceil(SLACK * share)))
 
 
 def deal(

@@ -35,7 +35,7 @@ from spot.training.forward import Computing, Kernels
 from spot.training.losses import LOSSES
 from spot.training.module import PairModule
 from spot.training.monitoring import HeldOut, Monitoring
-from spot.training.packing import PackingSettings, PairTokens, fitting, plan_steps
+from spot.training.packing import PackingSettings, PairTokens, fitting, held_to, plan_steps
 from spot.training.precision import DTYPES
 from spot.training.probing import steps_between
 from spot.training.reference import make_references, model_identity, pairs_digest
@@ -113,6 +113,9 @@ def train(
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
     watched, held_over_long = fitting(tokenise(tokenizer, held_out, options.thinking), packing)
     check_pairs(tokens, over_long, loss, packing)
+    if hardware.in_parts:  # the largest pack decides what all compute again
+        packing = held_to(packing, tokens, watched, loss.batch_pairs / hardware.ranks)
+        computing = replace(computing, packing=packing)
     plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
 
     weights = options.weights or artifacts.model_digest(policy_folder)

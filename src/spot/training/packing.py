@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spot.data.edits import NO_PART, align, common_prefix
-from spot.training.bin_packing import TOKENS_ONLY, Cost, Lengths, deal
+from spot.training.bin_packing import TOKENS_ONLY, Cost, Lengths, deal, tight_budget
 
 Ids = np.ndarray  # token ids, int32
 
@@ -266,6 +266,22 @@ def fitting(
     fits = [pair.tokens(whole) <= settings.token_budget for pair in pairs]
     kept = [pair for pair, ok in zip(pairs, fits, strict=True) if ok]
     return kept, [pair.id for pair, ok in zip(pairs, fits, strict=True) if not ok]
+
+
+def held_to(
+    settings: PackingSettings,
+    pairs: Sequence[PairTokens],
+    others: Sequence[PairTokens],
+    share: float,
+) -> PackingSettings:
+    """Packs no larger than a run needs.
+
+    The run trains on `pairs`, `share` of them in a rank's part of a step, and measures `others`.
+    """
+    whole = replace(settings, rejected=True)
+    longest = max(pair.tokens(whole) for pair in (*pairs, *others))
+    share *= sum(pair.tokens(settings) for pair in pairs) / len(pairs)
+    return replace(settings, token_budget=tight_budget(longest, share, settings.token_budget))
 
 
 def step_packs(

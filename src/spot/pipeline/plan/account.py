@@ -11,7 +11,7 @@ from spot.pipeline.plan.balance import Balance, balance_of
 from spot.pipeline.plan.disk import File, files
 from spot.pipeline.plan.oracle import Calls, calls
 from spot.pipeline.plan.work import Work, work_of
-from spot.training.bin_packing import Lengths
+from spot.training.bin_packing import Lengths, tight_budget
 from spot.training.memory_model import Footprint, capacity, footprint
 from spot.training.shapes import Shape, shape_of
 
@@ -97,11 +97,7 @@ def plan(
     work = work_of(config, shape, lengths)
     full, there = config.hardware.tokens_per_pack, capacity(config.hardware)
     memory = _memory(config, shape, work, full)
-    again = (
-        memory
-        if config.hardware.in_parts
-        else _memory(config, shape, work, pack_tokens(config, work))
-    )
+    again = _memory(config, shape, work, pack_tokens(config, work))
     remedies: list[str] = []
     if there is not None and memory.device > there:
         remedies = [
@@ -132,9 +128,15 @@ def _memory(config: Config, shape: Shape, work: Work, tokens: int) -> Footprint:
 
 
 def pack_tokens(config: Config, work: Work) -> int:
-    """Tokens of a pack, if all are alike: a rank's share of a step, in as few as hold it."""
-    share = work.tokens_of_step(config.loss.batch_pairs, config.hardware.ranks)
-    return math.ceil(share / math.ceil(share / config.hardware.tokens_per_pack))
+    """Tokens of a pack, if all are alike: a rank's share of a step, in as few as hold it.
+
+    Where the ranks hold parts of the weights, of the largest, which decides what all compute again.
+    """
+    hardware = config.hardware
+    share = work.tokens_of_step(config.loss.batch_pairs, hardware.ranks)
+    if hardware.in_parts:
+        return tight_budget(work.longest, share, hardware.tokens_per_pack)
+    return math.ceil(share / math.ceil(share / hardware.tokens_per_pack))
 
 
 def options(config: Config, longest: int) -> Iterator[tuple[str, Config]]:

@@ -19,6 +19,7 @@ from spot.config.generator import GeneratorConfig
 from spot.config.groups import (
     ARMS,
     LOSSES,
+    MADE_SOURCES,
     NEEDS_REJECTED,
     SFT_LIKE,
     DataConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "ARMS",
     "ASKED",
     "LOSSES",
+    "MADE_SOURCES",
     "NEEDS_REJECTED",
     "PAID",
     "SFT_LIKE",
@@ -176,7 +178,7 @@ def check_combination(config: Config, until: str | None = None) -> None:
             f"model={model.name} learns from single questions, and data.fields.messages names chats: give a "
             "chat model, model.path=<folder>."
         )
-    if config.data.source in ("arithmetic", "code_tasks") and config.data.questions is None:
+    if config.data.source in MADE_SOURCES and config.data.questions is None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
     if until in ("pretrain", "evaluate"):
         return
@@ -199,6 +201,10 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError(
             "oracle=rule corrects data=arithmetic only: for other data use oracle=human with "
             "data.fields.solution=<field> or oracle.path=<file>."
+        )
+    if oracle.kind == "tutor" and data.source != "everyday":
+        raise UserError(
+            "oracle=tutor knows the paths of data=everyday only: for other data choose another Oracle."
         )
     if oracle.kind == "human" and not (oracle.path or data.fields.solution):
         raise UserError(

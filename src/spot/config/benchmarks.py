@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
 
-FAMILIES = ("arithmetic", "data", "math", "choice", "ifeval", "connect4", "code")
-MADE = ("arithmetic", "connect4", "code")  # families whose questions can be made from a seed
+FAMILIES = ("arithmetic", "everyday", "data", "math", "choice", "ifeval", "connect4", "code")
+# Families whose questions can be made from a seed.
+MADE = ("arithmetic", "everyday", "connect4", "code")
 DOMAINS = ("in_domain", "ood", "general")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
 
+MADE_SOURCES = ("arithmetic", "everyday", "code_tasks")  # their questions are made from a seed
 ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each
     "sft": ("sft", "direct"),
     "rft": ("sft", "self"),
@@ -20,7 +21,7 @@ ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a fi
     "bco_direct": ("bco", "direct"),
 }
 LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
-SOURCES = ("arithmetic", "jsonl", "hub", "dapo", "code_tasks")
+SOURCES = (*MADE_SOURCES, "jsonl", "hub", "dapo")
 DATA_ARMS = ("rectified", "direct", "self")
 NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
 SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
@@ -106,7 +107,7 @@ class FieldsConfig:
 class DataConfig:
     """Where questions come from, and which pairs are trained on."""
 
-    source: str = "arithmetic"  # arithmetic | code_tasks (both made here) | jsonl | hub | dapo
+    source: str = "arithmetic"  # of SOURCES; those of MADE_SOURCES are made here
     hub: str | None = None  # id of a data set, for hub and dapo
     subset: str | None = None  # its configuration, where it has several
     split: str = "train"  # of the hub's data set

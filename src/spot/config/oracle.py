@@ -31,7 +31,7 @@ class PricesConfig:
 class OracleConfig:
     """What corrects, how it is asked and what it may cost. Keys are for the kinds they name."""
 
-    kind: str = "rule"  # rule | human | gemini | openai | self
+    kind: str = "rule"  # rule | tutor | human | gemini | openai | self
     seed: int = 0  # rule, self
     minimal: float = 0.5  # rule: share of smallest fixes
     continuation: float = 0.3  # rule: right steps kept, then its own words; the rest is rewritten
@@ -75,7 +75,7 @@ class OracleConfig:
     allow_version_drift: bool = False  # go on when another model answers
 
     def __post_init__(self) -> None:
-        one_of("oracle.kind", self.kind, ("rule", "human", *ASKED))
+        one_of("oracle.kind", self.kind, ("rule", "tutor", "human", *ASKED))
         in_range("oracle.minimal", self.minimal, 0, 1)
         in_range("oracle.continuation", self.continuation, 0, 1)
         in_range("oracle.solves", self.solves, 0, 1)

@@ -9,7 +9,7 @@ from typing import Any
 from spot.data.answers import Item, extract
 from spot.data.chat import final_part
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG, Question
-from spot.grading import choice, code, connect4, ifeval, laptop, math, math_family
+from spot.grading import choice, code, connect4, everyday, ifeval, laptop, math, math_family
 from spot.grading.family import Answer, Family, Grade, RowError, most_frequent_answer, pose
 
 Verdict = tuple[str, str | None]  # correct, wrong, truncated or unparseable; the answer extracted
@@ -100,6 +100,7 @@ FAMILIES: dict[str, Callable[[Options], Family]] = {
     "code": lambda _: code.family(),
     "connect4": lambda options: connect4.family(options.parser),
     "data": _held_out,
+    "everyday": lambda _: everyday.family(),
     "ifeval": lambda _: ifeval.family(),
     "math": _math,
 }

@@ -11,6 +11,7 @@ VERSIONS = {
     "choice": "f62ea01a",
     "code": "17b401b4",
     "connect4": "0024aa6b",
+    "everyday": "c26637a8",
     "ifeval": "cb0addd7",
     "math": "83f8a90c",
 }

@@ -13,7 +13,7 @@ from spot.config import ASKED, PAID, DataConfig, OracleConfig
 from spot.data import artifacts, chat
 from spot.generation.types import Generator, Sampling
 from spot.grading.registry import Verifier
-from spot.oracle import Oracle, human, human_sheet, pricing
+from spot.oracle import Oracle, human, human_sheet, pricing, tutor
 from spot.oracle.api_errors import KEY_NAMES, read_key
 from spot.oracle.local import LocalOracle
 from spot.oracle.postprocess import Judge
@@ -49,6 +49,8 @@ def build(config: OracleConfig, data: DataConfig, around: Surroundings) -> Oracl
         solves = 1.0 if config.ground_truth else config.solves
         rule = RuleEditor(config.seed, config.minimal, config.continuation, solves)
         return LocalOracle("rule", lambda _: rule.correct, around.verifier, data.answer_format)
+    if config.kind == "tutor":
+        return LocalOracle("tutor", lambda _: tutor.correct, around.verifier, data.answer_format)
     if config.kind == "human":
         source = written(config, data, around.pose)
         return LocalOracle("human", source, around.verifier, data.answer_format)
@@ -87,6 +89,8 @@ def settings(
     if config.kind == "rule":
         names = ["kind", "seed", "minimal", "continuation"]
         return _named(config, names if config.ground_truth else [*names, "solves"])
+    if config.kind == "tutor":
+        return {"kind": "tutor"}
     if config.kind == "human":
         file = corrections_digest(config, data)
         return {"kind": "human", "file": file, "fields": data.fields.decisive()}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from spot.config import Config, DataConfig
+from spot.config import MADE_SOURCES, Config, DataConfig
 from spot.data import chat, templates
 from spot.data.jsonl import Fields, Source, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
@@ -21,7 +21,7 @@ CONTAMINATED, BEYOND = "contaminated", "beyond_questions"
 def settings(config: Config) -> dict[str, Any]:
     """What decides the questions: of files their content, of the hub the commit."""
     data = config.data
-    if data.source in ("arithmetic", "code_tasks"):
+    if data.source in MADE_SOURCES:
         made = {"source": data.source, "count": data.questions, "seed": data.seed}
         return made | {"prompt": _template(config).text}
     from spot.data import hub
@@ -45,7 +45,7 @@ def questions(config: Config) -> tuple[list[Question], dict[str, int]]:
     A question's text is what the model reads: with `data.prompt`, the template around the problem.
     """
     data = config.data
-    if data.source in ("arithmetic", "code_tasks"):
+    if data.source in MADE_SOURCES:
         assert data.questions is not None  # checked with the configuration
         return _posed(config, _made(data.source, data.questions, data.seed)), {}
     rows, dropped = _read(config)
@@ -151,6 +151,10 @@ def _made(source: str, count: int, seed: int) -> list[Question]:
 
         made = code_tasks.questions(count, seed, "train")
         return [replace(question, answer=truth_of(question)) for question in made]
+    if source == "everyday":
+        from spot.data import everyday
+
+        return everyday.questions(count, seed)
     from spot.data import laptop_world
 
     return laptop_world.questions(count, seed)

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from performance import common
-from spot.config import NEEDS_REJECTED, HardwareConfig, LossConfig
+from spot.config import LOSSES, HardwareConfig, LossConfig
 from spot.data.rows import Pair
 from spot.training.activation_checkpointing import checkpoint_layers, layers_of
 from spot.training.forward import PLAIN, Kernels, pack_logprobs
@@ -221,7 +221,7 @@ def check_step(
 
     shape = read(folder / "config.json")
     tokenised = tokenise(AutoTokenizer.from_pretrained(folder), pairs, False)
-    settings = replace(packing, rejected=loss in NEEDS_REJECTED, parts=False)
+    settings = replace(packing, rejected=LOSSES[loss].rejected, parts=False)
     step = plan_steps(count, count, EPOCHS, 0)[-1]
     packs = step_packs([tokenised[i] for i in step], settings)
     largest = max(pack.tokens for pack in packs)

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import reference  # beside this file, as supported is
+import losses  # beside this file, as reference and supported are
+import reference
 import supported
 import yaml
 from mkdocs.exceptions import PluginError
@@ -52,7 +53,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add what is not written by hand in docs/."""
-    written = reference.pages() | {"supported.md": supported.page()}
+    written = reference.pages() | {"supported.md": supported.page(), "losses.md": losses.page()}
     for uri, text in written.items():
         files.append(File.generated(config, uri, content=text))
     for source, uri in published().items():

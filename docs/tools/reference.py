@@ -23,10 +23,18 @@ from unittest.mock import patch
 from omegaconf import MISSING, OmegaConf
 
 from spot import config
-from spot.config import benchmarks, compose, generator, groups, hardware, oracle
+from spot.config import benchmarks, compose, generator, groups, hardware, loss, oracle
 from spot.utils.errors import UserError
 
-MODULES = (config, groups, oracle, generator, hardware, benchmarks)  # where ranges are checked
+MODULES = (
+    config,
+    groups,
+    loss,
+    oracle,
+    generator,
+    hardware,
+    benchmarks,
+)  # where ranges are checked
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
 
 
@@ -118,7 +126,7 @@ def valid(kind: type) -> dict[str, str]:
             bare = object.__new__(kind)
             vars(bare).update(usual | given)
             with suppress(
-                UserError, TypeError, AttributeError
+                UserError, TypeError, AttributeError, KeyError
             ):  # "?" is no value, and none is needed
                 check(bare)
     return found

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-from spot.config import SFT_LIKE
+from spot.config import LOSSES
 from spot.data import artifacts
 from spot.data.rows import Score
 
@@ -36,7 +36,7 @@ def settings(run_file: Path) -> dict[str, str | float]:
     return {
         "arm": record["arm"],
         "learning_rate": loss["learning_rate"],
-        "beta": "" if loss["name"] in SFT_LIKE else loss["beta"],
+        "beta": "" if LOSSES[loss["name"]].token else loss["beta"],
         "seed": record["seed"],
         **{domain: round(value, 2) for domain, value in scores.items()},
         "average": round(mean(scores.values()), 2),

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from spot.config.text import quoted
+from spot.config.text import quoted, without_schema
 
 
 @dataclass
@@ -34,6 +35,14 @@ class CheckedSweeper(basic_sweeper.BasicSweeper):
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    @staticmethod
+    def split_arguments(
+        overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The overrides of every job, in batches."""
+        overrides = [without_schema(override) for override in overrides]
+        return basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: `spot.config.compose.expand` has composed and checked every job."""

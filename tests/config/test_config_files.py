@@ -21,6 +21,7 @@ OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 EXPERIMENTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.yaml"))
 ROWS = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*/*.yaml"))
 STUDIES = sorted(path.stem for path in ROOT.glob("experiments/paper/*.yaml"))
+SPANS = "prefix", "edit", "after"
 PAPER_SCALE = "model=qwen3_8b data=dapo oracle=gemini generator=vllm hardware=8xh800".split()
 ROWS_OF_A_FILE = ["data.path=rows.jsonl", "data.fields.response=r", "data.fields.solution=s"]
 NEEDED = {  # what an option cannot know by itself
@@ -125,6 +126,30 @@ def test_an_arm_sets_loss_and_data(name: str, parts: tuple[str, str]) -> None:
     assert composed.arm == name
 
 
+@pytest.mark.parametrize(("name", "row"), config.WEIGHTED_ARMS.items())
+def test_an_arm_sets_the_weights_of_spans(name: str, row: tuple[str, str, object]) -> None:
+    composed = compose([f"arm={name}"])
+    assert (composed.loss.name, composed.data.arm, composed.loss.weights) == row
+    assert composed.arm == name
+    ones = [f"loss.weights.{s}.{span}=1" for s in ("chosen", "rejected") for span in SPANS]
+    usual = compose([f"arm={name}", *ones, "loss.weights.fade=null", "loss.weights.by=edits"])
+    assert usual.arm == config.arm_name(config.LossConfig(row[0]), "rectified")
+    other = compose([f"arm={name}", "loss.weights.chosen.edit=2"])
+    assert other.arm == usual.arm, "weights of no row change no name"
+
+
+def test_later_keys_rename_no_product_where_they_are_not_used() -> None:
+    """The settings of a training as they were before there were weights by span."""
+    usual = config.resolved_loss(compose()).settings()
+    assert usual == {
+        "name": "bco", "beta": 1.0, "delta": {"mode": "ema", "decay": 0.9}, "sft_reduction": "token",
+        "edit_weight": 1.0, "learning_rate": 0.0003, "epochs": 2, "batch_pairs": 32, "schedule": "cosine",
+        "warmup": 0.05, "weight_decay": 0.01, "adam_beta1": 0.9, "adam_beta2": 0.95, "clip": 1.0,
+    }  # fmt: skip
+    changed = config.resolved_loss(compose(["loss.weights.chosen.edit=2", "loss.sft_weight=1"]))
+    assert {*changed.settings()} - {*usual} == {"weights", "sft_weight"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "loss", "data_arm", "arm"),
     [
@@ -168,10 +193,11 @@ def test_the_student_that_ships_is_the_one_that_is_asked_for() -> None:
 )
 def test_learning_rates_are_the_papers(model: str, reward: float, sft: float) -> None:
     for loss in config.LOSSES:
-        expected = sft if loss in ("sft", "dft") else reward
+        expected = sft if config.LOSSES[loss].token else reward
         chosen = compose([f"model={model}", f"loss={loss}"])
         resolved = config.resolved_loss(chosen)
-        assert (resolved.learning_rate, resolved.beta) == (expected, 0.1)
+        beta = {"dpop": 0.3, "simpo": 2.0}.get(loss, 0.1)  # their own papers'
+        assert (resolved.learning_rate, resolved.beta) == (expected, beta)
 
 
 def test_tuned_values_win_by_arm_then_by_loss_and_lose_to_an_explicit_one() -> None:

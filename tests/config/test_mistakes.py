@@ -18,6 +18,9 @@ from tests.support.command_line import spot
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "pytorch_lightning", "datasets", "deepspeed", "scipy", "google"}
+NOTHING_COUNTS = [
+    f"loss.weights.{side}.{span}=0" for side in ("chosen", "rejected") for span in ("prefix", "edit", "after")
+]  # fmt: skip
 OWN = "data=jsonl data.fields.solution=solution model=tiny"
 
 
@@ -157,7 +160,16 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
         (["hardware.attention=flex"], "hardware.attention=flex auto sdpa varlen flash"),
         (["hardware.precision=fp16"], "hardware.precision=fp16 fp32 bf16"),
         (["hardware.memory_gib=0"], "hardware.memory_gib=0 > 0"),
-        (["loss.edit_weight=0"], "loss.edit_weight=0 > 0"),
+        (["loss.weights.chosen.edit=-1"], "loss.weights.chosen.edit=-1 >= 0"),
+        (["loss.weights.fade=0"], "loss.weights.fade=0 > 0"),
+        (["loss.weights.by=word"], "loss.weights.by=word edits step"),
+        (NOTHING_COUNTS, "loss.weights 0 loss=bco raise loss.weights.chosen.edit=1"),
+        (["loss=sft", *NOTHING_COUNTS[:3]], "loss.weights 0 loss=sft raise"),
+        (
+            ["arm=rft", "loss.weights.chosen.edit=2"],
+            "loss.weights data.arm=self none data.arm=rectified",
+        ),
+        (["loss=sft", "loss.sft_weight=1"], "loss.sft_weight pairs loss=sft tokens"),
         (["output="], "output empty"),
         (["data.path="], "data.path= empty leave"),
         (["loss="], "loss= empty bco dpo"),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spot.config import LOSSES
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
+from tests.support.command_line import spot
 from tests.support.laptop import SMALL, content, copy, last_run, run
 from tests.support.processes import killed
 
 TRAIN = Path(__file__).parents[2] / "train.py"
+LITTLE = [
+    *("probe.ability_every=0", "save.optimizer=false", "logger=none"),
+    *(f"benchmarks.tasks.{name}.questions=2" for name in ("sums", "word_problems", "instructions")),
+]
 ARMS = ("sft", "rft", "sft_plus", "spot_bco")
 
 
@@ -64,6 +72,25 @@ def test_the_jobs_of_table_1_share_all_that_is_dear(tmp_path: Path) -> None:
     for name in ("report.html", "report.md", "scores.csv"):
         assert (sweep / name).stat().st_size > 0
     assert "report.html" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_loss_is_an_option_that_trains(laptop: Path, tmp_path: Path) -> None:
+    """All in one process: `loss=glob(*)` means every file of conf/loss."""
+    folder = copy(laptop, tmp_path)
+    done = spot(folder, "-m", "loss=glob(*)", "hydra/launcher=basic", *SMALL, *LITTLE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = list(folder.glob("outputs/sweeps/*/*/run.json"))
+    steps = {}
+    for record, folders in map(read, files):
+        assert record["status"] == "complete"
+        with (folders["checkpoint"] / "metrics.csv").open() as table:
+            losses = [float(row["loss"]) for row in csv.DictReader(table) if row["loss"]]
+        assert all(map(math.isfinite, losses))
+        steps[record["config"]["loss"]["name"]] = len(losses)
+    assert steps == dict.fromkeys(LOSSES, 3)
+    assert made(folder, "rectify") == made(laptop, "rectify"), "every loss has the same pairs"
 
 
 @pytest.fixture(scope="module")

@@ -246,7 +246,7 @@ def test_rewards_are_compared_in_nats_whatever_the_beta(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["loss.epochs", "loss.batch_pairs", "loss.edit_weight", "data.pairs"]
+    "key", ["loss.epochs", "loss.batch_pairs", "loss.weights.chosen.edit", "data.pairs"]
 )
 def test_losses_that_trained_differently_are_not_compared(tmp_path, key):
     runs = [

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from spot.config import HardwareConfig
+from spot.config import LOSSES, HardwareConfig, SpanWeights, WeightsConfig
 from spot.training.activation_checkpointing import Recomputation
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
-from spot.training.losses import LOSSES
 from spot.training.module import start_bound
 from spot.training.packing import Pack, plan_steps
 from spot.training.schedule import rate_factor
@@ -56,17 +55,38 @@ def response_logps(model: Any, prompt: tuple[int, ...], response: tuple[int, ...
 def first_loss(name: str, model: Any, batch: list[Any]) -> torch.Tensor:
     """The global mean of the method's loss at the start, where every reward is 0."""
     chosen = [response_logps(model, p.prompt, p.chosen) for p in batch]
-    if name in ("sft", "dft"):
-        logps = torch.cat(chosen)
-        return -(logps.detach().exp() * logps if name == "dft" else logps).mean()
-    positive = torch.stack([0.1 * (c - c.detach()).sum() for c in chosen])
-    if name == "rwsft":
-        return torch.log1p(torch.exp(-positive)).mean()
+    logps = torch.cat(chosen)
+    ratio = (logps - logps.detach()).exp()
+    k3 = 1 / ratio - 1 + ratio.log()
+    p = logps.detach().exp()
+    of_tokens = {
+        "sft": -logps, "dft": -p * logps, "psft": -ratio, "asft": -p * logps + 0.05 * k3, "kl_sft": -logps + 0.05 * k3
+    }  # fmt: skip
+    if name in of_tokens:
+        return of_tokens[name].mean()
     rejected = [response_logps(model, p.prompt, p.rejected) for p in batch]
-    negative = torch.stack([0.1 * (c - c.detach()).sum() for c in rejected])
-    if name == "dpo":
-        return torch.log1p(torch.exp(negative - positive)).mean()
-    return (torch.log1p(torch.exp(-positive)) + torch.log1p(torch.exp(negative))).mean()
+    positive, negative = (
+        torch.stack([0.1 * (r - r.detach()).sum() for r in side]) for side in (chosen, rejected)
+    )
+    mean_chosen, mean_rejected = (
+        torch.stack([0.1 * (r if name == "simpo" else r - r.detach()).mean() for r in side])
+        for side in (chosen, rejected)
+    )
+    sigma, logistic = torch.sigmoid, lambda x: torch.log1p(torch.exp(-x))
+    of_pairs = {
+        "rwsft": logistic(positive),
+        "dpo": logistic(positive - negative),
+        "dpop": logistic(positive - negative),  # the penalty has no slope at 0
+        "ipo": ((mean_chosen - mean_rejected) / 0.1 - 5) ** 2,
+        "simpo": logistic(mean_chosen - mean_rejected - 1),
+        "bce": logistic(positive) + logistic(-negative),
+        "bco": logistic(positive) + logistic(-negative),
+        "kto": sigma(-positive) + sigma(negative),
+        "apo_zero": sigma(-positive) + sigma(negative),
+        "apo_down": sigma(positive) + sigma(negative - positive),
+        "nca": logistic(positive) + (logistic(-positive) + logistic(-negative)) / 2,
+    }
+    return of_pairs[name].mean()
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -102,7 +122,7 @@ def test_one_row_per_step_and_what_each_method_has(name: str, runs: Any) -> None
     assert [int(row["step"]) for row in table] == list(range(STEPS + 1))
     assert result.steps == STEPS
     assert result.resumed_at == 0
-    assert result.max_start_reward < 1e-6
+    assert result.max_start_reward < 1e-6  # also without a reference: of held-out pairs
     assert list(table[0]) == list(rows(runs["bco"][0])[0])
     always = {
         "loss", "logps/chosen", "gradient_norm", "learning_rate", "tokens_per_second",
@@ -121,7 +141,12 @@ def test_one_row_per_step_and_what_each_method_has(name: str, runs: Any) -> None
         "gradients/rejected_edited", "gradients/rejected_after",
         *(f"kl/{part}" for part in KL_SIDES),
     }  # fmt: skip
-    own = {"sft": set(), "dft": set(), "rwsft": chosen, "bco": both | {"delta"}}.get(name, both)
+    without = {"gradients_apart/shared", "tether/chosen"}  # of rewards and of terms of pairs
+    own = {
+        "sft": set(), "dft": set(), "rwsft": chosen, "bco": both | {"delta"}, "kto": both | {"delta"},
+        **dict.fromkeys(("psft", "asft", "kl_sft"), chosen - without),
+        "simpo": {name for name in both if "tether" in name or "gradients/" in name} | {"logps/rejected"},
+    }.get(name, both)  # fmt: skip
     for row in table[1:]:
         assert {column for column, value in row.items() if value} == always | own | {"step"}
         assert all(math.isfinite(float(value)) for value in row.values() if value)
@@ -187,10 +212,12 @@ def test_parts_add_up_and_the_shared_prefix_is_left_alone(name: str, runs: Any) 
     assert abs(float(rows(runs[name][0])[-1]["held_out/kl/shared"])) > 1e-9
 
 
-def test_edit_weight_moves_edited_tokens_further(
+def test_weights_of_edits_move_edited_tokens_further(
     runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
 ) -> None:
-    method = loss("bco", edit_weight=4.0)
+    method = loss(
+        "bco", weights=WeightsConfig(chosen=SpanWeights(edit=4), rejected=SpanWeights(edit=4))
+    )
     train(tiny_policy, tmp_path, pairs, held_out, method, 0, RunOptions())
     plain, weighted = rows(runs["bco"][0])[1], rows(tmp_path)[1]
     for side in ("chosen", "rejected"):
@@ -202,20 +229,36 @@ def test_edit_weight_moves_edited_tokens_further(
     assert distance(weights(tmp_path), weights(runs["bco"][0])) > 1e-4
 
 
-def test_edit_weight_in_a_token_loss(
+def test_weights_of_spans_in_a_token_loss(
     runs: Any, tiny_policy: Path, tiny_tokenizer: Any, pairs: list[Any], tmp_path: Path
 ) -> None:
-    """Edited tokens of y⁺ count three times in the sum; the mean is still over all tokens."""
-    method = loss("sft", edit_weight=3.0)
+    """Tokens of y⁺ count by their span in the sum; the mean is still over all tokens."""
+    spans = SpanWeights(prefix=0.5, edit=3, after=0)
+    method = loss("sft", weights=WeightsConfig(chosen=spans))
     train(tiny_policy, tmp_path, pairs, [], method, 0, RunOptions())
     tokens = tokenise(tiny_tokenizer, pairs, False)
     total, count, model = 0.0, 0, load(tiny_policy)
     for i in plan_steps(20, 8, 2, 0)[0]:
         logps = response_logps(model, tokens[i].prompt, tokens[i].chosen).detach()
-        weight = 1 + 2 * (torch.from_numpy(tokens[i].parts[0]) == 1)
+        weight = torch.tensor([0.5, 3, 0])[torch.from_numpy(tokens[i].parts[0]).long()]
         total, count = total - (weight * logps).sum().item(), count + len(logps)
     assert float(rows(tmp_path)[1]["loss"]) == pytest.approx(total / count, rel=1e-5)
-    assert float(rows(tmp_path)[1]["loss"]) > 1.1 * float(rows(runs["sft"][0])[1]["loss"])
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+def test_sft_beside_a_loss_of_pairs(
+    reduction: str, runs: Any, tiny_policy: Path, pairs: list[Any], tmp_path: Path
+) -> None:
+    """At the start it is that of DPO and so many times that of SFT."""
+    together = loss("dpo", sft_weight=0.5, sft_reduction=reduction)
+    train(tiny_policy, tmp_path / "both", pairs, [], together, 0, RunOptions())
+    alone = loss("sft", sft_reduction=reduction, epochs=1)
+    train(tiny_policy, tmp_path / "sft", pairs, [], alone, 0, RunOptions())
+    sft = float(rows(tmp_path / "sft")[1]["loss"])
+    assert float(rows(tmp_path / "both")[1]["loss"]) == pytest.approx(
+        math.log(2) + sft / 2, rel=1e-5
+    )
+    assert distance(weights(tmp_path / "both"), weights(runs["dpo"][0])) > 1e-4
 
 
 # --- the same in bf16, with fp32 masters --------------------------------------------------------

@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING, Any
 from spot.config.benchmarks import BenchmarkConfig, BenchmarksConfig
 from spot.config.generator import GeneratorConfig
 from spot.config.groups import (
-    ARMS,
-    LOSSES,
     MADE_SOURCES,
-    NEEDS_REJECTED,
-    SFT_LIKE,
     DataConfig,
     LoggerConfig,
-    LossConfig,
     ModelConfig,
     PretrainConfig,
     ProbeConfig,
     Tuned,
 )
 from spot.config.hardware import HardwareConfig, PlanConfig, SaveConfig
+from spot.config.loss import (
+    ARMS,
+    LOSSES,
+    WEIGHTED_ARMS,
+    LossConfig,
+    SpanWeights,
+    WeightsConfig,
+    arm_name,
+)
 from spot.config.missing import MISSING
 from spot.config.oracle import ASKED, PAID, OracleConfig
 from spot.utils.errors import UserError, in_range, one_of
@@ -43,9 +47,8 @@ __all__ = [
     "ASKED",
     "LOSSES",
     "MADE_SOURCES",
-    "NEEDS_REJECTED",
     "PAID",
-    "SFT_LIKE",
+    "WEIGHTED_ARMS",
     "BenchmarkConfig",
     "BenchmarksConfig",
     "Config",
@@ -60,7 +63,9 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "SaveConfig",
+    "SpanWeights",
     "Tuned",
+    "WeightsConfig",
     "arm_label",
     "arm_name",
     "check_combination",
@@ -113,14 +118,9 @@ def typed(config: DictConfig, until: str | None = None) -> Config:
 
     result = OmegaConf.to_object(config)
     assert isinstance(result, Config)
-    result.arm = arm_name(result.loss.name, result.data.arm)
+    result.arm = arm_name(result.loss, result.data.arm)
     check_combination(result, until)
     return result
-
-
-def arm_name(loss: str, data_arm: str) -> str | None:
-    """The paper's name for a loss on a data arm, or None when it has none."""
-    return next((name for name, parts in ARMS.items() if parts == (loss, data_arm)), None)
 
 
 def arm_label(arm: str | None, loss: str, data_arm: str) -> str:
@@ -131,13 +131,14 @@ def arm_label(arm: str | None, loss: str, data_arm: str) -> str:
 def resolved_loss(config: Config) -> LossConfig:
     """The loss with its β and learning rate: as given, else tuned for the arm or loss, else the default.
 
-    The default rate is the model's for this kind of loss, the default β the paper's 0.1.
+    The default rate is the model's for this kind of loss, the default β the loss's own.
     """
     loss, model = config.loss, config.model
     tuned = model.tuned.get(config.arm or "", model.tuned.get(loss.name, Tuned()))
-    sft_like = loss.name in SFT_LIKE
-    default = model.learning_rate_sft if sft_like else model.learning_rate_reward
-    rates, betas = (loss.learning_rate, tuned.learning_rate, default), (loss.beta, tuned.beta, 0.1)
+    row = LOSSES[loss.name]
+    default = model.learning_rate_sft if row.token else model.learning_rate_reward
+    rates = loss.learning_rate, tuned.learning_rate, default
+    betas = loss.beta, tuned.beta, row.beta
     rate, beta = (next(v for v in values if v is not None) for values in (rates, betas))
     return replace(loss, learning_rate=rate, beta=beta)
 
@@ -158,7 +159,7 @@ def from_plain(values: Mapping[str, Any]) -> Config:
 
 def check_combination(config: Config, until: str | None = None) -> None:
     """Refuse choices that are each valid but impossible together, as far as the run gets."""
-    loss, data, oracle, model = config.loss.name, config.data, config.oracle, config.model
+    data, oracle, model = config.data, config.oracle, config.model
     if config.reference == "engine" and config.hardware.strategy != "deepspeed":
         raise UserError(
             "reference=engine is a DeepSpeed engine: choose hardware.strategy=deepspeed."
@@ -212,10 +213,21 @@ def check_combination(config: Config, until: str | None = None) -> None:
         )
     if oracle.kind == "human" and not (oracle.path or data.path):
         raise UserError("oracle=human corrects from a file: give oracle.path=<file>.")
-    if until not in ("rectify", "select") and loss in NEEDS_REJECTED and data.arm == "self":
+    if until not in ("rectify", "select") and data.arm == "self":
+        _check_without_rejected(config.loss)
+
+
+def _check_without_rejected(loss: LossConfig) -> None:
+    """What correct samples cannot give."""
+    if LOSSES[loss.name].rejected:
         raise UserError(
-            f"loss={loss} needs rejected responses and data.arm=self has none: "
+            f"loss={loss.name} needs rejected responses and data.arm=self has none: "
             "use data.arm=rectified or direct, or loss=sft, dft or rwsft."
+        )
+    if not loss.weights.plain:
+        raise UserError(
+            "loss.weights tell edits apart and data.arm=self has none: use data.arm=rectified, or "
+            "leave every weight 1."
         )
 
 

@@ -36,7 +36,7 @@ from spot import config as schema
 from spot.config import BenchmarkConfig, Config, suggestions
 from spot.config.arguments import expected, short
 from spot.config.model_name import model_name
-from spot.config.text import SCHEMAS, FileConfigSource, keep_text
+from spot.config.text import SCHEMAS, FileConfigSource, keep_text, without_schema
 from spot.utils.errors import UserError, first_line, guess
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -219,7 +219,7 @@ def _parse(line: str) -> Override:
         if not 0 < len(override.key_or_group) <= LONGEST:
             raise HydraException(f"{line} has no key")
         override.config_loader = loader()  # for glob(*)
-        return override
+        return without_schema(override)
     except HydraException as error:
         raise UserError(suggestions.unreadable(line, _all_options())) from error
 

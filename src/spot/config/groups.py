@@ -1,30 +1,17 @@
-"""The groups of conf/, one dataclass each (hardware's is in hardware.py)."""
+"""The groups of conf/, one dataclass each (the longer ones in files of their own)."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spot.config.loss import ARMS, LOSSES, WEIGHTED_ARMS
 from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
 
 MADE_SOURCES = ("arithmetic", "everyday", "code_tasks")  # their questions are made from a seed
-ARMS = {  # the rows of the paper's tables: (loss, data.arm); conf/arm/ has a file for each
-    "sft": ("sft", "direct"),
-    "rft": ("sft", "self"),
-    "sft_plus": ("sft", "rectified"),
-    "dpo": ("dpo", "rectified"),
-    "rwsft": ("rwsft", "rectified"),
-    "dft": ("dft", "rectified"),
-    "spot_bce": ("bce", "rectified"),
-    "spot_bco": ("bco", "rectified"),
-    "bco_direct": ("bco", "direct"),
-}
-LOSSES = ("sft", "dpo", "rwsft", "bce", "bco", "dft")
 SOURCES = (*MADE_SOURCES, "jsonl", "hub", "dapo")
 DATA_ARMS = ("rectified", "direct", "self")
-NEEDS_REJECTED = ("dpo", "bce", "bco")  # losses with a term in y⁻
-SFT_LIKE = ("sft", "dft")  # losses without an implicit reward
 
 
 @dataclass
@@ -74,8 +61,8 @@ class ModelConfig:
     revision: str | None = None
     thinking: bool = False  # what the chat template is told; false closes Qwen3's think block
     context_length: int = 8192  # tokens of prompt and response; longer pairs are dropped, never cut
-    learning_rate_reward: float = 1e-6  # dpo, rwsft, bce, bco (paper, App. C)
-    learning_rate_sft: float = 5e-6  # sft, dft
+    learning_rate_reward: float = 1e-6  # of losses of pairs (paper, App. C)
+    learning_rate_sft: float = 5e-6  # of losses of tokens
     tuned: dict[str, Tuned] = field(default_factory=dict)  # by arm, or by loss; wins over both
     pretrain: PretrainConfig | None = None
 
@@ -84,7 +71,7 @@ class ModelConfig:
         in_range("model.learning_rate_reward", self.learning_rate_reward, 0, 1, open_low=True)
         in_range("model.learning_rate_sft", self.learning_rate_sft, 0, 1, open_low=True)
         for name in self.tuned:
-            one_of("model.tuned", name, tuple(dict.fromkeys([*ARMS, *LOSSES])))
+            one_of("model.tuned", name, tuple({**ARMS, **WEIGHTED_ARMS, **LOSSES}))
 
 
 @dataclass
@@ -152,53 +139,6 @@ class DataConfig:
             raise UserError(
                 "data.hub is missing: name a data set of the hub, or a local data.path=<file>."
             )
-
-
-@dataclass
-class DeltaConfig:
-    """BCO's threshold δ (eq. 10)."""
-
-    mode: str = "ema"  # ema (the paper) | cumulative (the released runs) | zero (= BCE)
-    decay: float = 0.9  # of the average; the paper does not state it
-
-    def __post_init__(self) -> None:
-        one_of("loss.delta.mode", self.mode, ("ema", "cumulative", "zero"))
-        in_range("loss.delta.decay", self.decay, 0, 1)
-
-
-@dataclass
-class LossConfig:
-    """The method and its optimisation. Defaults are the paper's and its scripts'."""
-
-    name: str = MISSING
-    beta: float | None = None  # null: model.tuned, else 0.1
-    delta: DeltaConfig = field(default_factory=DeltaConfig)
-    sft_reduction: str = "token"  # token (mean over response tokens) | sequence (eq. 2's sum)
-    edit_weight: float = 1.0  # of edited tokens in rewards and token losses; 1 is the paper
-    learning_rate: float | None = None  # null: the model's
-    epochs: int = 2
-    batch_pairs: int = 32
-    schedule: str = "cosine"  # cosine | linear | constant, after the warm-up
-    warmup: float = 0.05  # share of all steps
-    weight_decay: float = 0.01
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
-    clip: float = 1.0  # of the global gradient norm
-
-    def __post_init__(self) -> None:
-        one_of("loss.name", self.name, LOSSES)
-        one_of("loss.sft_reduction", self.sft_reduction, ("token", "sequence"))
-        one_of("loss.schedule", self.schedule, ("cosine", "linear", "constant"))
-        in_range("loss.beta", self.beta, 0, open_low=True)
-        in_range("loss.edit_weight", self.edit_weight, 0, open_low=True)
-        in_range("loss.learning_rate", self.learning_rate, 0, 1, open_low=True)
-        in_range("loss.epochs", self.epochs, 1)
-        in_range("loss.batch_pairs", self.batch_pairs, 1)
-        in_range("loss.warmup", self.warmup, 0, 1)
-        in_range("loss.weight_decay", self.weight_decay, 0)
-        in_range("loss.adam_beta1", self.adam_beta1, 0, 0.9999)
-        in_range("loss.adam_beta2", self.adam_beta2, 0, 0.99999)
-        in_range("loss.clip", self.clip, 0, open_low=True)
 
 
 @dataclass

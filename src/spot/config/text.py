@@ -16,7 +16,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 import yaml
 from hydra._internal.core_plugins import file_config_source
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig
@@ -55,6 +55,13 @@ def keep_text(line: str) -> str:
         if not _GRAMMAR.search(value):  # a(1), a=b, o'neil
             kept = quoted(value.strip())
     return f"{key}={kept}"
+
+
+def without_schema(override: Override) -> Override:
+    """The override, whose `glob(*)` means the files of its group and not what types them."""
+    if isinstance(value := override.value(), Glob):
+        value.exclude.append("schema")
+    return override
 
 
 def _kept_entry(key: str, entry: re.Match[str]) -> str:

@@ -81,6 +81,21 @@ def align(chosen: np.ndarray, rejected: np.ndarray, prefix: int) -> tuple[np.nda
     return parts[0], parts[1]
 
 
+def first_step(
+    chosen: np.ndarray, rejected: np.ndarray, prefix: int, line_ends: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `align`, where the edit is the first step that differs, whole, and all behind it is AFTER.
+
+    A step reaches from the first difference to the end of its line: the next token of `line_ends`.
+    """
+    parts = tuple(np.full(len(ids), AFTER, dtype=np.uint8) for ids in (chosen, rejected))
+    for part, ids in zip(parts, (chosen, rejected), strict=True):
+        ends = np.flatnonzero(np.isin(ids[prefix:], line_ends))
+        part[:prefix] = SHARED
+        part[prefix : prefix + int(ends[0]) + 1 if len(ends) else len(ids)] = EDITED
+    return parts[0], parts[1]
+
+
 def _edit_tag(deleted: int, inserted: int) -> str:
     if deleted and inserted:
         return "replace"

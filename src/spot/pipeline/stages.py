@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -304,7 +303,7 @@ def train(
     """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep."""
     config = run.config
     settings = {
-        "loss": asdict(resolved_loss(config)),
+        "loss": resolved_loss(config).settings(),
         "seed": config.seed,
         "hardware": config.hardware.decisive(),
         "reference": config.reference,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spot.config import difference
+from spot.config import LOSSES, difference
 from spot.config.difference import flat
 from spot.utils.redact import scrubbed
 
@@ -19,7 +19,6 @@ TELLING = (
     "loss.name", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",
     "data.pairs", "data.gamma",
 )  # fmt: skip
-REWARDS = ("dpo", "rwsft", "bce", "bco")  # losses that have a β
 TASKS = "benchmarks.tasks."
 
 
@@ -73,12 +72,12 @@ def _chosen(config: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 def _written(config: Mapping[str, Any], key: str) -> str | None:
     """A setting as a word; None where it is absent or has no effect in this run."""
-    loss, mode = config.get("loss.name"), config.get("loss.delta.mode")
+    loss, mode = LOSSES.get(str(config.get("loss.name"))), config.get("loss.delta.mode")
     if (
         key not in config
-        or (key.startswith("loss.delta.") and loss != "bco")
+        or (key.startswith("loss.delta.") and not (loss and loss.delta))
         or (key == "loss.delta.decay" and mode != "ema")
-        or (key == "loss.beta" and loss not in REWARDS)
+        or (key == "loss.beta" and (loss is None or loss.token))
         or (key == "data.gamma" and config.get("data.arm") != "rectified")
     ):
         return None

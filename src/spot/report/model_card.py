@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from spot.config import SFT_LIKE, arm_label
+from spot.config import LOSSES, arm_label
 from spot.data import artifacts
 from spot.report import style
 from spot.report.load import FinishedRun, Study
@@ -68,7 +68,7 @@ def write(
             products=_products(manifests),
             command=scrubbed(command),
             resolved=resolved,
-            sft_like=SFT_LIKE,
+            needs=LOSSES[trained["settings"]["loss"]["name"]],
         )
     )
     path = products["checkpoint"] / "model" / CARD

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from spot.config import NEEDS_REJECTED
+from spot.config import LOSSES
 from spot.report.load import FinishedRun, Study
 from spot.utils.redact import scrubbed
 
@@ -189,7 +189,7 @@ def _trained_on(run: FinishedRun, name: str) -> int | None:
     pairs = name.removesuffix("checkpoint") + "pairs"
     if epochs is None or pairs not in run.products:
         return None
-    both = run.config["loss.name"] in NEEDS_REJECTED
+    both = LOSSES[run.config["loss.name"]].rejected
     left_out = set(run.manifest(name)["details"].get("over_long", []))
     return int(epochs) * sum(
         pair.chosen_tokens + (pair.rejected_tokens or 0) * both

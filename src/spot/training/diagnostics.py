@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spot.config import WeightsConfig
 from spot.data.edits import AFTER, EDITED, NO_PART, SHARED
 from spot.training import collectives
 from spot.training.packing import Pack
@@ -33,29 +34,51 @@ MEASURED = [
 
 
 def pair_metrics(
-    pack: Pack, logps: Tensor, reference: Tensor, beta: float, weights: Tensor | None = None
+    pack: Pack, logps: Tensor, reference: Tensor | None, beta: float, weights: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Rewards (paper, eq. 3) and log-probs of every pair of a pack, each [P]; y⁻ only where all have one.
 
     The difference to the reference is taken per token and summed after: two sums of hundreds of nats
-    would lose what near-identical responses differ by. `weights` [M] are those of `edit_weights`.
+    would lose what near-identical responses differ by. `weights` [M] are those of `span_weights`.
+    Without a reference there are no rewards.
     """
-    chosen, rejected = (beta * s for s in pack.slot_sums(logps - reference, weights))
+    both = bool(pack.has_rejected.all())
     chosen_logps, rejected_logps = pack.slot_sums(logps)
-    metrics = {"rewards/chosen": chosen, "logps/chosen": chosen_logps}
-    if bool(pack.has_rejected.all()):
+    metrics = {"logps/chosen": chosen_logps} | ({"logps/rejected": rejected_logps} if both else {})
+    if reference is None:
+        return metrics
+    chosen, rejected = (beta * s for s in pack.slot_sums(logps - reference, weights))
+    metrics["rewards/chosen"] = chosen
+    if both:
         metrics["rewards/rejected"] = rejected
         metrics["rewards/margins"] = chosen - rejected
         metrics["rewards/accuracies"] = (chosen > rejected).to(chosen.dtype)
-        metrics["logps/rejected"] = rejected_logps
     return metrics
 
 
-def edit_weights(pack: Pack, edit_weight: float) -> Tensor | None:
-    """Weights [M] of a pack's memberships: `edit_weight` on edited tokens, 1 elsewhere; None if all 1."""
-    if edit_weight == 1:
+def span_weights(pack: Pack, weights: WeightsConfig) -> Tensor | None:
+    """Weights [M] of a pack's memberships, by their side and part; None if all are 1.
+
+    With `fade` that of a token behind an edit halves with every so many tokens.
+    """
+    if weights.plain:
         return None
-    return 1.0 + (edit_weight - 1.0) * (pack.parts == EDITED)
+    sides = (weights.chosen, weights.rejected)
+    by_part = [[side.prefix, side.edit, side.after, 1.0] for side in sides]  # in the parts' order
+    table = torch.tensor(by_part, device=pack.parts.device)
+    found = table[(pack.slots >= len(pack.ids)).long(), pack.parts]
+    if weights.fade is None:
+        return found
+    behind = pack.parts == AFTER
+    return torch.where(behind, found * 0.5 ** (_since_edit(pack, behind) / weights.fade), found)
+
+
+def _since_edit(pack: Pack, behind: Tensor) -> Tensor:
+    """How many tokens ago [M] the last edit ended; 1 where a response has only lost tokens there."""
+    at = torch.arange(len(behind), device=behind.device)
+    first = torch.cat([behind.new_ones(1), pack.slots[1:] != pack.slots[:-1]])  # of its slot
+    edited = torch.where(behind, torch.where(first, at - 1, -1), at)
+    return at - edited.cummax(0).values
 
 
 def net_gradients(pack: Pack, gradient: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoTokenizer
 
-from spot.config import HardwareConfig, LossConfig, ProbeConfig, SaveConfig
+from spot.config import LOSSES, HardwareConfig, LossConfig, ProbeConfig, SaveConfig
 from spot.config.hardware import too_few_gpus
 from spot.data import artifacts, chat
 from spot.data.rows import Pair
@@ -32,7 +32,6 @@ from spot.training.activation_checkpointing import recomputation
 from spot.training.bin_packing import Cost
 from spot.training.checkpoint_callback import CheckpointCallback
 from spot.training.forward import Computing, Kernels
-from spot.training.losses import LOSSES
 from spot.training.module import PairModule
 from spot.training.monitoring import HeldOut, Monitoring
 from spot.training.packing import PackingSettings, PairTokens, fitting, held_to, plan_steps
@@ -107,7 +106,7 @@ def train(
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Lightning does so later; Triton launches on the current one
     config, tokenizer = model_config(policy_folder), AutoTokenizer.from_pretrained(policy_folder)
-    computing = make_computing(config, loss, options, device)
+    computing = make_computing(config, tokenizer, loss, options, device)
     kernel_error = computing.kernels.check(config, DTYPES[hardware.precision], device)
     packing = computing.packing
     tokens, over_long = fitting(tokenise(tokenizer, pairs, options.thinking), packing)
@@ -126,7 +125,7 @@ def train(
         partial(
             make_references,
             options.reference,
-            tokens if LOSSES[loss.name].needs_reference else None,
+            tokens if LOSSES[loss.name].reference else None,
             watched,
             policy_folder,
             options.reference_folder,
@@ -161,7 +160,7 @@ def train(
 
 
 def make_computing(
-    config: Any, loss: LossConfig, options: RunOptions, device: torch.device
+    config: Any, tokenizer: Any, loss: LossConfig, options: RunOptions, device: torch.device
 ) -> Computing:
     """How this model's forward passes are made; config: the model's."""
     hardware = options.hardware
@@ -169,8 +168,9 @@ def make_computing(
     packing = PackingSettings(
         hardware.tokens_per_pack,
         options.share_prefix,
-        rejected=LOSSES[loss.name].needs_rejected,
+        rejected=LOSSES[loss.name].rejected,
         cost=Cost.of(skeleton(config)),
+        line_ends=line_ends(tokenizer) if loss.weights.by == "step" else None,
     )
     kernels = Kernels(attending, hardware.logprobs, fused_layers.choose(hardware, config))
     return Computing(hardware, packing, kernels)
@@ -224,6 +224,12 @@ def tokenise(
     return [pair if isinstance(pair, PairTokens) else ids(pair) for pair in pairs]
 
 
+def line_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that have a line's end in them."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(token for token, text in enumerate(texts) if "\n" in text)
+
+
 def check_pairs(
     pairs: Sequence[PairTokens],
     over_long: Sequence[str],
@@ -246,7 +252,7 @@ def check_pairs(
         raise UserError("There are no pairs to train on: elicit more or raise data.gamma.")
     if len({pair.id for pair in pairs}) < len(pairs):
         raise UserError("Two pairs have the same id: select the pairs again.")
-    if LOSSES[loss.name].needs_rejected and any(pair.rejected is None for pair in pairs):
+    if LOSSES[loss.name].rejected and any(pair.rejected is None for pair in pairs):
         raise UserError(
             f"loss={loss.name} needs rejected responses and some pairs have none: use "
             "data.arm=rectified or direct, or loss=sft, dft or rwsft."

@@ -1,96 +1,185 @@
-"""The methods as pure functions of tensors: equation and source beside each line.
+"""The methods as pure functions of tensors and numbers: equation and source beside each.
 
-Pair-level losses take implicit rewards (eq. 3), r = β (log π_θ(y|x) − log π_ref(y|x)) summed over
-the response, and return one loss per pair and per-pair metrics. Token-level losses take token
-log-probs and return one loss per token. All of it is fp32 (or wider), whatever the model's dtype.
+A function takes what its parameters name. Pair losses take `chosen` and `rejected`, the implicit rewards
+(paper, eq. 3) r = β (log π_θ(y|x) − log π_ref(y|x)) of a response, summed over its tokens or, for those
+with `mean` in the table of `spot.config.loss`, divided by their number; they return one value a pair,
+and λ⁺ = −∂loss/∂r⁺ and λ⁻ = ∂loss/∂r⁻ as `tether/chosen` and `tether/rejected`. Token losses take `logps`
+and `reference`, log π_θ and log π_ref of every token of y⁺, and return one value a token. Every other
+parameter is δ, β or a key of `loss`. All of it is fp32 (or wider), whatever the model's dtype.
 "Paper" is SPoT, arXiv 2603.01683.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu, sigmoid
 
-PairLoss = tuple[Tensor, dict[str, Tensor]]
+from spot.config import LOSSES
 
-
-def sft(logps: Tensor) -> Tensor:
-    """−log π_θ(token) for every token of y⁺ (paper, eq. 2 before it is summed or averaged). [tokens]"""
-    return -logps
+Metrics = dict[str, Tensor]
+Result = tuple[Tensor, Metrics]
 
 
-def dft(logps: Tensor) -> Tensor:
-    """−sg(p) log p for every token of y⁺, p = π_θ(token): its gradient is −p ∇log p = −∇p.
+# ---- of the tokens of y⁺: [tokens] -------------------------------------------------------------
 
-    Wu et al. 2025, arXiv 2508.05629; the paper's Table 2. [tokens]
+
+def sft(logps: Tensor) -> Result:
+    """−log π_θ(token) (paper, eq. 2 before it is summed or averaged)."""
+    return -logps, {}
+
+
+def dft(logps: Tensor) -> Result:
+    """−sg(p) log p, p = π_θ(token): its gradient is −p ∇log p = −∇p (Wu et al., arXiv 2508.05629)."""
+    return -logps.detach().exp() * logps, {}
+
+
+def psft(logps: Tensor, reference: Tensor, clip_ratio: float) -> Result:
+    """−min(ρ, 1 + ε), ρ = π_θ/π_ref: PPO's clipped loss with an advantage of 1 (arXiv 2508.17784).
+
+    A token that is 1 + ε times as likely as at the start has no gradient any more.
     """
-    return -logps.detach().exp() * logps
+    return -(logps - reference).clamp(max=math.log1p(clip_ratio)).exp(), {}
 
 
-def dpo(chosen: Tensor, rejected: Tensor, delta: float = 0.0) -> PairLoss:
-    """−log σ(r⁺ − r⁻) (paper, eq. 4; Rafailov et al. 2023, eq. 7). δ cancels. [pairs]
+def asft(logps: Tensor, reference: Tensor, kl_weight: float) -> Result:
+    """DFT + λ KL to the start (Zhu et al., arXiv 2509.23753); the KL is `anchor`."""
+    return dft(logps)[0] + kl_weight * anchor(logps, reference), {}
+
+
+def kl_sft(logps: Tensor, reference: Tensor, kl_weight: float) -> Result:
+    """SFT + λ KL to the start; the KL is `anchor`."""
+    return sft(logps)[0] + kl_weight * anchor(logps, reference), {}
+
+
+def anchor(logps: Tensor, reference: Tensor) -> Tensor:
+    """exp(−d) − 1 + d, d = log π_θ − log π_ref of y⁺'s own tokens: Schulman's k3, as GRPO has it. [tokens]
+
+    It is 0 where a token is as likely as at the start, else above 0. The KL over the whole vocabulary
+    would need π_ref's logits at every training step, which cached scores do not hold.
+    """
+    d = logps - reference
+    return torch.expm1(-d) + d
+
+
+# ---- of pairs: [pairs] -------------------------------------------------------------------------
+
+
+def rwsft(chosen: Tensor) -> Result:
+    """Reward-SFT: −log σ(r⁺), y⁺ alone (paper, eq. 5)."""
+    return -logsigmoid(chosen), {"tether/chosen": sigmoid(-chosen)}
+
+
+def dpo(chosen: Tensor, rejected: Tensor) -> Result:
+    """−log σ(r⁺ − r⁻) (paper, eq. 4; Rafailov et al., arXiv 2305.18290, eq. 7).
 
     Both sides have the same coefficient, 1 − σ(r⁺ − r⁻): it looks at the margin alone.
     """
     margin = chosen - rejected
-    tether = torch.sigmoid(-margin)
-    return -logsigmoid(margin), {"tether/chosen": tether, "tether/rejected": tether}
+    return -logsigmoid(margin), _tethers(sigmoid(-margin), sigmoid(-margin))
 
 
-def rwsft(chosen: Tensor, rejected: Tensor | None = None, delta: float = 0.0) -> PairLoss:
-    """Reward-SFT: −log σ(r⁺), y⁺ alone (paper, eq. 5). [pairs]"""
-    tether, _ = tether_coefficients(chosen)
-    return -logsigmoid(chosen), {"tether/chosen": tether}
+def dpop(chosen: Tensor, rejected: Tensor, penalty: float) -> Result:
+    """−log σ(r⁺ − r⁻ − λ max(0, −r⁺)): DPO-positive (Pal et al., arXiv 2402.13228, eq. 3).
+
+    The penalty begins where y⁺ becomes less likely than at the start.
+    """
+    margin = chosen - rejected - penalty * relu(-chosen)
+    tether = sigmoid(-margin)
+    return -logsigmoid(margin), _tethers(tether * (1 + penalty * (chosen < 0)), tether)
 
 
-def bce(chosen: Tensor, rejected: Tensor, delta: float = 0.0) -> PairLoss:
-    """SPoT-BCE: −log σ(r⁺) − log σ(−r⁻) (paper, eq. 9): BCO with δ = 0. [pairs]"""
+def ipo(chosen: Tensor, rejected: Tensor, beta: float) -> Result:
+    """((r⁺ − r⁻)/β − 1/(2β))² of mean rewards (Azar et al., arXiv 2310.12036, eq. 17 with τ = β).
+
+    Means over tokens are TRL's reading, confirmed by the paper's authors there.
+    """
+    distance = (chosen - rejected) / beta - 1 / (2 * beta)
+    return distance**2, _tethers(-2 * distance / beta, -2 * distance / beta)
+
+
+def simpo(chosen: Tensor, rejected: Tensor, margin: float) -> Result:
+    """−log σ(r⁺ − r⁻ − m) with r = β/|y| log π_θ(y), without a reference (arXiv 2405.14734, eq. 6)."""
+    beyond = chosen - rejected - margin
+    return -logsigmoid(beyond), _tethers(sigmoid(-beyond), sigmoid(-beyond))
+
+
+def bce(chosen: Tensor, rejected: Tensor) -> Result:
+    """SPoT-BCE: −log σ(r⁺) − log σ(−r⁻) (paper, eq. 9): BCO with δ = 0."""
     return bco(chosen, rejected, 0.0)
 
 
-def bco(chosen: Tensor, rejected: Tensor, delta: float) -> PairLoss:
-    """SPoT-BCO: −log σ(r⁺ − δ) − log σ(−(r⁻ − δ)) (paper, eq. 10; Jung et al. 2024). [pairs]"""
+def bco(chosen: Tensor, rejected: Tensor, delta: float) -> Result:
+    """SPoT-BCO: −log σ(r⁺ − δ) − log σ(−(r⁻ − δ)) (paper, eq. 10; Jung et al., arXiv 2404.04656)."""
     loss = -logsigmoid(chosen - delta) - logsigmoid(-(rejected - delta))
-    positive, negative = tether_coefficients(chosen, rejected, delta)
-    return loss, {"tether/chosen": positive, "tether/rejected": negative}
+    return loss, _tethers(*tether_coefficients(chosen, rejected, delta))
 
 
-def tether_coefficients(
-    chosen: Tensor, rejected: Tensor | None = None, delta: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def tether_coefficients(chosen: Tensor, rejected: Tensor, delta: float) -> tuple[Tensor, Tensor]:
     """The elastic tether λ (paper, eq. 7): what is left of each side's gradient. Two of [pairs].
 
     λ⁺ = 1 − σ(r⁺ − δ) fades as y⁺ is learnt (λ(0) = 0.5, λ(10) = 4.5e-5); λ⁻ = σ(r⁻ − δ) fades as y⁻
     is unlearnt.
     """
-    negative = torch.zeros_like(chosen) if rejected is None else torch.sigmoid(rejected - delta)
-    return torch.sigmoid(-(chosen - delta)), negative
+    return sigmoid(-(chosen - delta)), sigmoid(rejected - delta)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What a method is and what it needs: `token` or `pair` says which of the two it takes."""
+def kto(chosen: Tensor, rejected: Tensor, delta: float) -> Result:
+    """σ(−(r⁺ − δ)) + σ(r⁻ − δ) (Ethayarajh et al., arXiv 2402.01306, eq. 7), on pairs.
 
-    token: Callable[[Tensor], Tensor] | None = None
-    pair: Callable[..., PairLoss] | None = None
-    needs_rejected: bool = False
-    uses_delta: bool = False
-
-    @property
-    def needs_reference(self) -> bool:
-        """Implicit rewards are measured against the frozen start."""
-        return self.pair is not None
+    δ stands for its z₀, the KL of mismatched responses: both are the reward that nothing is gained by.
+    """
+    positive, negative = chosen - delta, rejected - delta
+    return sigmoid(-positive) + sigmoid(negative), _tethers(_slope(positive), _slope(negative))
 
 
-LOSSES: dict[str, Loss] = {
-    "sft": Loss(token=sft),
-    "dft": Loss(token=dft),
-    "dpo": Loss(pair=dpo, needs_rejected=True),
-    "rwsft": Loss(pair=rwsft),
-    "bce": Loss(pair=bce, needs_rejected=True),
-    "bco": Loss(pair=bco, needs_rejected=True, uses_delta=True),
-}
+def apo_zero(chosen: Tensor, rejected: Tensor) -> Result:
+    """σ(−r⁺) + σ(r⁻): anchored at the start, for y⁺ better than it (arXiv 2408.06266, eq. 7)."""
+    return kto(chosen, rejected, 0.0)
+
+
+def apo_down(chosen: Tensor, rejected: Tensor) -> Result:
+    """σ(r⁺) + σ(−(r⁺ − r⁻)): both fall, y⁻ further, for y⁺ worse than the start (2408.06266, eq. 8)."""
+    margin = chosen - rejected
+    tethers = _tethers(_slope(margin) - _slope(chosen), _slope(margin))
+    return sigmoid(chosen) + sigmoid(-margin), tethers
+
+
+def nca(chosen: Tensor, rejected: Tensor) -> Result:
+    """−log σ(r⁺) − ½ log σ(−r⁺) − ½ log σ(−r⁻) (Chen et al., arXiv 2402.05369, two responses).
+
+    Noise contrast: y⁺ comes from the data once, and from the noise as often as y⁻.
+    """
+    loss = -logsigmoid(chosen) - (logsigmoid(-chosen) + logsigmoid(-rejected)) / 2
+    return loss, _tethers(1 - 1.5 * sigmoid(chosen), sigmoid(rejected) / 2)
+
+
+def _tethers(chosen: Tensor, rejected: Tensor) -> Metrics:
+    return {"tether/chosen": chosen, "tether/rejected": rejected}
+
+
+def _slope(reward: Tensor) -> Tensor:
+    """σ′(r)."""
+    return sigmoid(reward) * sigmoid(-reward)
+
+
+# ---- by name -----------------------------------------------------------------------------------
+
+FUNCTIONS: dict[str, Callable[..., Result]] = {name: globals()[name] for name in LOSSES}
+
+
+def compute(name: str, given: Mapping[str, Any]) -> Result:
+    """The loss of this name, of what its parameters name in `given`."""
+    return FUNCTIONS[name](**{parameter: given[parameter] for parameter in parameters(name)})
+
+
+@cache
+def parameters(name: str) -> tuple[str, ...]:
+    """What a loss takes."""
+    return tuple(signature(FUNCTIONS[name]).parameters)

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from spot.config import LossConfig
+from spot.config import LOSSES, LossConfig
 from spot.training import collectives, optimizers
 from spot.training.activation_checkpointing import Recomputation, checkpoint_layers
 from spot.training.delta import Delta
@@ -20,11 +20,11 @@ from spot.training.diagnostics import (
     KL_SIDES,
     SHARED_SIDE,
     PartMeans,
-    edit_weights,
     gradients_apart,
     kl_terms,
     net_gradients,
     pair_metrics,
+    span_weights,
 )
 from spot.training.forward import (
     Computing,
@@ -33,7 +33,7 @@ from spot.training.forward import (
     pack_logprobs,
     score_pack,
 )
-from spot.training.losses import LOSSES
+from spot.training.losses import compute
 from spot.training.model_check import check_model
 from spot.training.monitoring import REWARDS, BatchValues, Monitoring
 from spot.training.packing import Pack, PairTokens, build_pack, step_packs
@@ -171,14 +171,14 @@ class PairModule(pl.LightningModule):
         step, indices = batch
         pairs = [self.pairs[i] for i in indices]
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        values, parts, scale = BatchValues(len(pairs)), PartMeans(), self._loss_scale(pairs)
+        values, parts, scales = BatchValues(len(pairs)), PartMeans(), self._scales(pairs)
         packs = step_packs(pairs, self.packing, collectives.rank(), collectives.ranks())
         with self.kernels.inside(self.model):
             for pack in packs:
                 if self.hardware.deepspeed:
                     self.trainer.model.set_gradient_accumulation_boundary(pack is packs[-1])  # type: ignore[union-attr, operator]
                 checkpoint_layers(self.model, self.recomputed.of(pack))
-                self._backward(step, pack.to(self.device), scale, values, parts)
+                self._backward(step, pack.to(self.device), scales, values, parts)
         values.all_reduce()
         parts.all_reduce()
         rate = optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
@@ -189,14 +189,19 @@ class PairModule(pl.LightningModule):
         means |= parts.per_token("gradients") | parts.per_token("kl")
         means |= parts.per_token("gradients_apart")
         means |= {"gradient_norm": norm, "learning_rate": rate}
-        means["loss"] = values.values["loss"].sum().item() * scale
+        means["loss"] = values.values["loss"].sum().item() * scales[0]
         took = time.perf_counter() - begin
         means["tokens_per_second"] = sum(p.unshared_tokens(self.packing) for p in pairs) / took
         self._spend("steps", took)
         self._record(step, means | self._watched(step))
 
     def _backward(
-        self, step: int, pack: Pack, scale: float, values: BatchValues, parts: PartMeans
+        self,
+        step: int,
+        pack: Pack,
+        scales: tuple[float, float],
+        values: BatchValues,
+        parts: PartMeans,
     ) -> None:
         """One pack's share of the gradient, and its metrics."""
         logps, _ = self.trainer.model(pack)  # type: ignore[misc]  # DeepSpeed's engine, or self
@@ -204,13 +209,13 @@ class PairModule(pl.LightningModule):
         gradient: list[Tensor] = []
         logps.register_hook(gradient.append)
         reference = None if self.reference is None else self.reference.of(pack)
-        loss, metrics = self._pack_loss(pack, logps, reference)
+        loss, metrics = self._pack_loss(pack, logps, reference, scales[1])
         pulls: dict[str, Tensor] = {}
         for side in REWARDS:
             if side in metrics and metrics[side].requires_grad:
                 metrics[side].register_hook(partial(pulls.__setitem__, side))
         # DeepSpeed averages over the ranks what has to be added up
-        share = scale * (collectives.ranks() if self.hardware.deepspeed else 1)
+        share = scales[0] * (collectives.ranks() if self.hardware.deepspeed else 1)
         self.manual_backward(loss.sum() * (share if pack.counted else 0.0))
         if not pack.counted:
             return
@@ -244,26 +249,37 @@ class PairModule(pl.LightningModule):
         return norm
 
     def _pack_loss(
-        self, pack: Pack, logps: Tensor, reference: Tensor | None
+        self, pack: Pack, logps: Tensor, reference: Tensor | None, sft_weight: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [P] of every pair of a pack (a sum over tokens for token-level losses), and metrics."""
-        weights = edit_weights(pack, self.config.edit_weight)
-        if token_loss := self.loss.token:
-            loss, _ = pack.slot_sums(token_loss(logps), weights)
-            return loss, {"logps/chosen": pack.slot_sums(logps)[0]}
-        assert reference is not None
-        assert self.loss.pair is not None
+        weights = span_weights(pack, self.config.weights)
         metrics = pair_metrics(pack, logps, reference, self.beta, weights)
-        loss, tether = self.loss.pair(
-            metrics["rewards/chosen"], metrics.get("rewards/rejected"), self.delta.value
-        )
+        given = vars(self.config) | {"beta": self.beta, "delta": self.delta.value}
+        if self.loss.token:
+            values, more = compute(
+                self.config.name, given | {"logps": logps, "reference": reference}
+            )
+            return pack.slot_sums(values, weights)[0], metrics | more
+        if reference is None:
+            scores = [self.beta * score for score in pack.slot_sums(logps, weights)]
+        else:
+            scores = [metrics[side] for side in REWARDS if side in metrics]
+        if self.loss.mean:
+            scores = [s / n for s, n in zip(scores, pack.slot_counts(), strict=True)]
+        given |= dict(zip(("chosen", "rejected"), scores, strict=False))
+        loss, tether = compute(self.config.name, given)
+        if sft_weight:
+            loss = loss + sft_weight * pack.slot_sums(-logps, weights)[0]
         return loss, metrics | tether
 
-    def _loss_scale(self, pairs: Sequence[PairTokens]) -> float:
-        """1 / pairs of the global batch; for a token mean 1 / its response tokens."""
-        if self.loss.token and self.config.sft_reduction == "token":
-            return 1 / sum(len(pair.chosen) for pair in pairs)
-        return 1 / len(pairs)
+    def _scales(self, pairs: Sequence[PairTokens]) -> tuple[float, float]:
+        """What the sum of the global batch's losses is multiplied with, and within it that of SFT.
+
+        1 / pairs; 1 / response tokens for the token mean of SFT.
+        """
+        by_pair, by_token = 1 / len(pairs), 1 / sum(len(pair.chosen) for pair in pairs)
+        sft = by_token if self.config.sft_reduction == "token" else by_pair
+        return (sft, 0.0) if self.loss.token else (by_pair, self.config.sft_weight * sft / by_pair)
 
     def _step_metrics(
         self, step: int, values: BatchValues, pairs: Sequence[PairTokens]
@@ -273,7 +289,7 @@ class PairModule(pl.LightningModule):
         if step == 1 and self.reference is not None:
             longest = max(pair.longest for pair in pairs)
             self._check_start(values.rewards(), longest)
-        if self.loss.uses_delta:
+        if self.loss.delta:
             metrics["delta"] = self.delta.value
             total = sum(values.values[name].double().sum().item() for name in REWARDS)
             self.delta.update(total, values.pairs)
@@ -283,7 +299,7 @@ class PairModule(pl.LightningModule):
         """At step 0 policy and reference are the same, so every reward is rounding and no more."""
         reward = rewards.abs().max().item()
         self.max_start_reward = max(self.max_start_reward, reward)
-        weight = max(1.0, self.config.edit_weight)
+        weight = max(1.0, self.config.weights.most)
         bound = weight * start_bound(self.model.dtype, self.beta, tokens)
         if not reward <= bound:
             narrow = self.model.dtype == torch.bfloat16
@@ -305,7 +321,7 @@ class PairModule(pl.LightningModule):
                 checkpoint_layers(self.model, self.recomputed.of(pack))
                 reference = None if self.reference is None else self.reference.of(pack)
                 logps = pack_logprobs(self.model, pack, self.kernels)
-                self._pack_loss(pack, logps, reference)[0].sum().backward()
+                self._pack_loss(pack, logps, reference, self._scales(pairs)[1])[0].sum().backward()
             if not all(torch.isfinite(p.grad).all() for p in self.trained if p.grad is not None):
                 bad.append(pair.id)
         raise UserError(not_finite(f"gradients of step {step}", bad or [p.id for p in pairs]))

@@ -61,7 +61,7 @@ class HeldOut:
 
     def __init__(self, pairs: Sequence[PairTokens], settings: PackingSettings) -> None:
         self.pairs = pairs
-        self.settings = replace(settings, rejected=True)
+        self.settings = replace(settings, rejected=True, line_ends=None)
         self.longest = max((pair.longest for pair in pairs), default=0)
         self.packs: list[Pack] = []
         self.references: list[Tensor] = []

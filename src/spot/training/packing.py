@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spot.data.edits import NO_PART, align, common_prefix
+from spot.data.edits import NO_PART, align, common_prefix, first_step
 from spot.training.bin_packing import TOKENS_ONLY, Cost, Lengths, deal, tight_budget
 
 Ids = np.ndarray  # token ids, int32
@@ -36,6 +36,9 @@ class PackingSettings:
     rejected: bool = True  # False: a loss without a y⁻ term does not forward y⁻
     cost: Cost = TOKENS_ONLY  # what packs are balanced by
     parts: bool = True  # tell shared, edited and later tokens apart (an LCS for each pair)
+    line_ends: tuple[int, ...] | None = (
+        None  # tokens; given, the edit is the first step that differs
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +240,8 @@ def build_pack(
 
 def _parts(pair: PairTokens, settings: PackingSettings) -> tuple[np.ndarray, np.ndarray]:
     """The part of every token of y⁺ and of y⁻; NO_PART where there is nothing to compare with."""
+    if settings.parts and pair.rejected is not None and settings.line_ends is not None:
+        return first_step(pair.chosen, pair.rejected, pair.prefix, settings.line_ends)
     if settings.parts and pair.parts is not None:
         return pair.parts
     rejected = pair.chosen[:0] if pair.rejected is None else pair.rejected

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from spot.config import NEEDS_REJECTED, Config
+from spot.config import LOSSES, Config
 from spot.training.bin_packing import Lengths, deal
 from spot.training.shapes import Shape
 
@@ -36,7 +36,7 @@ def balance_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None) 
         if lengths
         else f"lengths log-normal, plan.variation={config.plan.variation:g}"
     )
-    rejected, shared = config.loss.name in NEEDS_REJECTED, config.data.share_prefix
+    rejected, shared = LOSSES[config.loss.name].rejected, config.data.share_prefix
     budget = config.hardware.tokens_per_pack
     pool = [p for p in lengths or drawn(config) if p.tokens(rejected, shared) <= budget]
     if not pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spot.config import NEEDS_REJECTED, SFT_LIKE, Config
+from spot.config import LOSSES, Config
 from spot.pipeline.plan.work import Work, answers, attempts
 from spot.training.memory_model import EIGHT_BIT
 from spot.training.shapes import Shape
@@ -42,7 +42,7 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
     save, p, steps, rounds = config.save, shape.parameters, work.steps, work.rounds
     exported = exported_bytes(config, shape)
     kept = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
-    if config.loss.name not in SFT_LIKE and config.reference == "cached":
+    if LOSSES[config.loss.name].reference and config.reference == "cached":
         scored = rounds * work.reference.scored  # every round's policy is its own reference
         kept.append(
             File("reference scores", 4 * scored, f"fp32, {scored / 1e6:,.3g} million tokens")
@@ -100,7 +100,7 @@ def _tokens(config: Config, work: Work) -> float:
     """
     pairs = work.pairs or 1
     # a prompt and a response; losses with a y⁻ term forward two of them a pair
-    response = work.apart / pairs / (2 if config.loss.name in NEEDS_REJECTED else 1)
+    response = work.apart / pairs / (2 if LOSSES[config.loss.name].rejected else 1)
     attempted = (attempts(config) or pairs) * response
     scores = 2 * answers(config)
     return work.rounds * (attempted + 2 * work.pairs * 2 * response) + scores * response

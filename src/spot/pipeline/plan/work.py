@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from spot.config import NEEDS_REJECTED, SFT_LIKE, BenchmarkConfig, Config
+from spot.config import LOSSES, BenchmarkConfig, Config
 from spot.data import hub
 from spot.data.jsonl import Problem
 from spot.training.bin_packing import Lengths
@@ -70,17 +70,19 @@ def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = No
         count, origin = _pairs(config)
         drawn = [one]
     factor, shared = count / len(drawn), data.share_prefix
-    forwards = loss.name in NEEDS_REJECTED
+    needs = LOSSES[loss.name]
+    forwards = needs.rejected
     # a cached reference scores y⁻ for every loss, a live one only what the loss asks for
     scores = forwards or config.reference == "cached"
-    rewarded = loss.name not in SFT_LIKE
     return Work(
         pairs=count,
         origin=origin,
         lengths=known,
         longest=max(pair.tokens(True, shared) for pair in drawn),
         trained=Rows.of(drawn, shape, forwards, shared).times(factor),
-        reference=Rows.of(drawn, shape, scores, shared).times(factor) if rewarded else Rows(),
+        reference=Rows.of(drawn, shape, scores, shared).times(factor)
+        if needs.reference
+        else Rows(),
         apart=Rows.of(drawn, shape, forwards, shared=False).times(factor).tokens,
         steps=math.ceil(count * loss.epochs / loss.batch_pairs),
         epochs=loss.epochs,

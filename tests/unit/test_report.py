@@ -107,6 +107,16 @@ def test_the_table_holds_means_and_paired_gains(study):
     assert trivial_row(study) == [2, 4, 12, 6]
 
 
+def test_a_general_benchmark_at_its_trivial_baseline_is_left_out_and_said_so(tmp_path):
+    """Nothing can be forgotten there. In-domain it is the start that training lifts, and stays."""
+    base = {**BASE, "instructions": 10, "sums": 0}  # trivially 12 and 2
+    study = made_study(tmp_path, [MadeRun(base=base, questions=20)])
+    assert study.benchmarks == ["sums", "word_problems"]
+    assert study.others == ["instructions"]
+    said = "as the base scores no more than the best answer given without reading: instructions (10.0% of 12.0%)."
+    assert sum(said in caution for caution in cautions(study)) == 1
+
+
 def test_one_models_interval_is_the_one_that_an_evaluation_prints(tmp_path):
     """2 of 20 right: Clopper-Pearson's, by scipy's own."""
     run = MadeRun(right={"sums": 10}, base={**BASE, "sums": 10}, questions=20)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from spot.config import arm_label
@@ -219,10 +220,14 @@ class Study:
 
     @cached_property
     def domains(self) -> dict[str, list[str]]:
-        """Benchmarks of each domain that all runs share: in_domain first, then ood, then general."""
+        """Benchmarks of each domain that all runs share: in_domain first, then ood, then general.
+
+        Without those `at_trivial`.
+        """
         shared = set.intersection(
             *(run.scores.keys() & run.base_scores.keys() for run in self.runs)
         )
+        shared -= self.at_trivial.keys()
         rows = {name: of[0].domain for name, of in self.runs[0].scores.items() if name in shared}
         order = dict.fromkeys([*("in_domain", "ood", "general"), *rows.values()])
         return {
@@ -230,6 +235,21 @@ class Study:
             for domain in order
             if domain in rows.values()
         }
+
+    @cached_property
+    def at_trivial(self) -> dict[str, tuple[float, float]]:
+        """General benchmarks that the base knows nothing of, so that nothing of it can be forgotten.
+
+        What it scores, no more than the best answer given without reading, and what that one does. [percent]
+        """
+        first = self.runs[0]
+        trivial = first.manifest("base_scores")["details"].get("trivial", {})
+        found = {
+            name: (fmean(first.base_means[name].values()), float(trivial[name]))
+            for name, rows in first.base_scores.items()
+            if rows[0].domain == "general" and trivial.get(name) is not None
+        }
+        return {name: both for name, both in found.items() if both[0] <= both[1]}
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -247,7 +267,7 @@ class Study:
 
     @cached_property
     def others(self) -> list[str]:
-        """Benchmarks that some runs measured and others did not."""
+        """Benchmarks that some runs measured and others did not, and those at their trivial baseline."""
         every = dict.fromkeys(name for run in self.runs for name in run.scores)
         return [name for name in self.ordered(every) if name not in self.benchmarks]
 

@@ -26,6 +26,12 @@ SLACK = 0.05  # a tether coefficient, 0.5 at the start, below which little pull 
 def cautions(study: Study) -> list[str]:
     """One line each: unfinished jobs, what weakens the numbers, and how training went wrong."""
     found = [*_unfinished(study), *_weak_intervals(study), *_many_looks(study), *_unmatched(study)]
+    if names := study.at_trivial:
+        listed = ", ".join(f"{_spoken(n)} ({b:.1f}% of {t:.1f}%)" for n, (b, t) in names.items())
+        found.append(
+            "Left out of means and claims, as the base scores no more than the best answer given without "
+            f"reading: {listed}."
+        )
     for arm, runs in study.arms.items():
         found += [*_answers(study, arm, runs), *_checkers(study, arm, runs), *_dropped(arm, runs)]
         found += [*_pull_up(arm, runs), *_collapse(arm, runs), *_saturation(arm, runs)]

@@ -14,6 +14,7 @@ import pytest
 from spot.config import LOSSES
 from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
+from spot.report.load import metrics
 from tests.support.command_line import spot
 from tests.support.laptop import SMALL, content, copy, last_run, run
 from tests.support.processes import killed
@@ -122,6 +123,15 @@ def test_the_second_round_starts_where_the_first_one_ended(two_rounds: Path) -> 
         row.id for row in new if row.verdict == "wrong" and row.question not in held_out
     }
     assert {stage["round"] for stage in record["stages"]} == {1, 2}
+
+    before, after = (metrics(folders[n]) for n in ("round1/checkpoint", "checkpoint"))
+    for name in ("kl", "rewards/chosen", "rewards/rejected"):
+        ended, start = before[-1][f"held_out/{name}"], after[0][f"held_out_to_base/{name}"]
+        assert start == pytest.approx(ended, abs=1e-5), "the distance to the base goes on"
+        assert after[0][f"held_out/{name}"] == pytest.approx(0, abs=1e-5), (
+            "that to the start does not"
+        )
+    assert after[-1]["held_out_to_base/kl"] > 1e-4
 
 
 def test_one_round_is_the_first_of_two(laptop: Path, two_rounds: Path) -> None:

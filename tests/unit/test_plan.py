@@ -318,6 +318,8 @@ def test_rounds_are_worked_stored_and_paid_for_once_each() -> None:
     same = "resumable checkpoints"  # those of the first round are gone when the second begins
     assert after[same] == before[same]
     assert "rounds" not in text(one)
+    assert "by the base" in text(make(*overrides, "rounds=2", "reference_round=first"))
+    assert "by the base" not in text(two) + text(make(*overrides, "reference_round=first"))
     assert "as many assumed in each of 2 rounds" in text(two)
     dollars = [float(plan.calls.price.split()[1].replace(",", "")) for plan in (one, two)]
     assert dollars[1] == pytest.approx(2 * dollars[0], abs=0.02)

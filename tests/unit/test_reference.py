@@ -29,7 +29,7 @@ def scores(
 ) -> reference.ReferenceScores:
     computing = Computing(HardwareConfig(), settings, PLAIN)
     identity = reference.model_identity("", tokenizer, computing)
-    return reference.reference_scores(model, pairs, settings, PLAIN, folder, identity)
+    return reference.reference_scores(lambda: model, pairs, settings, PLAIN, folder, identity)
 
 
 def no_scoring(*_: Any) -> None:

@@ -43,6 +43,7 @@ WATCHED = {  # metric, as a person reads it
     "held_out/rewards/chosen": "held-out r⁺",
     "held_out/rewards/rejected": "held-out r⁻",
     "held_out/kl": "KL to the reference",
+    "held_out_to_base/kl": "KL to the base",
     "delta": "δ",
     "tether/chosen": "tether of y⁺",
     "tether/rejected": "tether of y⁻",

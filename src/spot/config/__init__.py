@@ -97,6 +97,7 @@ class Config:
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
     rounds: int = 1  # times the loop runs, each from the policy that the last one trained
     reference: str = "cached"  # cached (scored once) | copy (a model per device) | engine (ZeRO-3)
+    reference_round: str = "previous"  # whose start is a later round's reference: previous | first
     save: SaveConfig = field(default_factory=SaveConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     output: str = "outputs"  # products and runs go here
@@ -105,6 +106,7 @@ class Config:
         in_range("seed", self.seed, 0)
         in_range("rounds", self.rounds, 1)
         one_of("reference", self.reference, ("cached", "copy", "engine"))
+        one_of("reference_round", self.reference_round, ("previous", "first"))
         if not self.output.strip():
             raise UserError("output is empty: name a folder, output=outputs.")
 

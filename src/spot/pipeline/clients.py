@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.config import BenchmarkConfig, Config, GeneratorConfig
+from spot.config import BenchmarkConfig, Config, GeneratorConfig, resolved_loss
 from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.generation.types import Generator
@@ -133,6 +133,20 @@ def graders(config: Config) -> dict[str, str]:
     tasks = config.benchmarks.tasks.items()
     return {
         name: versions.of_family(task.family, config.data.answer_format) for name, task in tasks
+    }
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    """What decides a training beside its policy and pairs."""
+    return {
+        "loss": resolved_loss(config).settings(),
+        "seed": config.seed,
+        "hardware": config.hardware.decisive(),
+        "reference": config.reference,
+        "save": {"exports": config.save.exports, "dtype": config.save.dtype},
+        "share_prefix": config.data.share_prefix,
+        "thinking": config.model.thinking,
+        "probe": probe_settings(config),
     }
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.config import ASKED, Config, resolved_loss
+from spot.config import ASKED, Config
 from spot.data import artifacts, pair_tokens
 from spot.data.advice import nothing_wrong, ungraded
 from spot.data.rows import WRONG, Attempt, Pair, Rectification, Score
@@ -298,26 +298,23 @@ def _select(
 
 
 def train(
-    run: Run, policy: Policy, pairs: artifacts.Product, held_out: artifacts.Product
+    run: Run, base: Policy, policy: Policy, pairs: artifacts.Product, held_out: artifacts.Product
 ) -> Policy:
-    """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep."""
-    config = run.config
-    settings = {
-        "loss": resolved_loss(config).settings(),
-        "seed": config.seed,
-        "hardware": config.hardware.decisive(),
-        "reference": config.reference,
-        "save": {"exports": config.save.exports, "dtype": config.save.dtype},
-        "share_prefix": config.data.share_prefix,
-        "thinking": config.model.thinking,
-        "probe": clients.probe_settings(config),
-    }
+    """The trained policy. Reference log-probs are shared by all losses and seeds of a sweep.
+
+    base: the first round's start, which later rounds are measured against and may be tethered to.
+    """
+    config, first = run.config, base.digest == policy.digest
     inputs = {"policy": policy.digest, "pairs": pairs.digest, "held_out": held_out.digest}
+    if config.reference_round == "first" and not first:
+        inputs["base"] = base.digest
+    settings = clients.training_settings(config)
     target = artifacts.product(run.root, "train", settings, inputs, "model/*")
 
     folders = policy.folder, pairs.folder, held_out.folder, target.folder
-    reference = run.root.parent / "reference"
-    job = TrainingJob(config, policy.digest, run.logs, *folders, reference).absolute()
+    reference, start = run.root.parent / "reference", (base.folder, base.digest)
+    more = () if first else start
+    job = TrainingJob(config, policy.digest, run.logs, *folders, reference, *more).absolute()
     carry = launch.run if config.hardware.apart else carry_out
 
     def make() -> None:

@@ -29,7 +29,7 @@ def run(
     """Compute what is missing of the way that `config` describes, up to the stage `until`.
 
     With several rounds, `until` is a stage of the last one; a later round starts with the policy that
-    the one before it has trained, which is then also its reference. `scores` are the last policy's and
+    the one before it has trained, which is then also its reference (`reference_round=first`: the base). `scores` are the last policy's and
     `base_scores` the first's; with `probe.ability=exports` the weights kept on the way follow. Every
     product is reused, so a run that was killed goes on in its round.
 
@@ -82,7 +82,7 @@ def _way(run: Run, until: str | None) -> None:
 
         if until is None:  # first, so that what cannot be measured is known before training
             stages.evaluate(run, "base_scores", base, first)
-        run.start = checkpoint = stages.train(run, policy, pairs, held_out)
+        run.start = checkpoint = stages.train(run, base, policy, pairs, held_out)
 
     if until is None:
         stages.evaluate(run, "scores", checkpoint, first)

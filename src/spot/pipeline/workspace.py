@@ -33,8 +33,13 @@ CURVES = {
         ("δ", "delta"),
         ("Tether on y⁺", "tether/chosen"),
         ("Tether on y⁻", "tether/rejected"),
-        ("KL to the base, held out", "held_out/kl"),
+        ("KL to the reference, held out", "held_out/kl"),
         ("Entropy, held out", "held_out/entropy"),
+    ],
+    "Rounds after the first: distance to the first policy": [
+        ("Reward of y⁺ to the base, held out", "held_out_to_base/rewards/chosen"),
+        ("Reward of y⁻ to the base, held out", "held_out_to_base/rewards/rejected"),
+        ("KL to the base, held out", "held_out_to_base/kl"),
     ],
     "Where the loss acts": [
         ("Gradient on the shared prefix", "gradients/shared"),

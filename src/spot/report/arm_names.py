@@ -15,7 +15,7 @@ from spot.utils.redact import scrubbed
 ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")
 # Keys that name an arm before any other; runs that these separate need no further key.
 TELLING = (
-    "rounds", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
+    "rounds", "reference_round", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
     "loss.name", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",
     "data.pairs", "data.gamma",
 )  # fmt: skip
@@ -75,6 +75,7 @@ def _written(config: Mapping[str, Any], key: str) -> str | None:
     loss, mode = LOSSES.get(str(config.get("loss.name"))), config.get("loss.delta.mode")
     if (
         key not in config
+        or (key == "reference_round" and config.get("rounds") == 1)
         or (key.startswith("loss.delta.") and not (loss and loss.delta))
         or (key == "loss.delta.decay" and mode != "ema")
         or (key == "loss.beta" and (loss is None or loss.token))

@@ -246,7 +246,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 # ---- which runs --------------------------------------------------------------------------------
 
 # How runs are computed, and how their number of pairs is matched (`cautions` looks at the numbers).
-APART = (*ASIDE, "hardware.", "reference", "data.matched")
+APART = (*ASIDE, "hardware.", "data.matched")
 TUNED = ("loss.beta", "loss.learning_rate", "loss.delta.")
 Setting = dict[str, Any]
 Runs = list[FinishedRun]
@@ -258,7 +258,7 @@ def _settings(
     """`(setting, runs, others)` for each setting that the claim's runs share, by equal seeds."""
     left, right = _matching(runs, claim.runs), _matching(runs, claim.other or {})
     compared = {**claim.runs, **(claim.other or {})}
-    ignored = set(compared) | (_tuned(left, right) if claim.other else set())
+    ignored = {"reference", *compared} | (_tuned(left, right) if claim.other else set())
     sides = _by_setting(left, ignored), _by_setting(right, ignored)
     for key, one in sides[0].items():
         other = sides[1].get(key, {})

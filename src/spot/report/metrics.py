@@ -14,6 +14,10 @@ REWARD_PARTS = tuple(
     f"held_out/rewards/{p}" for p in ("shared", "chosen_edited", "rejected_edited")
 )
 KL = "held_out/kl"
+TO_REFERENCE, TO_BASE = (
+    "held_out/",
+    "held_out_to_base/",
+)  # the same measures; the latter in later rounds
 KL_PARTS = tuple(f"held_out/kl/{part}" for part in ("shared", "edited", "after"))
 TETHERS = ("tether/chosen", "tether/rejected")
 GRADIENT_PARTS = tuple(f"gradients/{p}" for p in ("shared", "chosen_edited", "rejected_edited"))
@@ -32,10 +36,15 @@ Logged = tuple[list[int], list[float]]
 def logged(run: FinishedRun, column: str) -> Logged:
     """Steps and values of a column, empty where it was not measured.
 
+    Of several rounds, held-out rewards and KL are those to the base: the first round's start.
+
     Held-out rewards and δ come without the run's β (eq. 3), in nats: r/β = log π_θ/π_ref means the
     same whatever β an arm was tuned to, r does not.
     """
-    steps, values = run.metrics.get(column, ([], []))
+    name = column
+    if run.config.get("rounds", 1) > 1 and column.startswith((*SCALED[1:], KL)):
+        name = column.replace(TO_REFERENCE, TO_BASE, 1)
+    steps, values = run.metrics.get(name, ([], []))
     if not column.startswith(SCALED):
         return steps, values
     beta = float(run.config["loss.beta"])

@@ -10,8 +10,8 @@ from typing import Any
 class Delta:
     """One value for all packs of a step, updated once per optimiser step from the global batch.
 
-    The value used at a step comes from the steps before it. It starts at 0, which is exact: at the
-    start every reward is 0.
+    The value used at a step comes from the steps before it. It starts at 0, which is exact where the
+    policy starts at the reference: every reward is 0 there. Elsewhere the first batch replaces it.
 
     mode: `ema`, the exponential moving average of batch means (the paper, which does not state the
     decay); `cumulative`, the mean over all pairs so far (the released runs); `zero` (BCO becomes BCE).
@@ -22,14 +22,16 @@ class Delta:
     value: float = 0.0
     total: float = 0.0  # of (r⁺ + r⁻) / 2 over all pairs so far
     pairs: int = 0
+    at_start: bool = True  # whether all rewards begin at 0
 
     def update(self, reward_sum: float, pairs: int) -> None:
         """Take in a step: the sum of all r⁺ and r⁻ of its `pairs` pairs, over all packs and ranks."""
         if self.mode == "zero" or pairs == 0:
             return
+        unknown = not (self.at_start or self.pairs)
         self.total += reward_sum / 2
         self.pairs += pairs
-        if self.mode == "cumulative":
+        if self.mode == "cumulative" or unknown:
             self.value = self.total / self.pairs
         else:  # δ ← decay · δ + (1 − decay) · batch mean of (r⁺ + r⁻) / 2
             self.value = self.decay * self.value + (1 - self.decay) * reward_sum / (2 * pairs)

@@ -37,12 +37,21 @@ from spot.training.monitoring import HeldOut, Monitoring
 from spot.training.packing import PackingSettings, PairTokens, fitting, held_to, plan_steps
 from spot.training.precision import DTYPES
 from spot.training.probing import steps_between
-from spot.training.reference import make_references, model_identity, pairs_digest
+from spot.training.reference import Weights, make_references, model_identity, pairs_digest
 from spot.training.schedule import Steps
 from spot.training.strategy import make_strategy, zero_config
 from spot.training.weights import load, load_in_parts, model_config, skeleton
 from spot.utils.errors import UserError
 from spot.utils.progress import say
+
+
+@dataclass(frozen=True)
+class Base:
+    """The first round's start, where a later round trains."""
+
+    folder: Path
+    weights: str  # a digest
+    tethers: bool = False  # it is the reference of the loss, too
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class RunOptions:
     share_prefix: bool = True
     reference: str = "cached"  # cached | copy | engine
     weights: str | None = None  # a digest of the policy's weights; None: hashed here
+    base: Base | None = None  # None: the policy itself
     reference_folder: Path | None = None  # shared by a sweep's losses and seeds; None: not kept
     thinking: bool = False
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -72,7 +82,9 @@ class TrainResult:
     resumed_at: int  # 0: from the start
     seconds: float
     timings: dict[str, float]  # seconds by stage
-    max_start_reward: float  # max |r| at step 0, over held-out pairs and the first batch
+    max_start_reward: (
+        float  # max |r| at step 0, over held-out pairs and the first batch; 0 unchecked
+    )
     kernels: dict[str, str]  # what computed packs
     kernel_error: float  # relative distance of the attention kernel to the dense one, at start-up
     model_error: float  # largest distance of a token's log-prob to the model's own forward pass
@@ -118,6 +130,12 @@ def train(
     plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
 
     weights = options.weights or artifacts.model_digest(policy_folder)
+    start = Weights(policy_folder, model_identity(weights, tokenizer, computing))
+    base, tether, ways = None, start, [hardware.strategy, hardware.ranks, hardware.zero_stage]
+    if options.base is not None:
+        base = Weights(options.base.folder, {**start.identity, "weights": options.base.weights})
+        if options.base.tethers:
+            tether, ways = base, [*ways, options.base.weights]
     file, layers = policy_folder / "config.json", config.num_hidden_layers
     recomputed = recomputation(file, layers, tokens, computing, options.reference)
     module = PairModule(
@@ -127,9 +145,9 @@ def train(
             options.reference,
             tokens if LOSSES[loss.name].reference else None,
             watched,
-            policy_folder,
             options.reference_folder,
-            model_identity(weights, tokenizer, computing),
+            tether,
+            base,
             computing,
         ),
         tokens,
@@ -138,8 +156,7 @@ def train(
         recomputed,
         make_monitoring(watched, tokens, computing, options, loss.batch_pairs, len(plan)),
     )
-    ways = hardware.strategy, hardware.ranks, hardware.zero_stage
-    module.run_key = run_key(weights, tokens, loss, seed, ways)
+    module.run_key = run_key(weights, tokens, loss, seed, tuple(ways))
     module.seconds["load"] = time.perf_counter() - begin
     callback = CheckpointCallback(out, tokenizer, options.save, options.loggers)
     resumed_at = fit(trainer, module, plan, callback)

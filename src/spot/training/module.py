@@ -38,12 +38,12 @@ from spot.training.model_check import check_model
 from spot.training.monitoring import REWARDS, BatchValues, Monitoring
 from spot.training.packing import Pack, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
-from spot.training.reference import Reference
+from spot.training.reference import Reference, References
 from spot.training.schedule import rate_factor
 from spot.utils.errors import UserError
 
 Record = Callable[[int, Mapping[str, Any]], None]
-Refer = Callable[[Any], tuple[Reference | None, Reference]]
+Refer = Callable[[Any], References]
 
 
 def start_bound(dtype: torch.dtype, beta: float, tokens: int) -> float:
@@ -69,8 +69,7 @@ class PairModule(pl.LightningModule):
     """Trains a model on pairs with one method. Rewards, δ and the loss are those of the global batch.
 
     load: makes the policy, inside the strategy's context; refer: gets it before the first step, or
-    before a checkpoint is loaded, and returns the references of training (None: the loss has none)
-    and of the held-out pairs.
+    before a checkpoint is loaded, and returns the references of training and of the held-out pairs.
     """
 
     def __init__(
@@ -93,6 +92,7 @@ class PairModule(pl.LightningModule):
         self.hardware, self.kernels = computing.hardware, computing.kernels
         self.packing, self.recomputed = computing.packing, recomputed
         self.reference: Reference | None = None
+        self.at_start = True  # the reference is where the policy starts
         self.masters: MasterWeights | None = None
         self.delta = Delta(loss.delta.mode, loss.delta.decay)
         self.max_start_reward = 0.0
@@ -147,8 +147,10 @@ class PairModule(pl.LightningModule):
         begin = time.perf_counter()
         shortest = min(self.pairs, key=lambda pair: pair.tokens(self.packing))
         self.model_error = check_model(self.model, shortest, self.kernels)
-        self.reference, held_out = self.refer(self.model)
-        self.monitoring.held_out.start(held_out, self.model.device)
+        references = self.refer(self.model)
+        self.reference, self.at_start = references.training, references.at_start
+        self.delta.at_start = references.at_start
+        self.monitoring.held_out.start(references.held_out, self.model.device)
         self._spend("reference", time.perf_counter() - begin)
 
     def on_train_start(self) -> None:
@@ -296,7 +298,13 @@ class PairModule(pl.LightningModule):
         return metrics
 
     def _check_start(self, rewards: Tensor, tokens: int) -> None:
-        """At step 0 policy and reference are the same, so every reward is rounding and no more."""
+        """At step 0 policy and reference are the same, so every reward is rounding and no more.
+
+        Not so in a later round that is tethered to the first round's start: its rewards begin at what
+        the rounds before have made of them.
+        """
+        if not self.at_start:
+            return
         reward = rewards.abs().max().item()
         self.max_start_reward = max(self.max_start_reward, reward)
         weight = max(1.0, self.config.weights.most)

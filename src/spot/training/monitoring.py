@@ -14,7 +14,7 @@ from spot.training import collectives
 from spot.training.diagnostics import KL_SIDES, PartMeans, kl_terms, pair_metrics
 from spot.training.forward import check_finite
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
-from spot.training.reference import Reference
+from spot.training.reference import HELD_OUT, Reference
 
 Score = Callable[[Pack], tuple[Tensor, Tensor | None]]
 REWARDS = ("rewards/chosen", "rewards/rejected")
@@ -64,48 +64,71 @@ class HeldOut:
         self.settings = replace(settings, rejected=True, line_ends=None)
         self.longest = max((pair.longest for pair in pairs), default=0)
         self.packs: list[Pack] = []
-        self.references: list[Tensor] = []
+        self.references: dict[str, list[Tensor]] = {}  # by the prefix of their metrics
 
-    def start(self, reference: Reference, device: torch.device) -> None:
-        """Pack this rank's pairs and note what the reference gives them; it does not change."""
+    def start(self, references: Mapping[str, Reference], device: torch.device) -> None:
+        """Pack this rank's pairs and note what the references give them; that does not change."""
         if not self.pairs:
             return
         packs = step_packs(self.pairs, self.settings, collectives.rank(), collectives.ranks())
         self.packs = [pack.to(device) for pack in packs]
-        self.references = [reference.of(pack) for pack in self.packs]
+        self.references = {
+            prefix: [reference.of(pack) for pack in self.packs]
+            for prefix, reference in references.items()
+        }
 
     @torch.no_grad()
     def measure(self, score: Score, beta: float) -> tuple[dict[str, float], Tensor]:
         """Means over the pairs, and their rewards. `score` gives log-probs and entropies of a pack.
 
         `held_out/kl` is the token-level KL(π_ref ‖ π_θ) over the tokens of y⁻, which were sampled from
-        the reference (up to the sampling temperature and top-p); `held_out/entropy` is the mean
-        entropy of the policy's predictions there, in nats. Rewards and KL are also split by part.
+        the first round's start (up to the sampling temperature and top-p); `held_out/entropy` is the
+        mean entropy of the policy's predictions there, in nats. Rewards and KL are also split by part,
+        and, in a round after the first, measured once more against that start.
         """
-        batch, parts = BatchValues(len(self.pairs)), PartMeans()
-        sums = torch.zeros(3, dtype=torch.float64)  # of KL, entropy and tokens of y⁻
-        for pack, reference in zip(self.packs, self.references, strict=True):
+        scored: list[Tensor] = []
+        sums = torch.zeros(2, dtype=torch.float64)  # of entropy and tokens of y⁻
+        for pack in self.packs:
             logps, entropy = score(pack)
             assert entropy is not None
             check_finite(pack, logps, "of held-out pairs")
+            scored.append(logps)
+            if pack.counted:
+                sums += _over_rejected(pack, entropy.double())
+        entropy_sum, tokens = collectives.all_reduce_sum(sums.to(collectives.device())).tolist()
+        metrics = {f"{HELD_OUT}/entropy": entropy_sum / tokens} if tokens else {}
+        rewards = torch.empty(0)
+        for prefix, references in self.references.items():
+            distances, of = self._distances(scored, references, beta)
+            metrics |= {f"{prefix}/{name}": value for name, value in distances.items()}
+            rewards = of if prefix == HELD_OUT else rewards
+        return metrics, rewards
+
+    def _distances(
+        self, logps: Sequence[Tensor], references: Sequence[Tensor], beta: float
+    ) -> tuple[dict[str, float], Tensor]:
+        """Rewards and KL to one reference, over all pairs and by part; and the rewards of the pairs."""
+        batch, parts = BatchValues(len(self.pairs)), PartMeans()
+        sums = torch.zeros(2, dtype=torch.float64)  # of KL and tokens of y⁻
+        for pack, own, reference in zip(self.packs, logps, references, strict=True):
             if not pack.counted:
                 continue
-            values = pair_metrics(pack, logps, reference, beta)
+            values = pair_metrics(pack, own, reference, beta)
             batch.put(pack.pairs, {k: v for k, v in values.items() if "rewards" in k})
-            kl = kl_terms(logps, reference)
-            parts.add("rewards", pack, beta * (logps - reference))
+            kl = kl_terms(own, reference)
+            parts.add("rewards", pack, beta * (own - reference))
             parts.add("kl", pack, kl, KL_SIDES)
-            of_rejected = [pack.slot_sums(v)[1].sum().item() for v in (kl, entropy.double())]
-            sums += torch.tensor([*of_rejected, float(pack.slot_counts()[1].sum())])
+            sums += _over_rejected(pack, kl)
         batch.all_reduce()
         parts.all_reduce()
-        kl_sum, entropy_sum, tokens = collectives.all_reduce_sum(
-            sums.to(collectives.device())
-        ).tolist()
+        kl_sum, tokens = collectives.all_reduce_sum(sums.to(collectives.device())).tolist()
         metrics = batch.means() | parts.per_pair("rewards", len(self.pairs)) | parts.per_token("kl")
-        if tokens:
-            metrics |= {"kl": kl_sum / tokens, "entropy": entropy_sum / tokens}
-        return {f"held_out/{name}": value for name, value in metrics.items()}, batch.rewards()
+        return metrics | ({"kl": kl_sum / tokens} if tokens else {}), batch.rewards()
+
+
+def _over_rejected(pack: Pack, values: Tensor) -> Tensor:
+    """The sum of per-token values [N] over the tokens of y⁻, and how many those are."""
+    return torch.stack([pack.slot_sums(values)[1].sum(), pack.slot_counts()[1].sum()]).cpu()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,7 @@ from spot.utils.files import write_aside
 log = logging.getLogger(__name__)
 FORMAT = 3
 TOGETHER = 256  # pairs that packs are made of at once
+HELD_OUT, TO_BASE = "held_out", "held_out_to_base"  # prefixes of metrics
 
 
 class Reference(Protocol):
@@ -41,6 +43,27 @@ class Reference(Protocol):
 
     def of(self, pack: Pack) -> Tensor:
         """fp32 [N], in the pack's order and on its device."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model whose log-probs are asked for; `identity` is what `model_identity` says of it."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class References:
+    """What a training is measured against.
+
+    held_out: by the prefix of its metrics; `held_out` is the reference of the loss, and in a round
+    after the first `held_out_to_base` is the first round's start.
+    """
+
+    training: Reference | None  # None: the loss has none
+    held_out: Mapping[str, Reference]
+    at_start: bool = True  # the policy starts at the reference, so that all rewards begin at 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ def score(
 
 
 def reference_scores(
-    model: Any,
+    model: Callable[[], Any],
     pairs: Sequence[PairTokens],
     settings: PackingSettings,
     kernels: Kernels,
@@ -106,8 +129,8 @@ def reference_scores(
 ) -> ReferenceScores:
     """The scores from `folder` when it has them, else computed and written there (None: not kept).
 
-    `identity` is the model's, see `model_identity`; it must still be the policy's start. Pairs are
-    scored with their y⁻ even for a loss that leaves it out: one file for all. Rank 0 reads and writes.
+    `model` is called where they are computed; `identity` is its, see `model_identity`. Pairs are scored
+    with their y⁻ even for a loss that leaves it out: one file for all. Rank 0 reads and writes.
     """
     settings = replace(settings, rejected=True)
     lengths = [pair.scored(settings) for pair in pairs]
@@ -120,7 +143,7 @@ def reference_scores(
         known = torch.empty(sum(lengths)) if values is None else values
         values = collectives.broadcast(known.to(collectives.device())).cpu()
     else:
-        values = score(model, pairs, settings, kernels)
+        values = score(model(), pairs, settings, kernels)
         if folder is not None and pairs and collectives.rank() == 0:
             _write(folder, key, values, identity)
     parts = values.split(lengths)
@@ -131,29 +154,43 @@ def make_references(
     kind: str,
     pairs: Sequence[PairTokens] | None,
     held_out: Sequence[PairTokens],
-    policy_folder: Path,
     folder: Path | None,
-    identity: Mapping[str, Any],
+    tether: Weights,
+    base: Weights | None,
     computing: Computing,
     model: Any,
-) -> tuple[Reference | None, Reference]:
+) -> References:
     """The references of training and of the held-out pairs, as `reference=kind` asks for.
 
-    cached: `model`, which has the starting weights, scores both, or `folder` has the scores. copy |
-    engine: a live model, loaded anew, since the policy will move away from it, serves both. `pairs` is
-    None for a loss without a reference.
+    `model` has the weights that training starts with. tether: what the loss is measured against, those
+    same weights or `base`, the first round's start in a later round. cached: each pair is scored once,
+    or `folder` has the scores. copy | engine: a live model, loaded anew, since the policy will move
+    away from it. `pairs` is None for a loss without a reference.
     """
-    packing, kernels = computing.packing, computing.kernels
-    if kind != "cached":
-        live = LiveReference(
-            _frozen(kind, policy_folder, computing.hardware, model.device), kernels
-        )
-        return None if pairs is None else live, live
+    packing, kernels, hardware = computing.packing, computing.kernels, computing.hardware
+    freeze = partial(_frozen, hardware=hardware, device=model.device)
 
-    def scores(some: Sequence[PairTokens]) -> Reference:
-        return reference_scores(model, some, packing, kernels, folder, identity)
+    @cache
+    def first() -> Any:
+        """Beside the policy until its scores are there, before activations and moments take memory."""
+        assert base is not None
+        return freeze("engine" if hardware.in_parts else "copy", base.folder)
 
-    return None if pairs is None else scores(pairs), scores(held_out)
+    def scores(some: Sequence[PairTokens], of: Weights) -> Reference:
+        scorer = first if of is base else lambda: model
+        return reference_scores(scorer, some, packing, kernels, folder, of.identity)
+
+    training: Reference | None
+    if kind == "cached":
+        training = None if pairs is None else scores(pairs, tether)
+        watched = scores(held_out, tether)
+    else:
+        watched = LiveReference(freeze(kind, tether.folder), kernels)
+        training = None if pairs is None else watched
+    if base is None:
+        return References(training, {HELD_OUT: watched})
+    to_base = watched if tether is base else scores(held_out, base)
+    return References(training, {HELD_OUT: watched, TO_BASE: to_base}, tether is not base)
 
 
 def _frozen(kind: str, folder: Path, hardware: HardwareConfig, device: Any) -> Any:

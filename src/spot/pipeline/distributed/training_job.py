@@ -33,6 +33,8 @@ class TrainingJob:
     held_out: Path
     out: Path
     reference: Path  # where reference scores are kept
+    base: Path | None = None  # the first round's start, in a later round …
+    base_digest: str | None = None  # … and its weights
 
     def absolute(self) -> TrainingJob:
         """The same for a process with another current directory."""
@@ -48,14 +50,19 @@ class TrainingJob:
     def from_json(cls, text: str) -> TrainingJob:
         values = json.loads(text)
         config, digest = from_plain(values.pop("config")), values.pop("policy_digest")
-        return cls(config, digest, **{name: Path(value) for name, value in values.items()})
+        base_digest = values.pop("base_digest")
+        paths = {name: Path(value) for name, value in values.items() if value is not None}
+        return cls(config, digest, **paths, base_digest=base_digest)
 
 
 def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
     """Train in this process; returns what the manifest keeps of it."""
-    from spot.training.loop import RunOptions, train
+    from spot.training.loop import Base, RunOptions, train
 
     config, hardware = job.config, job.config.hardware
+    base = None
+    if job.base is not None and job.base_digest is not None:
+        base = Base(job.base, job.base_digest, config.reference_round == "first")
     machine.set_threads(hardware.threads)
     with _loggers(job) if rank == 0 else nullcontext([]) as loggers:
         options = RunOptions(
@@ -63,6 +70,7 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
             share_prefix=config.data.share_prefix,
             reference=config.reference,
             weights=job.policy_digest,
+            base=base,
             reference_folder=job.reference,
             thinking=config.model.thinking,
             probe=config.probe,

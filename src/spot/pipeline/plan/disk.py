@@ -43,7 +43,7 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
     exported = exported_bytes(config, shape)
     kept = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
     if LOSSES[config.loss.name].reference and config.reference == "cached":
-        scored = rounds * work.reference.scored  # every round's policy is its own reference
+        scored = rounds * work.reference.scored  # every round has other pairs
         kept.append(
             File("reference scores", 4 * scored, f"fp32, {scored / 1e6:,.3g} million tokens")
         )

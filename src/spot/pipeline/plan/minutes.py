@@ -154,6 +154,8 @@ def _training(plan: Plan) -> Iterator[Spent]:
     yield _start("training's start", plan, rounds, f"{rounds} × {ranks} processes")
     if flops["reference"]:
         note = "once" if config.reference == "cached" else f"in each of {work.epochs} epochs"
+        if rounds > 1 and config.reference_round == "first":
+            note += ", by the base, which later rounds load beside the policy"
         yield _computed("reference", plan, flops["reference"], f"{note}, ")
     passes = flops["training"] + flops["computed again"]
     training = _computed("steps", plan, passes, f"{rounds * work.steps:,} steps, ")

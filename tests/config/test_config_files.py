@@ -14,6 +14,9 @@ import yaml
 
 from spot import config
 from spot.config.compose import CONF, compose, expand, sweep_name
+from spot.config.difference import flat
+from spot.evaluation import benchmarks as measuring
+from spot.pipeline import clients
 from spot.utils.errors import UserError
 
 ROOT = CONF.parent
@@ -35,6 +38,7 @@ NEEDED = {  # what an option cannot know by itself
         "generator@evaluator=transformers",
     ],
     "model=tiny_bpe": ["data=jsonl", *ROWS_OF_A_FILE],
+    "preset=released": ["benchmarks.prompts=null"],
 }
 
 
@@ -55,7 +59,7 @@ def test_every_option_composes_to_checked_values(option: Path) -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_every_option_names_its_schema(option: Path) -> None:
     """Without it, a misspelt key in the file would be taken for a new one."""
-    if option.parent.name == "arm":
+    if option.parent.name in ("arm", "preset"):
         return  # global: lands in the schema of the whole
     defaults = yaml.safe_load((CONF / option).read_text())["defaults"]
     siblings = {path.stem for path in (CONF / option).parent.glob("*.yaml")}
@@ -117,6 +121,31 @@ def test_the_default_is_the_laptop_world_with_bco() -> None:
     assert (default.loss.name, default.arm, default.data.gamma) == ("bco", "spot_bco", 0.6)
     domains = {name: task.domain for name, task in default.benchmarks.tasks.items()}
     assert domains == {"sums": "in_domain", "word_problems": "ood", "instructions": "general"}
+
+
+def test_the_released_choices_are_these_and_each_arrives(tmp_path: Path) -> None:
+    usual, ours = flat(config.plain(compose())), ["preset=released", "benchmarks.prompts=null"]
+    changed = {k: v for k, v in flat(config.plain(compose(ours))).items() if usual.get(k) != v}
+    assert changed == {
+        "oracle.ground_truth": False,
+        "loss.delta.mode": "cumulative",
+        "loss.delta.micro_batch": 16,
+        "benchmarks.parser": "released",
+    }
+    for file, text in (("connect4", "Play: {question}"), ("math", "Solve: {question}")):
+        (tmp_path / f"{file}.md").write_text(text)
+    paper = compose(["preset=released", "data=dapo", f"benchmarks.prompts={tmp_path}", "arm=dpo"])
+    tasks = paper.benchmarks.tasks
+    assert tasks["connect4"].parser == "released"
+    assert measuring.template(tasks["connect4"]) == "Play: {question}"
+    assert measuring.template(tasks["minerva"]) == "Solve: {question}", "its family's"
+    assert tasks["ifeval"].prompt is None
+    with pytest.raises(UserError, match=r"benchmarks\.prompts=released_prompts .* put <benchmark>"):
+        compose(["preset=released"])
+    with pytest.raises(UserError, match=r"micro_batch=4 is for loss\.delta\.mode=cumulative"):
+        compose(["loss.delta.micro_batch=4"])
+    trained = clients.training_settings(compose())["loss"]["delta"]
+    assert trained == {"mode": "ema", "decay": 0.9}, "trainings keep the names they had"
 
 
 @pytest.mark.parametrize(("name", "parts"), config.ARMS.items())

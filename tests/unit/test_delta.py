@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from spot.training.delta import Delta
 
@@ -57,3 +58,12 @@ def test_saved_and_restored(mode: str) -> None:
         got.append(second.value)
         second.update(2 * PAIRS * step / 100, PAIRS)
     assert got == expected
+
+
+def test_micro_batches_are_judged_by_a_mean_that_has_them() -> None:
+    delta = Delta("cumulative", micro_batch=2)
+    first = delta.of_each(torch.tensor([1.0, 3.0, 5.0, 7.0, 4.0]))
+    assert first.tolist() == [2.0, 2.0, 4.0, 4.0, 4.0]  # (1+3)/2, (1+3+5+7)/4, (16+4)/5
+    restored = Delta("cumulative", micro_batch=2)
+    restored.load_state_dict(delta.state_dict())
+    assert restored.of_each(torch.tensor([10.0])).tolist() == [5.0]  # 30/6

@@ -118,6 +118,10 @@ def test_a_study_at_the_papers_scale_has_its_numbers_benchmark_by_benchmark(tmp_
     assert shown["connect4"].paper_gain == pytest.approx(36.0 - 10.9)
     text = report.build(sweep).with_name("report.md").read_text()
     assert "| Llama-3.1-8B-Instruct | " in text
+    sizes = (30, 30, 500, 272, 675, 198, 500, 541)  # amc23 has 40 here and there
+    names = [name.replace("_", " ") for name in NINE if name != "amc23"]
+    said = ", ".join(f"{name} (40 of {size})" for name, size in zip(names, sizes, strict=True))
+    assert f"not its benchmarks: {said}." in text
 
 
 def test_jobs_with_different_benchmarks_share_a_table(tmp_path):

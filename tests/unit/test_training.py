@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from spot.config import LOSSES, HardwareConfig, SpanWeights, WeightsConfig
+from spot.config.loss import DeltaConfig
 from spot.training.activation_checkpointing import Recomputation
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
@@ -344,6 +345,21 @@ def test_delta_follows_the_logged_rewards(runs: Any) -> None:
         half = (float(row["rewards/chosen"]) + float(row["rewards/rejected"])) / 2
         delta = 0.9 * delta + 0.1 * half
     assert abs(delta) > 1e-5
+
+
+def test_delta_of_micro_batches_has_the_step_s_own_rewards(
+    runs: Any, tiny_policy: Path, pairs: list[Any], held_out: list[Any], tmp_path: Path
+) -> None:
+    """One micro-batch a step: δ is the mean of all rewards so far, this step's among them."""
+    whole = DeltaConfig("cumulative", micro_batch=8)
+    train(tiny_policy, tmp_path, pairs, held_out, loss("bco", delta=whole), 0, RunOptions())
+    halves: list[float] = []
+    for row in rows(tmp_path)[1:]:
+        halves.append((float(row["rewards/chosen"]) + float(row["rewards/rejected"])) / 2)
+        assert float(row["delta"]) == pytest.approx(sum(halves) / len(halves), abs=1e-6)
+    assert abs(halves[1]) > 1e-4
+    second = rows(tmp_path)[2]
+    assert float(second["loss"]) != float(rows(runs["bco"][0])[2]["loss"]), "which has δ = 0 there"
 
 
 def test_learning_rate_follows_the_schedule(runs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from spot.config.missing import MISSING
 from spot.utils.errors import UserError, in_range, one_of
@@ -11,6 +12,11 @@ FAMILIES = ("arithmetic", "everyday", "data", "math", "choice", "ifeval", "conne
 # Families whose questions can be made from a seed.
 MADE = ("arithmetic", "everyday", "connect4", "code")
 DOMAINS = ("in_domain", "ood", "general")
+PARSERS = ("tolerant", "released")
+SIZES = {  # questions of the paper's benchmarks
+    "aime24": 30, "aime25": 30, "amc23": 40, "math500": 500, "minerva": 272, "olympiadbench": 675,
+    "gpqa_diamond": 198, "connect4": 500, "ifeval": 541,
+}  # fmt: skip
 
 
 @dataclass
@@ -37,7 +43,7 @@ class BenchmarkConfig:
         one_of("benchmark.family", self.family, FAMILIES)
         one_of("benchmark.domain", self.domain, DOMAINS)
         one_of("benchmark.answer_format", self.answer_format, ("boxed", "last", "json"))
-        one_of("benchmark.parser", self.parser, ("tolerant", "released"))
+        one_of("benchmark.parser", self.parser, PARSERS)
         in_range(f"benchmarks.tasks.{self.name}.questions", self.questions, 2)
         in_range(f"benchmarks.tasks.{self.name}.trials", self.trials, 1)
         in_range(f"benchmarks.tasks.{self.name}.max_new_tokens", self.max_new_tokens, 1)
@@ -58,6 +64,8 @@ class BenchmarksConfig:
     name: str = MISSING
     seed: int = 1000  # of questions and samples: not moved by `seed`
     folder: str | None = None  # with <benchmark>.jsonl for those of the hub: nothing is fetched
+    prompts: str | None = None  # a folder with <benchmark>.md or <family>.md in place of our words
+    parser: str = "tolerant"  # of connect4's replies: tolerant | released
     tasks: dict[str, BenchmarkConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,3 +75,18 @@ class BenchmarksConfig:
                     f"benchmarks.tasks.{key}.name={task.name} is another name: "
                     f"write benchmarks.tasks.{key}.name={key}."
                 )
+        one_of("benchmarks.parser", self.parser, PARSERS)
+        if self.prompts is not None:
+            self._take_prompts(Path(self.prompts).expanduser())
+
+    def _take_prompts(self, folder: Path) -> None:
+        """Name the file in `folder` of each task that has no prompt of its own."""
+        for task in self.tasks.values():
+            files = (folder / f"{name}.md" for name in (task.name, task.family))
+            found = next((str(file) for file in files if file.is_file()), None)
+            task.prompt = task.prompt or found
+        if self.tasks and not any(task.prompt for task in self.tasks.values()):
+            raise UserError(
+                f"benchmarks.prompts={self.prompts} has a prompt for none of {', '.join(self.tasks)}: put "
+                "<benchmark>.md there, with {question} in it, or choose our words, benchmarks.prompts=null."
+            )

@@ -347,7 +347,7 @@ def groups() -> dict[str, list[str]]:
 
 def _extra_groups(base: DictConfig) -> list[str]:
     """Groups that are not in the defaults list and need a plus, such as +paper."""
-    known = {*map(str, base), "hydra", "benchmark"}
+    known = {*map(str, base), *base.hydra.runtime.choices, "hydra", "benchmark"}
     return [g for g in loader().list_groups("") if g not in known and _options(g)]
 
 

@@ -111,10 +111,18 @@ class DeltaConfig:
 
     mode: str = "ema"  # ema (the paper) | cumulative (the released runs) | zero (= BCE)
     decay: float = 0.9  # of the average; the paper does not state it
+    # cumulative: pairs after which it moves on within a step, those among them; null: after the step
+    micro_batch: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         one_of("loss.delta.mode", self.mode, ("ema", "cumulative", "zero"))
         in_range("loss.delta.decay", self.decay, 0, 1)
+        in_range("loss.delta.micro_batch", self.micro_batch, 1)
+        if self.micro_batch is not None and self.mode != "cumulative":
+            raise UserError(
+                f"loss.delta.micro_batch={self.micro_batch} is for loss.delta.mode=cumulative, here it is "
+                f"{self.mode}: choose that, or leave it out."
+            )
 
 
 @dataclass
@@ -217,6 +225,8 @@ class LossConfig:
         usual, own = asdict(LossConfig(self.name)), asdict(self)
         later = ("sft_weight", "weights", "penalty", "margin", "clip_ratio", "kl_weight")
         kept = {k: v for k, v in own.items() if k not in later or v != usual[k]}
+        if self.delta.micro_batch is None:
+            del kept["delta"]["micro_batch"]
         return kept | {"edit_weight": 1.0}  # what `weights` has replaced
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spot.config import BenchmarkConfig, BenchmarksConfig, DataConfig, ProbeConfig
+from spot.config.benchmarks import SIZES
 from spot.data import artifacts, hub, templates
 from spot.data.jsonl import Problem, value_at
 from spot.data.rows import Attempt, Question
@@ -101,6 +102,8 @@ def benchmarks(
             questions = _held_out(held_out)[: task.questions]
         else:
             questions = _questions(group, task, family)
+            if len(questions) != (size := SIZES.get(task.name, len(questions))):
+                say(f"{task.name}: {len(questions)} questions, the paper's benchmark has {size}.")
         result.append(_benchmark(task, family, questions))
     return result
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spot.config.benchmarks import SIZES
 from spot.evaluation.statistics import CONFIDENCE, holm
 from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import CHOSEN, NOTABLE, REJECTED, TETHERS, logged
@@ -32,6 +33,7 @@ def cautions(study: Study) -> list[str]:
             "Left out of means and claims, as the base scores no more than the best answer given without "
             f"reading: {listed}."
         )
+    found += _other_sizes(study)
     for arm, runs in study.arms.items():
         found += [*_answers(study, arm, runs), *_checkers(study, arm, runs), *_dropped(arm, runs)]
         found += [*_pull_up(arm, runs), *_collapse(arm, runs), *_saturation(arm, runs)]
@@ -142,6 +144,13 @@ def _answers(study: Study, arm: str, runs: Sequence[FinishedRun]) -> Iterator[st
     for what in (TOO_FEW, FEWER_TRIALS, UNPAIRED, UNUSABLE):
         if found[what]:
             yield f"{label(arm)} {what}: {', '.join(found[what])}."
+
+
+def _other_sizes(study: Study) -> Iterator[str]:
+    """Benchmarks of the paper that were asked with another number of questions than there."""
+    asked = {n: len(study.runs[0].base_means[n]) for n in study.benchmarks if n in SIZES}
+    if found := [f"{_spoken(n)} ({k} of {SIZES[n]})" for n, k in asked.items() if k != SIZES[n]]:
+        yield f"Not the paper's numbers of questions, so not its benchmarks: {', '.join(found)}."
 
 
 def _asked(run: FinishedRun, benchmark: str) -> dict[str, Any]:

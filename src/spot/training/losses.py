@@ -115,13 +115,15 @@ def bce(chosen: Tensor, rejected: Tensor) -> Result:
     return bco(chosen, rejected, 0.0)
 
 
-def bco(chosen: Tensor, rejected: Tensor, delta: float) -> Result:
+def bco(chosen: Tensor, rejected: Tensor, delta: float | Tensor) -> Result:
     """SPoT-BCO: −log σ(r⁺ − δ) − log σ(−(r⁻ − δ)) (paper, eq. 10; Jung et al., arXiv 2404.04656)."""
     loss = -logsigmoid(chosen - delta) - logsigmoid(-(rejected - delta))
     return loss, _tethers(*tether_coefficients(chosen, rejected, delta))
 
 
-def tether_coefficients(chosen: Tensor, rejected: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+def tether_coefficients(
+    chosen: Tensor, rejected: Tensor, delta: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """The elastic tether λ (paper, eq. 7): what is left of each side's gradient. Two of [pairs].
 
     λ⁺ = 1 − σ(r⁺ − δ) fades as y⁺ is learnt (λ(0) = 0.5, λ(10) = 4.5e-5); λ⁻ = σ(r⁻ − δ) fades as y⁻
@@ -130,7 +132,7 @@ def tether_coefficients(chosen: Tensor, rejected: Tensor, delta: float) -> tuple
     return sigmoid(-(chosen - delta)), sigmoid(rejected - delta)
 
 
-def kto(chosen: Tensor, rejected: Tensor, delta: float) -> Result:
+def kto(chosen: Tensor, rejected: Tensor, delta: float | Tensor) -> Result:
     """σ(−(r⁺ − δ)) + σ(r⁻ − δ) (Ethayarajh et al., arXiv 2402.01306, eq. 7), on pairs.
 
     δ stands for its z₀, the KL of mismatched responses: both are the reward that nothing is gained by.

@@ -94,7 +94,10 @@ class PairModule(pl.LightningModule):
         self.reference: Reference | None = None
         self.at_start = True  # the reference is where the policy starts
         self.masters: MasterWeights | None = None
-        self.delta = Delta(loss.delta.mode, loss.delta.decay)
+        self.delta = Delta(loss.delta.mode, loss.delta.decay, loss.delta.micro_batch)
+        self.deltas: Tensor | None = (
+            None  # [pairs] of the step, where its micro-batches have their own
+        )
         self.max_start_reward = 0.0
         self.model_error = 0.0
         self.record: Record = lambda step, metrics: None
@@ -176,6 +179,8 @@ class PairModule(pl.LightningModule):
         values, parts, scales = BatchValues(len(pairs)), PartMeans(), self._scales(pairs)
         packs = step_packs(pairs, self.packing, collectives.rank(), collectives.ranks())
         with self.kernels.inside(self.model):
+            if self.loss.delta and self.delta.micro_batch:
+                self.deltas = self._deltas(packs, len(pairs))
             for pack in packs:
                 if self.hardware.deepspeed:
                     self.trainer.model.set_gradient_accumulation_boundary(pack is packs[-1])  # type: ignore[union-attr, operator]
@@ -233,6 +238,20 @@ class PairModule(pl.LightningModule):
                 if bool(pack.has_rejected.all()):
                     parts.add("kl", pack, kl_terms(logps, reference), KL_SIDES)
 
+    @torch.no_grad()
+    def _deltas(self, packs: Sequence[Pack], pairs: int) -> Tensor:
+        """δ of each pair [pairs] of a step by micro-batches: a forward pass before those with a gradient."""
+        assert self.reference is not None
+        values = BatchValues(pairs)
+        for pack in (pack.to(self.device) for pack in packs):
+            logps, _ = self.trainer.model(pack)  # type: ignore[misc]
+            if pack.counted:
+                weights = span_weights(pack, self.config.weights)
+                found = pair_metrics(pack, logps, self.reference.of(pack), self.beta, weights)
+                values.put(pack.pairs, {name: found[name] for name in REWARDS})
+        values.all_reduce()
+        return self.delta.of_each(torch.stack([values.values[n] for n in REWARDS]).mean(0))
+
     def _update(self, optimizer: Any, step: int, pairs: Sequence[PairTokens]) -> float:
         """Clip the global gradient, move the weights, forget the gradient; returns its norm."""
         if self.hardware.deepspeed:
@@ -256,7 +275,8 @@ class PairModule(pl.LightningModule):
         """Loss [P] of every pair of a pack (a sum over tokens for token-level losses), and metrics."""
         weights = span_weights(pack, self.config.weights)
         metrics = pair_metrics(pack, logps, reference, self.beta, weights)
-        given = vars(self.config) | {"beta": self.beta, "delta": self.delta.value}
+        delta = self.delta.value if self.deltas is None else self.deltas.to(logps)[pack.pairs]
+        given = vars(self.config) | {"beta": self.beta, "delta": delta}
         if self.loss.token:
             values, more = compute(
                 self.config.name, given | {"logps": logps, "reference": reference}
@@ -293,6 +313,8 @@ class PairModule(pl.LightningModule):
             self._check_start(values.rewards(), longest)
         if self.loss.delta:
             metrics["delta"] = self.delta.value
+            if self.deltas is not None:
+                return metrics | {"delta": self.deltas.mean().item()}
             total = sum(values.values[name].double().sum().item() for name in REWARDS)
             self.delta.update(total, values.pairs)
         return metrics

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from spot.config import LOSSES, BenchmarkConfig, Config
+from spot.config.benchmarks import SIZES
 from spot.data import hub
 from spot.data.jsonl import Problem
 from spot.training.bin_packing import Lengths
@@ -17,10 +18,6 @@ from spot.training.shapes import Shape
 
 ERROR_RATE = 0.3  # share of attempts that are wrong, before any was seen
 RECIPE_PAIRS = 4000  # the paper's
-QUESTIONS = {  # of the benchmarks that are fetched
-    "aime24": 30, "aime25": 30, "amc23": 40, "math500": 500, "minerva": 272, "olympiadbench": 675,
-    "gpqa_diamond": 198, "connect4": 500, "ifeval": 541,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
 
 def questions_of(task: BenchmarkConfig) -> int:
     """How many a benchmark asks; 500 of an unknown data set."""
-    return task.questions or QUESTIONS.get(task.name, 500)
+    return task.questions or SIZES.get(task.name, 500)
 
 
 def answers(config: Config, domain: str | None = None) -> int:

@@ -129,7 +129,8 @@ def write_run(sweep: Path, number: int, run: MadeRun) -> None:
         products["base_benchmark_responses"] = rows_product(
             root, "respond", {"on": [*run.domains]}, Response, made_responses(run)
         )
-    settings = {"loss": {"beta": run.config.get("loss.beta", 0.1), "learning_rate": 1e-4}, **mine}
+    rate = run.config.get("loss.learning_rate", 1e-4)
+    settings = {"loss": {"beta": run.config.get("loss.beta", 0.1), "learning_rate": rate}, **mine}
     products["checkpoint"] = artifacts.product(root, "train", settings)
     artifacts.compute_files(products["checkpoint"], lambda out: _train(out, run))
     folder = sweep / str(number)

@@ -122,6 +122,12 @@ def test_every_export_is_scored_between_the_base_and_the_trained(run, workplace,
         "word_problems": "ood",
         "instructions": "general",
     }
+    by_question = (run / "exports_by_question.csv").read_text().splitlines()[1:]
+    found = [line.rsplit(",", 3) for line in by_question]
+    of = [float(percent) for step, name, _, percent in found if (step, name) == ("4", "sums")]
+    assert len(of) == 20
+    assert sum(of) / 20 == pytest.approx(float(steps[4]["sums"]["accuracy"]), abs=0.01)
+    assert {step for step, *_ in found} == {"2", "4"}, "base and trained model have products"
     # The last step has its scores: two evaluations are new, and a second time none is.
     assert len(evaluations(workplace)) == len(before) + 2
     after, written = evaluations(workplace), (run / "exports.csv").read_bytes()
@@ -169,6 +175,9 @@ def test_how_often_it_is_looked_names_a_training_as_before():
         assert set(found) == {*before, "benchmarks", "generation", "benchmarks_seed"}
     kept = ["probe.ability=exports", "save.exports=5"]
     assert clients.probe_settings(compose(kept)) == before | {"ability_every": 0}
+    kept[0] = "probe.ability=all"
+    assert clients.probe_settings(compose(kept)) == before | {"ability_every": 0}
+    assert compose([*kept, "benchmarks=data"]).probe.ability == "all", "no general ones needed"
     assert clients.probe_settings(compose(["hardware=1xgpu"]))["every"] is None
 
 

@@ -185,7 +185,7 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
     if until in ("pretrain", "evaluate"):
         return
-    if config.probe.ability == "exports":
+    if config.probe.ability != "training":
         _check_exports(config)
     if config.rounds > 1:
         _check_rounds(config)
@@ -237,9 +237,11 @@ def _check_exports(config: Config) -> None:
     """What is measured over steps must be kept, and be asked."""
     if not config.save.exports:
         raise UserError(
-            "probe.ability=exports measures weights that training keeps: set save.exports=<steps>."
+            f"probe.ability={config.probe.ability} measures weights that training keeps: set "
+            "save.exports=<steps>."
         )
-    if not any(task.domain == "general" for task in config.benchmarks.tasks.values()):
+    every = config.probe.ability == "all"
+    if not every and not any(task.domain == "general" for task in config.benchmarks.tasks.values()):
         raise UserError(
             f"probe.ability=exports asks general benchmarks and benchmarks={config.benchmarks.name} has "
             "none: choose others, or probe.ability=training."

@@ -148,12 +148,13 @@ class ProbeConfig:
     pairs: int = 16  # held-out pairs whose rewards and KL are logged …
     # … every so many steps; null: 1 on a CPU, else so many that it takes 2% of the training at most
     every: int | None = None
-    ability: str = "training"  # of Figure 2: training | exports (save.exports, measured afterwards)
+    # of Figure 2: training | exports (of save.exports, afterwards) | all (benchmarks of those)
+    ability: str = "training"
     questions: int = 64  # of the general benchmark that training asks …
     ability_every: int = 25  # … every so many steps; 0: never
 
     def __post_init__(self) -> None:
-        one_of("probe.ability", self.ability, ("training", "exports"))
+        one_of("probe.ability", self.ability, ("training", "exports", "all"))
         in_range("probe.pairs", self.pairs, 1)
         in_range("probe.every", self.every, 1)
         in_range("probe.questions", self.questions, 1)

@@ -156,7 +156,7 @@ def probe_settings(config: Config) -> dict[str, Any]:
     `every` stays null where it follows from the pairs, which name the training, too.
     """
     settings = asdict(config.probe)
-    if settings.pop("ability") == "exports":
+    if settings.pop("ability") != "training":
         settings["ability_every"] = 0
     if settings["every"] is None and config.hardware.accelerator == "cpu":
         settings["every"] = 1

@@ -7,7 +7,9 @@ evaluated once is reused and what was interrupted goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,16 @@ from spot.config import Config, from_plain
 from spot.data import artifacts, run_record
 from spot.data.rows import Score
 from spot.data.run_record import RUN_FILE
-from spot.evaluation.statistics import by_benchmark, summarise
+from spot.evaluation.statistics import by_benchmark, question_means, summarise
 from spot.pipeline import policy, stages
 from spot.pipeline.run import Run
-from spot.report.load import EXPORTED, FinishedRun, load
+from spot.report.load import EXPORTED, EXPORTED_QUESTIONS, FinishedRun, load
 from spot.utils.errors import UserError, first_line
 from spot.utils.files import check_output, write_aside
 
 EXPORTS = "exports"  # folder of the trained product
 COLUMNS = ["step", "benchmark", "domain", "accuracy", "low", "high", "questions", "trials"]
+BY_QUESTION = ["step", "benchmark", "question", "percent"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Exported:
 
 def evaluate(run_folder: Path, domain: str | None = None) -> Path:
     """Evaluate the exports of the finished run in `run_folder` and write its `exports.csv`.
+
+    Beside it `exports_by_question.csv` has the mean over trials of every question, of exports alone.
 
     domain: of the benchmarks that are asked; None: all of the run's own.
     A row is the accuracy of one benchmark after so many optimiser steps, in percent with its 95%
@@ -61,8 +66,9 @@ def evaluate(run_folder: Path, domain: str | None = None) -> Path:
     scores |= {step: product.folder for step, product in made.items()}
     tasks = exported.config.benchmarks.tasks
     rows = [row for step in sorted(scores) for row in _rows(step, scores[step], list(tasks))]
-    table = [",".join(map(str, row)) for row in (COLUMNS, *rows)]
-    write_aside(run_folder / EXPORTED, "\n".join(table) + "\n")
+    _write(run_folder / EXPORTED, [COLUMNS, *rows])
+    means = [row for step in sorted(made) for row in _means(step, made[step].folder)]
+    _write(run_folder / EXPORTED_QUESTIONS, [BY_QUESTION, *means])
     return run_folder / EXPORTED
 
 
@@ -137,6 +143,19 @@ def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
         made = policy.prepare(model, run.root)
         scores[step] = stages.evaluate(run, f"scores_at_step_{step}", made, attempts)
     return scores
+
+
+def _write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_aside(path, text.getvalue())
+
+
+def _means(step: int, folder: Path) -> Iterator[list[Any]]:
+    """The rows of one evaluation by BY_QUESTION."""
+    for name, scores in by_benchmark(artifacts.read_rows(folder, Score)).items():
+        for question, percent in question_means(scores).items():
+            yield [step, name, question, round(percent, 4)]
 
 
 def _rows(step: int, folder: Path, tasks: list[str]) -> Iterator[list[Any]]:

@@ -24,7 +24,7 @@ from spot.data import artifacts
 from spot.data.rows import Pair, Response, Score, to_json
 from spot.data.run_record import RUN_FILE
 from spot.report import forgetting
-from spot.report.load import EXPORTED, METRICS, FinishedRun, Study, load
+from spot.report.load import EXPORTED, EXPORTED_QUESTIONS, METRICS, FinishedRun, Study, load
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples
 from spot.utils.errors import UserError
@@ -111,8 +111,9 @@ def _run(run: FinishedRun, sweep: Path, shown: set[str]) -> Files:
         files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in _product(run, name, shown).items()}
     kept = {key: value for key, value in run.record.items() if key not in MACHINE}
     files[f"{home}/{RUN_FILE}"] = _text(kept, products=places)
-    if (run.folder / EXPORTED).exists():
-        files[f"{home}/{EXPORTED}"] = (run.folder / EXPORTED).read_text(encoding="utf-8")
+    for name in (EXPORTED, EXPORTED_QUESTIONS):
+        if (run.folder / name).exists():
+            files[f"{home}/{name}"] = (run.folder / name).read_text(encoding="utf-8")
     return files
 
 

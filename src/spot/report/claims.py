@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from spot.evaluation.statistics import CONFIDENCE, Estimate, holm, mean_interval
+from spot.report import frontier
 from spot.report.arm_names import ASIDE, written
 from spot.report.curves import CURVES, Curve
 from spot.report.load import FinishedRun, Study, difference
@@ -104,6 +105,8 @@ class Claim:
     def measured(self) -> str:
         """What the estimate is of, in words: `in-domain score, difference of the two`."""
         curve = CURVES.get(self.measure)
+        if self.measure in frontier.NAMES:
+            return f"{frontier.NAMES[self.measure]}, difference of the two"
         name = curve.name if curve else f"{SCORES[self.measure]} score"
         base = "" if curve else "difference to the base"
         against = "difference of the two" if self.other else base
@@ -135,6 +138,7 @@ class Verdict:
     estimate: Estimate
     setting: str = ""
     adjusted: float | None = None  # p, corrected for the study's primary family; None: exploratory
+    reason: str = ""  # why there is no estimate
 
     @property
     def p(self) -> float:
@@ -160,6 +164,8 @@ class Verdict:
     @property
     def value(self) -> str:
         """With its unit."""
+        if self.reason:
+            return "–"
         value, unit = self.estimate.value, self.claim.unit
         if unit in ("share", "loss"):
             return f"{value:.{DIGITS[unit]}f}"
@@ -167,6 +173,8 @@ class Verdict:
 
     @property
     def interval(self) -> str:
+        if self.reason:
+            return self.reason
         alone = self.bar is None and self.estimate.seeds == 1
         return "one seed" if alone else signed(self.estimate, DIGITS[self.claim.unit])
 
@@ -203,6 +211,12 @@ def judge(study: Study, points: float | None = None) -> list[Verdict]:
     """
     verdicts = []
     for claim in claims(points):
+        if claim.measure in frontier.SHARES:
+            left, right = (_matching(study.runs, c or {}) for c in (claim.runs, claim.other))
+            share = frontier.SHARES[claim.measure]
+            if compared := frontier.compare(study, left, right, share):
+                verdicts.append(Verdict(claim, compared[0], reason=compared[1]))
+            continue
         found = [
             (key, estimate)
             for key, left, right in _settings(study.runs, claim)
@@ -232,11 +246,13 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     rows = []
     for v in verdicts:
         claim, e = v.claim, v.estimate
-        low, high = (round(n, 6) if math.isfinite(n) else None for n in (e.low, e.high))
+        low, high, value = (
+            round(n, 6) if math.isfinite(n) else None for n in (e.low, e.high, e.value)
+        )
         adjusted = None if v.adjusted is None else float(f"{v.adjusted:.3g}")
         values = [
             claim.id, claim.text, claim.where, v.setting, v.family, v.outcome, claim.direction,
-            claim.holds_when, claim.measured, claim.unit, round(e.value, 6), low, high,
+            claim.holds_when, claim.measured, claim.unit, value, low, high,
             float(f"{v.p:.3g}"), adjusted, claim.margin, e.questions, e.seeds,
         ]  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from spot.data.rows import Pair
-from spot.report import metrics, paper
+from spot.report import frontier_figure, metrics, paper
 from spot.report.load import FinishedRun, Study, difference
 from spot.report.metrics import NATS, logged
 from spot.report.style import COLOURS, DOMAINS, FIGURE_STYLE, HALF, INK, SOFT, WIDE, colours, label
@@ -386,6 +386,7 @@ def _mark_gamma(axes: Axes, run: FinishedRun) -> None:
 FIGURES: dict[str, Draw] = {
     "gains": gains,
     "gain_against_forgetting": gain_against_forgetting,
+    "frontier": frontier_figure.draw,
     "ability_over_steps": ability_over_steps,
     "general_ability": general_ability,
     **{name: partial(logged_curves, panels=panels) for name, panels in CURVES.items()},

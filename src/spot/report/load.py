@@ -31,7 +31,8 @@ from spot.utils.errors import UserError
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
 NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
 METRICS = "metrics.csv"
-EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports
+EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports …
+EXPORTED_QUESTIONS = "exports_by_question.csv"  # … and the mean of every question, in percent
 Value = TypeVar("Value")
 
 
@@ -157,6 +158,19 @@ class FinishedRun:
         except (OSError, ValueError, TypeError, KeyError, csv.Error):
             raise run_record.damaged(path) from None
         return dict(curves)
+
+    @cached_property
+    def means_over_steps(self) -> dict[int, dict[str, dict[str, float]]]:
+        """Means of questions by step and benchmark: of what was exported, and of the trained model."""
+        path = self.folder / EXPORTED_QUESTIONS
+        means: dict[int, dict[str, dict[str, float]]] = {}
+        try:
+            for row in _table(path) if path.exists() else []:
+                of = means.setdefault(int(row["step"]), {}).setdefault(row["benchmark"], {})
+                of[row["question"]] = float(row["percent"])
+        except (OSError, ValueError, TypeError, KeyError, csv.Error):
+            raise run_record.damaged(path) from None
+        return means | {int(self.manifest("checkpoint")["details"].get("steps", 0)): self.means}
 
 
 def metrics(training: Path) -> list[dict[str, float]]:

@@ -72,10 +72,11 @@ def _measured(plan: Plan, when: str) -> Iterator[Spent]:
 
 
 def _exported(plan: Plan) -> Iterator[Spent]:
-    """General ability over steps, of the weights that the last round kept before its end."""
+    """Ability over steps, of the weights that the last round kept before its end."""
     config = plan.config
-    if config.probe.ability == "exports":
-        count = (plan.work.steps - 1) // config.save.exports * answers(config, "general")
+    if config.probe.ability != "training":
+        domain = "general" if config.probe.ability == "exports" else None
+        count = (plan.work.steps - 1) // config.save.exports * answers(config, domain)
         used = clients.evaluator(config)
         yield _sampling("evaluation of exports", plan, used, count, "answers")
 

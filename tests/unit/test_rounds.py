@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from spot.config.compose import compose
 from spot.data.artifacts import model_digest
+from spot.pipeline.distributed.training_job import TrainingJob
 from spot.training import reference
 from spot.training.loop import Base, RunOptions, tokenise, train
 from spot.training.packing import plan_steps
@@ -137,3 +139,13 @@ def test_a_live_reference_is_the_first_policy_too(
     for column in ("loss", "delta", "held_out/kl", "held_out_to_base/kl"):
         live, cached = (float(rows(o)[-1][column]) for o in (tmp_path, later["first"]))
         assert live == pytest.approx(cached, rel=1e-3, abs=1e-6), column
+
+
+def test_other_processes_are_told_of_the_base() -> None:
+    folders = [
+        Path(f"/{name}") for name in ("run", "policy", "pairs", "held_out", "out", "reference")
+    ]
+    config = compose(["rounds=2", "reference_round=first"])
+    for base in ((), (Path("/base"), "digest")):
+        job = TrainingJob(config, "policy's", *folders, *base)
+        assert TrainingJob.from_json(job.to_json()) == job

@@ -27,7 +27,7 @@ FLAGS = {
 
 
 # And show, which names jobs of a sweep, too.
-TAKE_A_RUN = ("evaluate", "report", "pairs", "compare")
+TAKE_A_RUN = ("evaluate", "report", "pairs", "export", "compare")
 RUN = "A run is a folder, newest, or a number from spot runs."
 UNKNOWN = "unrecognized arguments: "  # what argparse says of a flag
 HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")
@@ -180,6 +180,14 @@ AFTER = {
         f"{RUN} Writes one page, which needs no network: y⁻ beside y⁺ with the edits marked, filters and search.",
         ("spot pairs outputs/runs/<date>/<time> out=pairs.html",),
         "spot.report.pair_page:command",
+    ),
+    "export": Command(
+        "pairs and questions as other trainers read them",
+        "<run> [format=trl|trl_sdft|verl|prime_rl|openrlhf|llama_factory|jsonl] [out=<folder>]",
+        f"Pairs for trainers that learn from both responses, questions with their answers for those that sample. {RUN} "
+        "Leaves pairs and questions in <run>/export/<format>/.",
+        ("spot export newest format=trl", "spot export outputs/runs/<date>/<time> format=verl"),
+        "spot.report.trainers:command",
     ),
     "compare": Command(
         "differences paired by question",

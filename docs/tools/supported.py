@@ -27,6 +27,7 @@ GRADED = {
     "code": "tests in a sandbox",
     "connect4": "a solver",
     "data": "as the attempts of the run's own data",
+    "everyday": "everyday questions by their last number, what may be forgotten by rules",
     "ifeval": "lm-eval's own checker",
     "math": "the final answer against the truth: the same text, or the same parts and exact values",
 }

@@ -10,7 +10,7 @@ Written from the code when the site is built. Each is a pure function in `src/sp
 
 A pair's loss takes the implicit rewards $r^+$ and $r^-$ ([The method](method.md#reward)), a token's loss the probabilities
 $\\pi_\\theta$ and $\\pi_{\\text{ref}}$ of a token of $y^+$, $\\rho = \\pi_\\theta / \\pi_{\\text{ref}}$. Rewards of `mean` losses are divided by the
-tokens of the response. $\\delta$ is the threshold of [BCO](method.md#the-threshold-δ); other letters are keys of `loss`. β is
+tokens of the response. $\\delta$ is the threshold of [BCO](method.md#the-threshold); other letters are keys of `loss`. β is
 the default where neither the run nor the model's `tuned` names one: 0.1 is the paper's, others are the method's own paper's.
 Losses of tokens have the model's `learning_rate_sft`, those of pairs `learning_rate_reward`; no rate was tuned for the losses that
 the paper does not have.

@@ -80,3 +80,9 @@ def test_the_own_answer_follows_the_path() -> None:
 )
 def test_the_calculator(text: str, right: str) -> None:
     assert calculator.corrected(text) == right
+
+
+@pytest.mark.parametrize("text", ["3 + " * 300, "3 apples and " * 300, "add " * 300 + "3 to 4 is"])
+def test_no_text_takes_long(text: str) -> None:
+    """Each would take minutes where words or blanks could be parted in several ways."""
+    assert calculator.corrected(text) == text

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 NUMBER = r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)(?!\.\d)"
-_UNIT = r"(?:/[a-z]+)?(?:\s{0,2}[a-z][a-z/'-]*){0,4}"  # `15 red marbles`, `$3 per pencil`
+# A response is hostile input: words are taken whole, so that no text takes long.
+_UNIT = r"(?:/[a-z]++)?(?:\s{1,2}[a-z][a-z/'-]*+){0,4}"  # `15 red marbles`, `$3 per pencil`
 _SIGNS = {"+": "+", "-": "-", "−": "-", "–": "-", "*": "*", "×": "*", "x": "*", "·": "*"}
 _SIGNS |= {"/": "/", "÷": "/", r"\times": "*", r"\cdot": "*", r"\div": "/"}
 _WORDS = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/"}
 _SIGN = r"(?:\\times|\\cdot|\\div|[-+*×÷−–·]|/(?!\s?[a-z])|x(?=[\s$\d]))"
-_TERM = rf"\(?\s?(?:\\?\$\s?)?{NUMBER}{_UNIT}\s?\)?"
+_TERM = rf"(?:\(\s?)?(?:\\?\$\s?)?{NUMBER}{_UNIT}(?:\s?\))?"
 _EQUALS = r"(?:=|≈|\b(?:is equal to|equals|is|gives?(?: you| us)?|results in|makes)\b)"
 _CHAIN = re.compile(
     rf"{_TERM}(?:\s*{_SIGN}\s*{_TERM}){{1,8}}(?:\s*{_EQUALS}\s*{_TERM}(?:\s*{_SIGN}\s*{_TERM}){{0,8}}){{1,4}}",

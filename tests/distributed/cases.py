@@ -28,7 +28,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     """Train as the case says, below `case["out"]`; what TrainResult tells."""
     from dataclasses import asdict
 
-    from spot.config import HardwareConfig, ProbeConfig, SaveConfig
+    from spot.config import HardwareConfig, LoraConfig, ProbeConfig, SaveConfig
     from spot.data.rows import Pair
     from spot.training.loop import RunOptions, train
     from tests.unit.runs import loss
@@ -37,6 +37,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     options = RunOptions(
         HardwareConfig(tokens_per_pack=case.get("budget", 2048), **case.get("hardware", {})),
         reference=case.get("reference", "cached"),
+        lora=LoraConfig(**case.get("lora", {})),
         save=SaveConfig(**case.get("save", {"optimizer": False})),
         probe=ProbeConfig(every=case.get("probe_every", 1)),
     )

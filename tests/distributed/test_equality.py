@@ -104,6 +104,10 @@ def stages(world: Path, runs: Path) -> Path:
                 budget=SMALL_PACKS,
             ),
         ]
+    for stage in (2, 3):
+        hardware = TWO | {"zero_stage": stage}
+        many.append(case(world, f"lora-{stage}", "bco", hardware=hardware, lora={"rank": 2}))
+    cases.run(case(world, "lora-1", "bco", lora={"rank": 2}))
     parts, exports = TWO | {"zero_stage": 3}, {"optimizer": False, "exports": 1}
     many.append(case(world, "wide-3", "bco", "wide", hardware=parts, save=exports))
     cases.run(case(world, "wide-1", "bco", "wide", save=exports))
@@ -133,6 +137,16 @@ def test_weights_in_parts_are_exported_after_every_step(stages: Path) -> None:
             for way in ("wide-3", "wide-1")
         )
         assert distance(got, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_adapters_train_the_same_where_ranks_share_them(stages: Path, stage: int) -> None:
+    assert_same(stages / f"lora-{stage}", stages / "lora-1")
+    got, wanted = (
+        load_file(stages / name / "model" / "adapter" / "adapter_model.safetensors")
+        for name in (f"lora-{stage}", "lora-1")
+    )
+    assert distance(got, wanted) < 1e-3
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from spot.config.benchmarks import BenchmarkConfig, BenchmarksConfig
 from spot.config.generator import GeneratorConfig
 from spot.config.groups import (
+    LORA_RATE,
     MADE_SOURCES,
     DataConfig,
     LoggerConfig,
+    LoraConfig,
     ModelConfig,
     PretrainConfig,
     ProbeConfig,
@@ -56,6 +58,7 @@ __all__ = [
     "GeneratorConfig",
     "HardwareConfig",
     "LoggerConfig",
+    "LoraConfig",
     "LossConfig",
     "ModelConfig",
     "OracleConfig",
@@ -133,15 +136,17 @@ def arm_label(arm: str | None, loss: str, data_arm: str) -> str:
 def resolved_loss(config: Config) -> LossConfig:
     """The loss with its β and learning rate: as given, else tuned for the arm or loss, else the default.
 
-    The default rate is the model's for this kind of loss, the default β the loss's own.
+    The default rate is the model's for this kind of loss, the default β the loss's own. Adapters take ten
+    times what was tuned for all weights, or is its default.
     """
     loss, model = config.loss, config.model
+    times = 1.0 if model.lora.rank is None else LORA_RATE
     tuned = model.tuned.get(config.arm or "", model.tuned.get(loss.name, Tuned()))
     row = LOSSES[loss.name]
     default = model.learning_rate_sft if row.token else model.learning_rate_reward
-    rates = loss.learning_rate, tuned.learning_rate, default
-    betas = loss.beta, tuned.beta, row.beta
-    rate, beta = (next(v for v in values if v is not None) for values in (rates, betas))
+    full = default if tuned.learning_rate is None else tuned.learning_rate
+    rate = times * full if loss.learning_rate is None else loss.learning_rate
+    beta = next(v for v in (loss.beta, tuned.beta, row.beta) if v is not None)
     return replace(loss, learning_rate=rate, beta=beta)
 
 

@@ -12,6 +12,8 @@ from spot.utils.errors import UserError, in_range, one_of
 MADE_SOURCES = ("arithmetic", "everyday", "code_tasks")  # their questions are made from a seed
 SOURCES = (*MADE_SOURCES, "jsonl", "hub", "dapo")
 DATA_ARMS = ("rectified", "direct", "self")
+ALL_LINEAR = "all-linear"  # PEFT's word
+LORA_RATE = 10.0  # learning rates of adapters ÷ those of all weights
 
 
 @dataclass
@@ -53,6 +55,38 @@ class Tuned:
 
 
 @dataclass
+class LoraConfig:
+    """Adapters of low rank instead of all weights."""
+
+    rank: int | None = None  # null: all weights are trained
+    alpha: int = 32  # adapters count alpha ÷ rank
+    dropout: float = 0.0  # of what goes into an adapter
+    # names of matrices of a layer, such as q_proj
+    targets: list[str] = field(default_factory=lambda: [ALL_LINEAR])
+
+    def __post_init__(self) -> None:
+        in_range("model.lora.rank", self.rank, 1)
+        in_range("model.lora.alpha", self.alpha, 1)
+        in_range("model.lora.dropout", self.dropout, 0, 0.99)
+        if not self.targets:
+            raise UserError(
+                f"model.lora.targets is empty: name matrices of a layer, or [{ALL_LINEAR}]."
+            )
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all matrices of all layers get one."""
+        return ALL_LINEAR in self.targets
+
+    def decisive(self) -> dict[str, Any]:
+        """What names a training; nothing where there are no adapters."""
+        if self.rank is None:
+            return {}
+        targets = [ALL_LINEAR] if self.everywhere else sorted(self.targets)
+        return {"lora": asdict(self) | {"targets": targets}}
+
+
+@dataclass
 class ModelConfig:
     """The policy, which is also the frozen reference."""
 
@@ -65,6 +99,7 @@ class ModelConfig:
     learning_rate_sft: float = 5e-6  # of losses of tokens
     tuned: dict[str, Tuned] = field(default_factory=dict)  # by arm, or by loss; wins over both
     pretrain: PretrainConfig | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         in_range("model.context_length", self.context_length, 8)

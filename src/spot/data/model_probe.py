@@ -7,15 +7,19 @@ anything else reads them.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from spot.config.groups import ALL_LINEAR
 from spot.utils import digests
 from spot.utils.errors import UserError, first_line
 
@@ -24,6 +28,7 @@ WALL_SECONDS = 60.0  # for everything, with the start of the process
 GIBIBYTES = 4
 LONGEST = 100_000  # characters that a template may write around a short question
 FILES = ("config.json", "generation_config.json", "token*", "*.jinja", "vocab*", "merges.txt")
+OUTER = ("embed_tokens", "lm_head")  # the latter is no file's where words and head are one
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")  # one is needed
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -59,6 +64,41 @@ def untrained(folder: Path) -> str:
     if code and not any("ALL_ATTENTION_FUNCTIONS" in f.read_text(encoding="utf-8") for f in code):
         return "its attention in transformers cannot be replaced (ALiBi, as a rule)"
     return ""
+
+
+def matrices(folder: Path) -> set[str]:
+    """Names of the matrices in the safetensors files of a folder, from their headers; of damaged ones none."""
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with suppress(OSError, ValueError), file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            found |= {
+                name.removesuffix(".weight")
+                for name, tensor in header.items()
+                if name.endswith(".weight") and len(tensor["shape"]) == 2
+            }
+    return found
+
+
+def check_targets(targets: Sequence[str], modules: Collection[str]) -> None:
+    """Raise UserError where adapters are asked for at what is no matrix of a layer of the model.
+
+    modules: dotted names of matrices. Words and the head, which stand outside of the layers, get none.
+    """
+    inner = {name for name in modules if any(part.isdecimal() for part in name.split("."))}
+    names = sorted({name.rpartition(".")[2] for name in inner})
+    for target in targets:
+        if target == ALL_LINEAR or any(f".{name}".endswith(f".{target}") for name in inner):
+            continue
+        if target in OUTER or any(f".{name}".endswith(f".{target}") for name in modules):
+            raise UserError(
+                f"model.lora.targets names {target}, and words and the head get no adapter: choose from "
+                f"{', '.join(names)}."
+            )
+        near = difflib.get_close_matches(target, names, n=3, cutoff=0.5) or names
+        raise UserError(
+            f"model.lora.targets names {target}, which this model has not: {' or '.join(near)}?"
+        )
 
 
 def probe(folder: Path) -> None:

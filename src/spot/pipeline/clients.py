@@ -147,7 +147,7 @@ def training_settings(config: Config) -> dict[str, Any]:
         "share_prefix": config.data.share_prefix,
         "thinking": config.model.thinking,
         "probe": probe_settings(config),
-    }
+    } | config.model.lora.decisive()
 
 
 def probe_settings(config: Config) -> dict[str, Any]:

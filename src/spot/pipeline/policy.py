@@ -11,7 +11,7 @@ from typing import Any
 
 from spot.config import ModelConfig
 from spot.data import artifacts
-from spot.data.model_probe import probe, untrained
+from spot.data.model_probe import check_targets, matrices, probe, untrained
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
 from spot.utils.progress import say_once
@@ -42,6 +42,7 @@ def prepare(model: ModelConfig, root: Path, texts: list[Attempt] | None = None) 
     if model.path is not None:
         folder = _folder_of(model)
         probe(folder)
+        _check_adapters(model, folder)
         artifacts.check_part(folder)
         return Policy(model.name, folder, artifacts.model_digest(folder, root.parent / DIGESTS))
     if model.pretrain is None:
@@ -60,7 +61,7 @@ def check(model: ModelConfig, trains: bool) -> None:
     trains: nor one that can be trained.
     """
     if model.path is None:
-        return
+        return _check_adapters(model, SHIPPED)  # of the layout of all students
     if model.name in INDEXED:
         made = f"made by `{INDEXED[model.name]}`"
         where = (
@@ -72,6 +73,7 @@ def check(model: ModelConfig, trains: bool) -> None:
             raise UserError(
                 f"model.path={model.path} cannot be trained here: {why}; choose another model."
             )
+        _check_adapters(model, folder)
         return probe(folder)
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -134,6 +136,12 @@ def recipe(model: ModelConfig) -> dict[str, Any]:
     if model.pretrain is None:
         raise UserError(f"model={model.name} has no recipe: choose model=tiny or model=tiny_bpe.")
     return asdict(model.pretrain) | {"context_length": model.context_length}
+
+
+def _check_adapters(model: ModelConfig, folder: Path) -> None:
+    """Raise UserError where `model.lora` names what the model in `folder` has not, as far as headers tell."""
+    if model.lora.rank is not None and (found := matrices(folder)):
+        check_targets(model.lora.targets, found)
 
 
 def check_recipe(model: ModelConfig) -> None:
@@ -234,6 +242,12 @@ def _local(path: str) -> Path | None:
                 f"model.path={path} is not a folder: give a folder, or the hub id of a model."
             )
         return None
+    if not (folder / "config.json").exists() and (file := folder / "adapter_config.json").exists():
+        base = json.loads(file.read_bytes()).get("base_model_name_or_path")
+        raise UserError(
+            f"model.path={path} is an adapter of {base}: give weights into which it is merged; those of a "
+            "training here are in the folder above it."
+        )
     if not (folder / "config.json").exists():
         raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
     if not _has_weights(folder):

@@ -16,7 +16,7 @@ ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe."
 # Keys that name an arm before any other; runs that these separate need no further key.
 TELLING = (
     "rounds", "reference_round", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
-    "loss.name", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",
+    "loss.name", "model.lora.rank", "loss.delta.mode", "loss.delta.decay", "loss.beta", "loss.learning_rate",
     "data.pairs", "data.gamma",
 )  # fmt: skip
 TASKS = "benchmarks.tasks."

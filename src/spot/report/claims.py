@@ -289,8 +289,9 @@ def _matching(runs: Sequence[FinishedRun], choice: Choice) -> Runs:
 
 
 def _tuned(left: Runs, right: Runs) -> set[str]:
-    """Settings in which two losses may differ, each tuned for its own: those neither side varies."""
-    if len({run.config["loss.name"] for run in left + right}) < 2:
+    """Settings in which two losses, or ranks, may differ, each tuned for its own: those neither side varies."""
+    ways = {(run.config["loss.name"], run.config.get("model.lora.rank")) for run in left + right}
+    if len(ways) < 2:
         return set()
     keys = {key for run in left + right for key in run.config if key.startswith(TUNED)}
     return {k for k in keys if all(_constant(side, k) for side in (left, right))}

@@ -8,7 +8,7 @@ and so is the order in which they are there, so that ranks may differ in k.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from spot.config import LoraConfig
 from spot.training.forward import Computing
+from spot.training.lora import drops
 from spot.training.memory_model import RESERVE, Rows, capacity, footprint
 from spot.training.packing import Pack, PairTokens
 from spot.training.shapes import read
@@ -36,8 +38,7 @@ def checkpoint_layers(model: Any, count: int) -> None:
 
     Sets what transformers' own switch sets, which changes its name between versions.
     """
-    # nothing random happens in a layer, so its random state need not be kept
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=count > 0 and drops(model))
     for i, layer in enumerate(layers_of(model)):
         layer._gradient_checkpointing_func = again
         layer.gradient_checkpointing = i < count
@@ -59,7 +60,12 @@ class Recomputation:
 
 
 def recomputation(
-    config: Path, layers: int, pairs: Sequence[PairTokens], computing: Computing, reference: str
+    config: Path,
+    layers: int,
+    pairs: Sequence[PairTokens],
+    computing: Computing,
+    reference: str,
+    lora: LoraConfig | None = None,
 ) -> Recomputation:
     """What `hardware.checkpoint_layers` means for `layers` layers: all, none, a number, or auto.
 
@@ -76,6 +82,7 @@ def recomputation(
         return Recomputation(min(int(setting), layers))
     try:
         shape = read(config)
+        shape = replace(shape, lora=lora or shape.lora)
     except UserError:
         say(
             f"The memory of this model is not planned: hardware.checkpoint_layers=auto takes all {layers} "

@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from spot.data.chat import stop_ids
 from spot.training import collectives
+from spot.training.lora import Adapters
 from spot.training.precision import DTYPES
 from spot.training.weights import whole_tensors
 from spot.utils import digests
@@ -33,10 +34,17 @@ DIGESTS = "digests.json"  # of a state's files, beside it
 SHARD = "5GB"  # of exported weights
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = None) -> None:
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    dtype: str | None = None,
+    adapters: Adapters | None = None,
+) -> None:
     """Weights, config, generation config, tokenizer and chat template in Hugging Face format.
 
     dtype: fp32 | bf16, None for the model's own. Rank 0 gathers the weights in its host's memory.
+    adapters: of a model that has some, which are merged into what is written.
     """
     disable_progress_bar()
     declare_ends(model, tokenizer)
@@ -48,10 +56,13 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
                 raise UserError(
                     f"The last step left weights that are not finite ({name}): lower the learning rate."
                 )
-            tensors[name] = tensor.to("cpu", cast, copy=True)
+            tensors[name] = tensor.to("cpu", None if adapters else cast, copy=True)
 
     def fill(aside: Path) -> None:
-        model.save_pretrained(aside, state_dict=tensors, max_shard_size=SHARD)
+        if adapters is None:
+            model.save_pretrained(aside, state_dict=tensors, max_shard_size=SHARD)
+        else:
+            adapters.write(aside, model, tensors, cast, SHARD)
         tokenizer.save_pretrained(aside)
         declare_dtype(aside, cast)
 

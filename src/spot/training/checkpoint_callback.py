@@ -15,6 +15,7 @@ from spot.config import SaveConfig
 from spot.training import collectives
 from spot.training.checkpoint import Checkpoints, MetricsTable, save_model
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
+from spot.training.lora import Adapters
 from spot.utils.errors import UserError
 from spot.utils.files import sync
 from spot.utils.progress import say
@@ -42,8 +43,14 @@ class CheckpointCallback(pl.Callback):
     """
 
     def __init__(
-        self, out: Path, tokenizer: Any, save: SaveConfig, loggers: Sequence[Any] = ()
+        self,
+        out: Path,
+        tokenizer: Any,
+        save: SaveConfig,
+        loggers: Sequence[Any] = (),
+        adapters: Adapters | None = None,
     ) -> None:
+        self.adapters = adapters
         self.out, self.tokenizer, self.save, self.loggers = out, tokenizer, save, loggers
         self.checkpoints = Checkpoints(out / "resume")
         self.table = MetricsTable(out / "metrics.csv", COLUMNS)
@@ -124,4 +131,4 @@ class CheckpointCallback(pl.Callback):
         if module.hardware.in_parts:  # type: ignore[union-attr]
             # DeepSpeed fetches ahead, and cannot divide again what is still on its way
             module.trainer.strategy.deepspeed_engine.empty_partition_cache()  # type: ignore[attr-defined]
-        save_model(module.model, self.tokenizer, folder, self.save.dtype)
+        save_model(module.model, self.tokenizer, folder, self.save.dtype, self.adapters)

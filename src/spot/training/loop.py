@@ -1,7 +1,7 @@
 """Pairs and a policy in; a checkpoint in Hugging Face format and metrics.csv out.
 
-The seed moves the order of the pairs and nothing else: there is no dropout, and the weights start
-where the reference is, so that all rewards begin at 0.
+The seed moves the order of the pairs, and of LoRA the first A and dropout: all else has none, and the
+weights start where the reference is, so that all rewards begin at 0.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoTokenizer
 
-from spot.config import LOSSES, HardwareConfig, LossConfig, ProbeConfig, SaveConfig
+from spot.config import LOSSES, HardwareConfig, LoraConfig, LossConfig, ProbeConfig, SaveConfig
 from spot.config.hardware import too_few_gpus
 from spot.data import artifacts, chat
 from spot.data.rows import Pair
-from spot.training import attention, collectives, fused_layers
+from spot.training import attention, collectives, fused_layers, lora
 from spot.training.activation_checkpointing import recomputation
 from spot.training.bin_packing import Cost
 from spot.training.checkpoint_callback import CheckpointCallback
@@ -68,6 +68,7 @@ class RunOptions:
     base: Base | None = None  # None: the policy itself
     reference_folder: Path | None = None  # shared by a sweep's losses and seeds; None: not kept
     thinking: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None
     save: SaveConfig = field(default_factory=SaveConfig)
@@ -127,6 +128,11 @@ def train(
     if hardware.in_parts:  # the largest pack decides what all compute again
         packing = held_to(packing, tokens, watched, loss.batch_pairs / hardware.ranks)
         computing = replace(computing, packing=packing)
+    if options.lora.rank is not None:
+        say(
+            f"LoRA: adapters of rank {options.lora.rank} learn at a rate of {loss.learning_rate:g}, ten times "
+            "that of all weights unless loss.learning_rate is given."
+        )
     plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
 
     weights = options.weights or artifacts.model_digest(policy_folder)
@@ -137,9 +143,9 @@ def train(
         if options.base.tethers:
             tether, ways = base, [*ways, options.base.weights]
     file, layers = policy_folder / "config.json", config.num_hidden_layers
-    recomputed = recomputation(file, layers, tokens, computing, options.reference)
+    recomputed = recomputation(file, layers, tokens, computing, options.reference, options.lora)
     module = PairModule(
-        lambda: load_policy(policy_folder, hardware, device, loss.clip),
+        lambda: load_policy(policy_folder, options, device, loss.clip, seed),
         partial(
             make_references,
             options.reference,
@@ -156,9 +162,12 @@ def train(
         recomputed,
         make_monitoring(watched, tokens, computing, options, loss.batch_pairs, len(plan)),
     )
-    module.run_key = run_key(weights, tokens, loss, seed, tuple(ways))
+    module.run_key = run_key(
+        weights, tokens, loss, seed, tuple(ways), *options.lora.decisive().values()
+    )
     module.seconds["load"] = time.perf_counter() - begin
-    callback = CheckpointCallback(out, tokenizer, options.save, options.loggers)
+    adapters = None if options.lora.rank is None else lora.Adapters(options.lora, policy_folder)
+    callback = CheckpointCallback(out, tokenizer, options.save, options.loggers, adapters)
     resumed_at = fit(trainer, module, plan, callback)
     return TrainResult(
         steps=len(plan),
@@ -193,11 +202,18 @@ def make_computing(
     return Computing(hardware, packing, kernels)
 
 
-def load_policy(folder: Path, hardware: HardwareConfig, device: torch.device, clip: float) -> Any:
-    """The policy on `device`, or this rank's parts of it."""
+def load_policy(
+    folder: Path, options: RunOptions, device: torch.device, clip: float, seed: int
+) -> Any:
+    """The policy on `device`, or this rank's parts of it, with its adapters if it has some."""
+    hardware = options.hardware
     if hardware.in_parts:
-        return load_in_parts(folder, hardware, zero_config(hardware, clip))
-    return load(folder, hardware, device)
+        model = load_in_parts(folder, hardware, zero_config(hardware, clip))
+    else:
+        model = load(folder, hardware, device)
+    if options.lora.rank is None:
+        return model
+    return lora.attach(model, options.lora, seed)
 
 
 def make_monitoring(

@@ -102,8 +102,9 @@ class Activations:
         swiglu = (3 if fuses else 4) * w * shape.intermediate
         indices = 8 * (2 + 6 * scored)  # of the pack itself: token, position, target, …
         mask = w * rows.mask / rows.tokens if sdpa else 0.0
+        inner = w * (shape.lora.rank or 0) * len(shape.adapted)  # what goes into B
         rest = norm(shape.hidden, 1) + w * shape.hidden * scored + 2 * w * shape.head_dim
-        return cls(block + attention + swiglu, w * shape.hidden, rest + indices + mask)
+        return cls(block + attention + swiglu + inner, w * shape.hidden, rest + indices + mask)
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,13 @@ def capacity(hardware: HardwareConfig) -> float | None:
 
 
 def _single(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:
-    """One process: 16 B a parameter in fp32 (4 + 4 + 8), 18 in bf16 (2 + 4 + 4 + 8)."""
-    p, w = shape.parameters, width(hardware)
+    """One process: 16 B a parameter in fp32 (4 + 4 + 8), 18 in bf16 (2 + 4 + 4 + 8).
+
+    Of frozen ones the first 4 or 2.
+    """
+    p, w = shape.trained, width(hardware)
     moments = EIGHT_BIT if hardware.optimizer == "adamw8bit" else 8
-    yield Item("parameters", w * p, note=hardware.precision)
+    yield Item("parameters", w * shape.held, note=hardware.precision)
     yield Item("gradients", 4.0 * p, note="fp32")
     if w < 4:
         yield Item("master weights", 4.0 * p, note="fp32")
@@ -174,16 +178,16 @@ def _zero(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:
     beside the reduced share. With an offloaded optimiser the host gets the shares.
     """
     stage, w = hardware.zero_stage, width(hardware)
-    share = shape.parameters / hardware.ranks
+    share, held = shape.trained / hardware.ranks, shape.held
     moved = hardware.offload_optimizer
-    weights = w * (share if stage == 3 else shape.parameters)
+    weights = w * (held / hardware.ranks if stage == 3 else held)
     on_host = hardware.offload_parameters
     yield Item("parameters", *_place(weights, on_host), f"{hardware.precision}{_of(stage == 3)}")
     if stage == 3:
         live = _live(shape)
         yield Item("gathered parameters", w * live, note=f"at most {live / 1e9:.2g} billion")
     if stage == 1:
-        yield Item("gradients", 4.0 * shape.parameters, note="fp32, whole")
+        yield Item("gradients", 4.0 * shape.trained, note="fp32, whole")
         if w < 4:
             yield Item("reduced gradients", *_place(4 * share, moved), f"fp32{_of(True)}")
     else:
@@ -192,7 +196,8 @@ def _zero(shape: Shape, hardware: HardwareConfig) -> Iterator[Item]:
     yield Item("master weights", *_place(4 * share, moved), f"fp32{_of(True)}")
     yield Item("moments", *_place(8 * share, moved), f"fp32{_of(True)}")
     if moved and stage < 3:  # new weights, and gradients on their way
-        yield Item("transfer buffers", float(w * shape.head), w * (share + shape.head))
+        largest = min(shape.head, shape.trained)
+        yield Item("transfer buffers", float(w * largest), w * (share + largest))
     yield _buckets(hardware)
 
 
@@ -249,6 +254,8 @@ def head_work(shape: Shape, hardware: HardwareConfig, scored: float) -> float:
         tile += 2 * rows * words + 4 * share
     copies = (w if narrow else 0) + (4 if narrow and not gpu else 0)
     states = scored * shape.hidden * (4 + (w if narrow else 0))
+    if shape.lora.rank is not None:  # a frozen head has no gradient
+        return tile + states + (4.0 * shape.head if narrow and not gpu else 0)
     return tile + states + (4 + copies) * shape.head
 
 
@@ -261,6 +268,8 @@ def layer_work(shape: Shape, hardware: HardwareConfig, tokens: float) -> float:
     """
     w, wide = width(hardware), 1 if hardware.fuses else 2
     states = tokens * w * (wide * shape.intermediate + 3 * shape.hidden)
+    if shape.lora.rank is not None:
+        return states
     matrix = shape.hidden * max(shape.intermediate, shape.queries) * (w + (4 if w < 4 else 0))
     return states + matrix + (w * shape.head if shape.tied else 0)
 

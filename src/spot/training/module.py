@@ -34,7 +34,7 @@ from spot.training.forward import (
     score_pack,
 )
 from spot.training.losses import compute
-from spot.training.model_check import check_model
+from spot.training.model_check import check_model, evaluating
 from spot.training.monitoring import REWARDS, BatchValues, Monitoring
 from spot.training.packing import Pack, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
@@ -108,6 +108,7 @@ class PairModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """After the process group and before DeepSpeed; outside of its context, which nests badly."""
         self.model = self.load()
+        self.strict_loading = all(p.requires_grad for p in self.model.parameters())
         if self.hardware.in_parts:  # rank 0's number, if devices are unequal
             self.recomputed = Recomputation(collectives.broadcast_object(self.recomputed.most))
 
@@ -124,6 +125,10 @@ class PairModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if weights := checkpoint.get("state_dict"):  # DeepSpeed writes its own
+            every = self.named_parameters(remove_duplicate=False)
+            frozen = {name for name, parameter in every if not parameter.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in weights.items() if k not in frozen}
         checkpoint["spot"] = {
             "delta": self.delta.state_dict(),
             "max_start_reward": self.max_start_reward,
@@ -379,7 +384,7 @@ class PairModule(pl.LightningModule):
     def _measure(self) -> tuple[dict[str, float], Tensor]:
         """Held-out metrics and rewards, through DeepSpeed's engine, whose prefetching would stumble otherwise."""
         score = partial(self.trainer.model, entropy=True)  # type: ignore[arg-type, misc]
-        with self.kernels.inside(self.model):
+        with self.kernels.inside(self.model), evaluating(self.model):
             return self.monitoring.held_out.measure(score, self.beta)
 
     def _ability(self) -> Mapping[str, float]:

@@ -35,8 +35,7 @@ def make(
         return DeepSpeedCPUAdam(groups, betas=betas, **options)
     if hardware.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=betas, fused=True, **options)
-    # It warns that a kernel for 4-bit inference is missing, which nothing here needs.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     from bitsandbytes.optim import AdamW8bit
 
     # The library distinguishes tensors by their size alone, and a norm of a wide model is large, too.
@@ -45,6 +44,11 @@ def make(
         groups, betas=betas, min_8bit_size=smallest, **options
     )
     return optimizer
+
+
+def quiet_bitsandbytes() -> None:
+    """Before its import: it warns that a kernel for 4-bit inference is missing, which nothing here needs."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _dims(parameter: Tensor) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spot.config import ModelConfig, PretrainConfig
+from spot.config import LoraConfig, ModelConfig, PretrainConfig
 from spot.training.bin_packing import Cost
 from spot.utils.errors import UserError
 
@@ -29,6 +29,7 @@ class Shape:
     vocabulary: int
     tied: bool = False  # the head is the embedding
     qk_norm: bool = True
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters, in all layers
 
     @property
     def queries(self) -> int:
@@ -49,6 +50,33 @@ class Shape:
     def layer_matrices(self) -> int:
         """Parameters of a layer's matrices: q and o, k and v, gate, up and down."""
         return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.intermediate)
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by the names of `PLANNED` families, as (in, out)."""
+        h, q, k, inner = self.hidden, self.queries, self.keys, self.intermediate
+        attention = {"q_proj": (h, q), "k_proj": (h, k), "v_proj": (h, k), "o_proj": (q, h)}
+        return attention | {"gate_proj": (h, inner), "up_proj": (h, inner), "down_proj": (inner, h)}
+
+    @property
+    def adapted(self) -> list[tuple[int, int]]:
+        """The matrices of a layer that have an adapter."""
+        if self.lora.rank is None:
+            return []
+        names = {target.rpartition(".")[2] for target in self.lora.targets}
+        return [m for name, m in self.matrices.items() if self.lora.everywhere or name in names]
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have a gradient: A and B of all adapters, or all there are."""
+        if self.lora.rank is None:
+            return self.parameters
+        return self.layers * self.lora.rank * sum(map(sum, self.adapted))
+
+    @property
+    def held(self) -> int:
+        """All parameters, with those of adapters."""
+        return self.parameters + (0 if self.lora.rank is None else self.trained)
 
     @property
     def parameters(self) -> int:
@@ -81,6 +109,10 @@ def shape_of(model: ModelConfig) -> Shape:
 
     A hub id that is in no table is looked for in this machine's cache of the hub, never fetched.
     """
+    return replace(_whole(model), lora=model.lora)
+
+
+def _whole(model: ModelConfig) -> Shape:
     if model.path is None:
         return _student(model.pretrain)
     file = Path(model.path).expanduser() / "config.json"

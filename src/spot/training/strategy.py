@@ -104,6 +104,7 @@ def make_strategy(hardware: HardwareConfig, clip: float) -> Any:
         cluster_environment=LightningEnvironment(),
         process_group_backend="nccl" if hardware.accelerator == "gpu" else "gloo",
         timeout=PATIENCE,
+        exclude_frozen_parameters=True,
     )
 
 

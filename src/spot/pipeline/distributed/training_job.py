@@ -73,6 +73,7 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
             base=base,
             reference_folder=job.reference,
             thinking=config.model.thinking,
+            lora=config.model.lora,
             probe=config.probe,
             ability_probe=_ability_probe(config, job.policy_folder),
             save=config.save,

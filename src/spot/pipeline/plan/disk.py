@@ -39,7 +39,7 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
 
     Resumable checkpoints go when their training is complete, so no two rounds have some at a time.
     """
-    save, p, steps, rounds = config.save, shape.parameters, work.steps, work.rounds
+    save, steps, rounds = config.save, work.steps, work.rounds
     exported = exported_bytes(config, shape)
     kept = [File("products", TEXT * _tokens(config, work), "text of attempts, pairs and scores")]
     if LOSSES[config.loss.name].reference and config.reference == "cached":
@@ -52,7 +52,7 @@ def files(config: Config, shape: Shape, work: Work) -> list[File]:
     if save.optimizer and copies:
         one = checkpoint_bytes(config, shape)
         often = f"{save.minutes:g} minutes" if save.every is None else f"{save.every} steps"
-        note = f"{one / p:.3g} B a parameter, every {often}"
+        note = f"{one / shape.trained:.3g} B a parameter, every {often}"
         if copies == 2:
             note += "; the old one stays until the new one is whole"
         note += f"; {writing(one)} beside the steps, from a copy in the host's memory"
@@ -75,7 +75,7 @@ def checkpoint_bytes(config: Config, shape: Shape) -> float:
     narrow, shared = hardware.precision == "bf16", hardware.strategy == "deepspeed"
     moments = EIGHT_BIT if hardware.optimizer == "adamw8bit" else 8
     masters = 4 if narrow or shared else 0
-    return ((2 if narrow else 4) + masters + moments) * shape.parameters
+    return ((2 if narrow else 4) + masters + moments) * shape.trained
 
 
 def exported_bytes(config: Config, shape: Shape) -> float:

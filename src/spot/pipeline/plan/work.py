@@ -44,13 +44,15 @@ class Work:
         """FLOPs of the run, all rounds together, by purpose.
 
         A backward pass costs two forward passes, a checkpointed layer one more, and so do the logits,
-        which are computed tile by tile and thrown away.
+        which are computed tile by tile and thrown away. Frozen weights have no gradient: one. Adapters
+        themselves are not counted.
         """
+        backward = 2 if shape.lora.rank is None else 1
         share = checkpointed / shape.layers
         again = share * self.trained.body + self.trained.head
         passes = 1 if reference == "cached" else self.epochs
         one = {
-            "training": 3 * self.epochs * self.trained.forward,
+            "training": (1 + backward) * self.epochs * self.trained.forward,
             "computed again": self.epochs * again,
             "reference": passes * self.reference.forward,
         }

@@ -73,7 +73,7 @@ def anchor(logps: Tensor, reference: Tensor) -> Tensor:
 
 def rwsft(chosen: Tensor) -> Result:
     """Reward-SFT: −log σ(r⁺), y⁺ alone (paper, eq. 5)."""
-    return -logsigmoid(chosen), {"tether/chosen": sigmoid(-chosen)}
+    return -logsigmoid(chosen), {"tether/chosen": tether_coefficients(chosen)[0]}
 
 
 def dpo(chosen: Tensor, rejected: Tensor) -> Result:
@@ -122,14 +122,15 @@ def bco(chosen: Tensor, rejected: Tensor, delta: float | Tensor) -> Result:
 
 
 def tether_coefficients(
-    chosen: Tensor, rejected: Tensor, delta: float | Tensor
+    chosen: Tensor, rejected: Tensor | None = None, delta: float | Tensor = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The elastic tether λ (paper, eq. 7): what is left of each side's gradient. Two of [pairs].
 
     λ⁺ = 1 − σ(r⁺ − δ) fades as y⁺ is learnt (λ(0) = 0.5, λ(10) = 4.5e-5); λ⁻ = σ(r⁻ − δ) fades as y⁻
     is unlearnt.
     """
-    return sigmoid(-(chosen - delta)), sigmoid(rejected - delta)
+    negative = torch.zeros_like(chosen) if rejected is None else sigmoid(rejected - delta)
+    return sigmoid(-(chosen - delta)), negative
 
 
 def kto(chosen: Tensor, rejected: Tensor, delta: float | Tensor) -> Result:

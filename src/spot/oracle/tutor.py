@@ -25,7 +25,9 @@ _ENGLISH = re.compile(
     r"\b(?:the|is|are|so|we|you|he|she|has|have|there|answer|and|of|to|each|from|gives|gets|costs?|left)\b",
     re.IGNORECASE,
 )
-_UNREAD = re.compile(r"\d\s*%|\\frac|\b[a-wyz]\s*=|\bx\s*=|[<>≤≥]|```|\bdef |\breturn ")
+_UNREAD = re.compile(
+    r"\d\s*%|\\frac|\b[a-wyz]\s*=|\bx\s*=|\d[a-z]|[-+*/×] [A-Z]|[<>≤≥]|```|\bdef |\breturn "
+)
 
 
 def correct(task: Task) -> str | None:

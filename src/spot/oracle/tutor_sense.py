@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from spot.data.everyday import NAMES
 
 _PLAIN = set(
-    """a an and all also altogether amount am answer are as at back be been begin begins beginning by calculate calculated
+    """a an and all also altogether amount am answer are as back be been begin begins beginning by calculate calculated
     calculation can child children compute cost costs could count did do does dollar dollars end equal equals
     equation ended figure final finally find first follow for from get gets getting give gives given go got
     had has have he her here him his how i if in initial initially is it its know known leave leaves left let lets
-    many means more much must my need needed needs new next no now number of okay on one only or original originally other our out
+    many means more much must my need needed needs new next now number of okay on one only or original originally other our out
     per pieces please problem put question receive received remain remaining remains result results s same say second she
     should simple simply since so solve solution start started starting starts step steps still sure take tell that
     the their them then there therefore these they thing things this those thus to together told total totals up us use using
@@ -25,7 +25,7 @@ _PLAIN = set(
     add adding added addition subtract subtracting subtracted subtraction multiply multiplying multiplied multiplication divide
     dividing divided division sum difference product quotient plus minus times after before already just each every
     age years year old unit units price item items money whole entire group groups set both perform operation operations
-    make makes made making see pay pays back whose am pm bring brings like according given
+    make makes made making see pay pays whose am pm bring brings like according given
     text boxed times cdot div understand knowing determine show shown represent represents combine combined into same easy""".split()
 )
 _STEMS = {  # words of another form than the question's
@@ -40,6 +40,14 @@ _RELATIONS = "than older younger equally less fewer twice half double away split
 _NO_THINGS = "more and are left from times plus minus years year fly get flew gets for with the each divided change in".split()
 _LABELLED = re.compile(  # `the coins she won are 12 - 4`
     r"\b(?:won|wins|lost|loses|gets|got|flew|fly|away)\b[^,.]{0,12}\b(?:is|are|was|were)\b[^,.=]{0,12}\d"
+)
+# `= 12 cakes in each box`, `one-egg boxes`, `more from the 20`
+_ODD = re.compile(
+    r"= ?\$?\d+ \w+ (?:in|per|for) (?:each|the first|the second)|(?!step-by)\b[a-z]+-[a-z]+|from the \d+|in a row|of one \w+|= ?\$?\d+ \w+ every"
+)
+_RESULTS = re.compile(r"which (?:is|gives|equals)(?: you)?(?: a total of)? \$?(\d+)(?! *[-+*/x×÷])")
+_STORY = re.compile(
+    r"\b(?:won|wins|win|lost|loses|losing) (\d+)|(?:gets|got) (\d+) more|(\d+) (?:birds |of them )?(?:fly|flew|flies)"
 )
 _MORE = re.compile(r"= ?\$?\d+ more\b")
 _NAMED = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
@@ -57,7 +65,7 @@ class Sense:
         self.words |= {word + "s" for word in words} | {word.removesuffix("s") for word in words}
         self.things, self.owned = _things(question), _owned(question)
         self.asked = set(re.findall(r"How many (?:more )?([a-z]+)", asked))
-        self.first = _there(question)
+        self.first, self.costs = _there(question), _costs(question)
         self.question = question
         self.numbers = {int(n) for n in re.findall(r"\d+", question)}
         self.compared = _compared(question)
@@ -82,7 +90,16 @@ class Sense:
             if not numbers <= self.owned.get(name, numbers) | mine:
                 return False
         told = {int(n) for n in re.findall(r"\d+", sentence)} & (reached - self.numbers)
-        if self.about and named and self.about not in named and (told or _says_a_result(sentence)):
+        whose = {self.about} if self.about else self.names  # is asked
+        if named and not whose <= named and (told or _says_a_result(sentence)):
+            return False
+        if _ODD.search(sentence) or self._disowned(sentence):
+            return False
+        said = {int(n) for n in _RESULTS.findall(sentence)}
+        told_of = {int(a or b or c) for a, b, c in _STORY.findall(sentence)}
+        if not said <= reached or not told_of <= self.numbers:
+            return False
+        if not _costs(sentence) <= self.costs:
             return False
         if not _there(sentence) <= self.first | reached:
             return False
@@ -91,6 +108,25 @@ class Sense:
         ):
             return False
         return _compared(sentence) in (None, self.compared)
+
+    def _disowned(self, sentence: str) -> bool:
+        """Whether a result is said to be somebody's whose it is not."""
+        if len(self.names) < 2:
+            return False
+        ages = "years old" in self.question
+        return any(not ages or name != self.about for name in _computed(sentence))
+
+
+def _computed(text: str) -> list[str]:
+    """Whose the result of a computation is said to be, by one name alone."""
+    return [
+        match[1]
+        for match in re.finditer(
+            rf"\b({'|'.join(NAMES)})(?:'s age)?(?: now)? (?:has|have|had|is)\b[^.,\n]*= ?\$?\d+(?! more)",
+            text,
+        )
+        if not re.search(r" and $", text[: match.start()]) and "together" not in match[0]
+    ]
 
 
 def _words(text: str) -> set[str]:
@@ -111,11 +147,17 @@ def _owned(text: str) -> dict[str, set[int]]:
     """Who has, or is, how many. What is computed is not told."""
     found: dict[str, set[int]] = defaultdict(set)
     for name, number in re.findall(
-        rf"\b({'|'.join(NAMES)}) ?(?:now )?(?:has|had|is|was|have|starts with|started with|'s age is) (?:now )?(\d+)(?! *\w* *[-+*/×÷=]| years (?:older|younger))",
+        rf"\b({'|'.join(NAMES)}) ?(?:now )?(?:has|had|is|was|have|walks|reads|starts with|started with|'s age is) (?:now )?(\d+)(?! *\w* *[-+*/×÷=]| years (?:older|younger))",
         text,
     ):
         found[name].add(int(number))
     return dict(found)
+
+
+def _costs(text: str) -> set[int]:
+    """What one thing costs."""
+    found = re.findall(r"\b(?:[Aa]|[Ee]ach|[Oo]ne) \w+ (?:is|costs?) \$?(\d+)", text)
+    return {int(number) for number in found}
 
 
 def _there(text: str) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 from spot.data.everyday import Path, Step, in_one, leaves
@@ -95,20 +96,41 @@ class Mender:
             and outside[-1].start > inside[-1][0]
         ):
             raise WrongError  # a step is missing, and its result is said to be another
+        if found and self._astray(found, outside):
+            raise WrongError
         edits += asked + self._quantities(sentence, outside, final and not found)
         return self._sensible(_edited(sentence, edits))
+
+    def _astray(self, found: list[Claim], outside: list[Number]) -> bool:
+        """Whether a sentence computes one step twice, or with other numbers than it tells."""
+        last = [self._index(claim, [n.value for n in claim.numbers]) for claim in found]
+        steps = [index for index in last if index is not None]
+        meant = {n for step in self.path[: self.done] for n in (step.left, step.right, step.result)}
+        used = {
+            n
+            for step in self.path[max(self.done - len(found), 0) : self.done]
+            for n in (step.left, step.right, step.result)
+        }
+        told = {n.value for n in outside} & (meant | self.known)
+        return len(set(steps)) < len(steps) or not told <= used | {1} | set(self.renamed)
 
     def _partial(self, sentence: str) -> bool:
         """Whether a sentence tells what a step before the last one gives."""
         between = {step.result for step in self.path[:-1]} - set(leaves(self.path)) - {self.answer}
         told = {n.value for n in numbers(sentence)}
-        return bool(told & between) and self.answer not in told
+        made = {claim.value for claim in claims(sentence)} & {
+            step.result for step in self.path[:-1]
+        }
+        return bool(told & between or made) and self.answer not in told
 
     def allows(self, sentence: str) -> bool:
         return self.sense.allows(sentence, [step.result for step in self.path])
 
     def _sensible(self, sentence: str) -> str:
         """The sentence. Raises WrongError where it holds what is not understood, or false."""
+        made = Counter(claim.formula for claim in claims(sentence))
+        if max(made.values(), default=1) > 1:
+            raise WrongError
         if not self.allows(sentence) or (_ALL.search(sentence) and self._partial(sentence)):
             raise WrongError
         return sentence
@@ -185,12 +207,14 @@ class Mender:
             raise WrongError
         edits = []
         for match in _ASKED.finditer(sentence):
-            said = {n.value for n in numbers(match[0])}
+            said = Counter(n.value for n in numbers(match[0]))
             meant = [step for step in ahead if step.sign == sign_of(match["verb"])]
-            right = said and any(said <= {step.left, step.right} for step in meant)
+            right = said and any(said <= Counter((step.left, step.right)) for step in meant)
             if _within(match.start(), inside) or right:
                 continue
             if any(start < match.end() for start, _ in inside):  # computed before it is said
+                raise WrongError
+            if " and then " in sentence[: match.start()]:
                 raise WrongError
             step = ahead[0]
             noun, doing = match["verb"].lower().startswith("the "), match["verb"].endswith("ing")

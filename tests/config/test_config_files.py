@@ -33,6 +33,7 @@ NEEDED = {  # what an option cannot know by itself
     "data=hub": ["data.hub=owner/name"],
     "oracle=human": ["oracle.path=corrections.jsonl"],
     "oracle=openai": ["oracle.model=some-model"],
+    "oracle=tutor": ["data=everyday"],
     "generator=openai": [
         "generator.base_urls=[http://localhost:8000/v1]",
         "generator@evaluator=transformers",

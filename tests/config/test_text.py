@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from spot.config import compose
-from spot.config.groups import DeltaConfig, FieldsConfig
+from spot.config.groups import FieldsConfig
+from spot.config.loss import DeltaConfig
 from spot.config.text import FileConfigSource, keep_text
 from tests.support.command_line import spot
 

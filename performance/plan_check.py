@@ -270,6 +270,8 @@ class Toy:
     """Sixteen square matrices, as `standing` wants to know them."""
 
     parameters: int = 16 * WIDTH * WIDTH
+    held: int = parameters
+    trained: int = parameters
     head: int = WIDTH * WIDTH
 
 

@@ -1,8 +1,10 @@
 """How often a verdict on a claim is wrong: `python -m performance.verdict_errors`, on made scores.
 
-Two sides answer the same questions with the same training seeds. Their true difference is set: none, at
-the margin, or beyond it. Questions differ in how hard they are and in what training does to them, seeds in
-how well they train. Each row counts, over many such studies, how often the one rule for all claims says
+Two sides answer the same questions with the same training seeds, in one world or in several that have
+questions and seeds of their own. Their true difference is set: none, at the margin, or beyond it. Questions
+differ in how hard they are and in what training does to them, seeds in how well they train, worlds in how
+much the two sides differ there. Each row says how often the interval holds the truth, beside it a percentile
+bootstrap over worlds, and counts, over many such studies, how often the one rule for all claims says
 "holds" and "does not hold" for a direction. Where the claim is false "holds" is the error, where it is
 true "does not hold" is; at the edge of a region both may come at most 2.5% of the time each.
 """
@@ -13,21 +15,28 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from performance import common
-from spot.evaluation.statistics import crossed
+from spot.evaluation.statistics import Estimate, crossed, over_worlds
 from spot.report.claims import DIRECTIONS, FAILS, HOLDS, verdict
 
 MARGIN = 1.0  # percent points, as in claims.yaml
 TRUTHS = (-4.0, -MARGIN, 0.0, MARGIN, 4.0)
-SETTINGS = {  # questions, seeds, spread over seeds in points
-    "300 questions, 1 seed": (300, 1, 0.0),
-    "300 questions, 5 seeds": (300, 5, 0.5),
-    "1,800 questions, 3 seeds": (1800, 3, 0.5),
-}
+SETTINGS = {  # questions, seeds, spread over seeds in points; worlds, spread over worlds in points
+    "300 questions, 1 seed": (300, 1, 0.0, 1, 0.0),
+    "300 questions, 5 seeds": (300, 5, 0.5, 1, 0.0),
+    "1,800 questions, 3 seeds": (1800, 3, 0.5, 1, 0.0),
+    **{
+        f"300 questions, {worlds} worlds × {seeds} seeds, worlds differ by {spread:g}": (300, seeds, 0.5, worlds, spread)
+        for worlds in (3, 5)
+        for seeds in (3, 5)
+        for spread in (0.0, 2.0)
+    },
+}  # fmt: skip
 
 
 def differences(
@@ -46,23 +55,49 @@ def differences(
     after = chance + shift
     for _ in range(20):
         after = np.clip(after, 0, 1)
-        after += (chance + shift).mean(axis=1, keepdims=True) - after.mean(axis=1, keepdims=True)
+        lost = (chance + shift).mean(axis=1, keepdims=True) - after.mean(axis=1, keepdims=True)
+        after += lost
+        if np.abs(lost).max() < 1e-6:
+            break
     after = np.clip(after, 0, 1)
     before = rng.binomial(trials, chance, (seeds, questions)) / trials
     return 100 * (rng.binomial(trials, after) / trials - before)
+
+
+def study(
+    rng: np.random.Generator,
+    setting: tuple[int, int, float, int, float],
+    truth: float,
+) -> list[Estimate]:
+    """The estimates of one study's worlds."""
+    questions, seeds, spread, worlds, apart = setting
+    truths = truth + rng.normal(0, apart, worlds)
+    return [crossed([differences(rng, questions, seeds, spread, each)]) for each in truths]
+
+
+def resampled(values: Sequence[float]) -> tuple[float, float]:
+    """The percentile bootstrap over worlds, of every resample there is."""
+    means = [np.mean(some) for some in product(values, repeat=len(values))]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def rates(studies: int, seed: int = 0) -> list[dict[str, Any]]:
     """One row per setting and true difference: percent of the studies in which each direction holds and
     does not hold, and the most that any of them is wrong."""
     rows = []
-    for name, (questions, seeds, spread) in SETTINGS.items():
-        for truth in TRUTHS:
+    for name, setting in SETTINGS.items():
+        for truth in TRUTHS if setting[3] == 1 else TRUTHS[2:]:  # either sign alike
             rng = np.random.default_rng(seed)
-            made = [
-                crossed([differences(rng, questions, seeds, spread, truth)]) for _ in range(studies)
-            ]
+            of_worlds = [study(rng, setting, truth) for _ in range(studies)]
+            made = [over_worlds(each) for each in of_worlds]
             row: dict[str, Any] = {"study": name, "true difference": truth}
+            row["covers %"] = 100 * sum(e.low <= truth <= e.high for e in made) / studies
+            row["bootstrap covers %"] = "–"
+            if setting[3] > 1:
+                ends = [resampled([e.value for e in each]) for each in of_worlds]
+                hits = sum(low <= truth <= high for low, high in ends)
+                row["bootstrap covers %"] = f"{100 * hits / studies:.1f}"
             wrong = 0.0
             for direction, region in DIRECTIONS.items():
                 low, high = region(MARGIN, 0.0)

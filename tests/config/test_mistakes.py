@@ -29,6 +29,12 @@ OWN = "data=jsonl data.fields.solution=solution model=tiny"
     [
         ("loss.bta=1", "loss.bta unknown loss.beta"),
         ("seed=abc", "seed=abc whole number"),
+        ("-m worlds=0", "worlds=0 at least one worlds=3"),
+        ("worlds=2", "world=0,1 -m"),
+        (
+            "-m data=jsonl data.path=own.jsonl worlds=2",
+            "world=1 data.source=jsonl no worlds data=arithmetic",
+        ),
         ("data.gamma=1.5", "data.gamma=1.5 >= 0 <= 1"),
         ("arm=spt_bco", "arm=spt_bco unknown spot_bco dpo rft"),
         ("los=bco", "los unknown loss"),

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class MadeRun:
     over_long: Sequence[str] = ()
     overrides: Sequence[str] = ()
     asked: bool = False  # whether the base's prompts are kept
+    # of held-out pairs: change ratio, log π_θ/π_ref of y⁺ in the middle and at the end; y⁻ has 4 tokens, KL 0.4
+    watched: Sequence[tuple[float, float, float]] = ()
 
     @property
     def arm(self) -> str:
@@ -119,7 +121,7 @@ def write_run(sweep: Path, number: int, run: MadeRun) -> None:
     base = made_scores(run, run.base, base=True)
     products = {
         "pairs": rows_product(root, "select", {"arm": run.data}, Pair, [PAIR]),
-        "held_out": rows_product(root, "select", {"arm": "held out"}, Pair, [PAIR]),
+        "held_out": rows_product(root, "select", {"of": run.watched}, Pair, held_out(run)),
         "base_scores": rows_product(root, "evaluate", {"on": [*run.domains]}, Score, base),
         "scores": rows_product(
             root, "evaluate", mine, Score, made_scores(run, {**run.base, **run.right})
@@ -208,6 +210,11 @@ def made_responses(run: MadeRun) -> Iterator[Response]:
         yield Response(score.id, asked, "text", "stop", 9, score.tokens, "base", score.seed)
 
 
+def held_out(run: MadeRun) -> list[Pair]:
+    changed = enumerate(ratio for ratio, _, _ in run.watched)
+    return [replace(PAIR, id=f"h{n}", change_ratio=ratio) for n, ratio in changed] or [PAIR]
+
+
 def rows_product(
     root: Path, stage: str, settings: Mapping[str, Any], row_type: type, rows: Iterable[Any]
 ) -> artifacts.Product:
@@ -225,6 +232,11 @@ def _train(out: Path, run: MadeRun) -> dict[str, Any]:
         for step in range(max((len(values) for values in run.curves.values()), default=0)):
             values = [curve[step] for curve in run.curves.values()]
             table.writerow([step, *("" if value is None else value for value in values)])
+    for place in (1, 2) if run.watched else ():
+        (out / "held_out").mkdir(exist_ok=True)
+        lines = [f"h{n},4,{of[place]},-1,0.4" for n, of in enumerate(run.watched)]
+        text = "\n".join(["pair,tokens,chosen,rejected,kl", *lines])
+        (out / "held_out" / f"step_{place:08d}.csv").write_text(text + "\n")
     return {
         "max_start_reward": 2e-7 * (run.seed + 1), "kernels": {"attention": "sdpa"},
         "kernel_error": 3e-8, "over_long": list(run.over_long),

@@ -127,3 +127,12 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -
     build_model().save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all else of a report."""
+    from spot.report import figures
+
+    blank = dict.fromkeys(figures.FIGURES, "<svg ></svg>")
+    monkeypatch.setattr(figures, "draw_all", lambda study, folder: blank)

@@ -379,7 +379,7 @@ def test_rows_say_all_that_a_verdict_rests_on(tmp_path):
         "family": "exploratory", "outcome": HOLDS, "direction": "superior",
         "holds_when": "interval above 0", "measure": "in-domain score, difference to the base",
         "unit": "points", "value": pytest.approx(30), "low": row["low"], "high": row["high"],
-        "p": row["p"], "p_adjusted": None, "margin": 1.0, "questions": 100, "seeds": 3,
+        "p": row["p"], "p_adjusted": None, "margin": 1.0, "questions": 100, "seeds": 3, "worlds": 1,
     }  # fmt: skip
     assert 0 < row["low"] < 30 < row["high"]
     assert 0 < row["p"] < 1e-6

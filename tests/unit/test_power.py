@@ -42,6 +42,9 @@ def test_the_smallest_difference_and_chances_by_hand():
     assert chances(0.0, 0.25, (-1.0, 1.0))[0] == pytest.approx(2 * norm.cdf(4 - 1.959964) - 1)
     assert chances(0.0, 1.0, (-1.0, 1.0))[0] == 0  # no interval is that narrow
     assert chances(3.0, 1.0, above, looks=10)[0] == pytest.approx(norm.cdf(3 - 2.807034))
+    # 3 worlds: t with 2 degrees of freedom, 4.302653 for 97.5% and 1.060660 for 80%
+    assert smallest(1.0, worlds=3) == pytest.approx(4.302653 + 1.060660)
+    assert chances(0.0, 1.0, above, worlds=3) == pytest.approx((0.025, 0.025))
 
 
 def test_correlation_by_hand():
@@ -100,7 +103,7 @@ def test_a_plan_says_what_can_be_decided():
     assert [what for what, *_ in differences] == ["in-domain", "out-of-domain", "general ability", "average"]  # fmt: skip
     general = next(line for line in differences if line[0] == "general ability")
     assert general[1] == "3.1"
-    assert general[2] == "to the base; 3.2 between arms; 541 questions, 5 seeds"
+    assert general[2] == "to the base; 3.2 between arms; 541 questions, 5 seeds, one world"
     raises = next(line for line in decided if line[0] == "BCO raises general ability")
     assert raises[2].startswith("+1.8, error 1.1; among all ")
     (alone,) = sections(dataclasses.replace(config, study=None)).values()  # no family

@@ -81,13 +81,6 @@ def change_all(sweep: Path, how) -> None:
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
-    """Drawing takes longer than all else of a report."""
-    blank = dict.fromkeys(figures.FIGURES, "<svg ></svg>")
-    monkeypatch.setattr(figures, "draw_all", lambda study, folder: blank)
-
-
-@pytest.fixture
 def single(tmp_path) -> Path:
     make_run(tmp_path / "outputs" / "runs", 0, "spot_bco", 0, GOOD)
     return tmp_path / "outputs" / "runs" / "0"
@@ -103,7 +96,7 @@ def test_the_table_holds_means_and_paired_gains(study):
     bco = rows["spot_bco"].cells
     assert [cell.gain.value for cell in bco] == pytest.approx([40, 10, 0, 50 / 3])
     assert [cell.gain.excludes_zero for cell in bco[:3:2]] == [True, False]
-    assert rows["spot_bco"].seeds == 3
+    assert rows["spot_bco"].runs == "3 seeds"
     assert trivial_row(study) == [2, 4, 12, 6]
 
 
@@ -173,7 +166,7 @@ def test_the_page_is_one_file_that_shows_text_as_text(page):
 
 def test_the_markdown_has_every_arm_and_its_figures_exist(sweep, markdown):
     for arm, sums in {"SFT+": "75.0 (**+25.0** [", "SPoT-BCO": "90.0 (**+40.0** ["}.items():
-        assert f"| {arm} (3) | {sums}" in markdown
+        assert f"| {arm} (3 seeds) | {sums}" in markdown
     linked = re.findall(r"\]\((figures/.*?)\)", markdown)
     assert {"figures/surgery.png", "figures/kl_by_part.png"} <= set(linked)
     assert "figures/distance.png" not in linked  # nothing was logged for it
@@ -260,7 +253,7 @@ def test_one_seed_has_no_interval_of_curves_and_fewer_seeds_are_told(tmp_path, n
     assert not re.search(r"\bnan|\binf\b", page.partition("resolved configuration")[0] + text)
     assert "| +3.0 nats (1 of 2 seeds) | one seed |" in text
     assert "<small>1 of 2 seeds</small>" in page
-    assert "| SFT+ (1) | " in text
+    assert "| SFT+ (1 seed) | " in text
     assert "<small>1 seed</small>" in page
     row = next(row for row in page.split("<tr") if "SFT+ pulls r⁻ up" in row and "<td>" in row)
     assert "whisker" not in row.partition("</tr>")[0]
@@ -343,7 +336,7 @@ def test_the_commands_are_those_that_repeat_the_study(study, page):
 def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path, no_figures):
     page = report.build(single).read_text()
     assert "One training seed: the intervals cover the choice of questions only." in page
-    assert "95%\ninterval over questions;" in page
+    assert "95%\ninterval over questions, one seed and one world;" in page
     again = report.build(archive.pack(single, tmp_path / "one.tar.gz"), tmp_path / "again")
     assert again.with_name("report.md").read_text() == (single / "report.md").read_text()
 

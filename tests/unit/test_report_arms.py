@@ -8,7 +8,7 @@ import pytest
 
 from spot import report
 from spot.config.difference import defaults, flat
-from spot.report import figures, paper
+from spot.report import paper
 from spot.report.arm_names import arm_names, differences
 from spot.report.load import Study, load
 from spot.report.style import label
@@ -68,13 +68,6 @@ def test_what_an_arm_is_does_not_count_as_a_difference():
     arms = {"sft_plus": "sft", "spot_bco": "bco", "dpo": "dpo"}
     runs = [(arm, SETTINGS | {"loss.name": loss}) for arm, loss in arms.items()]
     assert arm_names(runs) == list(arms)
-
-
-@pytest.fixture
-def no_figures(monkeypatch):
-    """Drawing takes longer than all else of a report."""
-    blank = dict.fromkeys(figures.FIGURES, "<svg ></svg>")
-    monkeypatch.setattr(figures, "draw_all", lambda study, folder: blank)
 
 
 @pytest.fixture(scope="module")

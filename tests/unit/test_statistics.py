@@ -6,15 +6,19 @@ from scipy import stats
 
 from spot.data.rows import Score
 from spot.evaluation.statistics import (
+    Estimate,
     bootstrap,
     clopper_pearson,
     crossed,
     holm,
     macro,
     mean_interval,
+    over_worlds,
     paired,
     question_means,
+    ratio,
     summarise,
+    trimmed,
     turned,
     turns,
 )
@@ -145,6 +149,36 @@ def test_pairs_are_formed_by_question_and_seed():
     assert paired(runs, base).tolist() == [[50.0, 0.0], [-50.0, 0.0]]
     with pytest.raises(ValueError, match="2 runs cannot be paired with 3"):
         paired(runs, base * 3)
+
+
+def test_worlds_are_as_many_draws():
+    """Estimates 1, 4, 7: mean 4, S = 3, so 3/√3 with 2 degrees of freedom, whatever each came from."""
+    of = [Estimate(value, -9, 9, 100, seeds, 0.5, 50) for value, seeds in ((1, 3), (4, 3), (7, 2))]
+    both, half = over_worlds(of), 4.302653 * 3**0.5
+    assert (both.value, both.low, both.high) == pytest.approx((4, 4 - half, 4 + half))
+    assert (both.questions, both.seeds, both.worlds) == (300, 2, 3)
+    assert both.p == pytest.approx(2 * stats.t.sf(4 / 3**0.5, 2))
+    assert over_worlds(of[:1]) == of[0]
+
+
+def test_worlds_that_happen_to_agree_are_no_surer_than_their_questions():
+    """Three times 4 ± 0.6 (standard error, 50 degrees of freedom): 0.6/√3, with 3 · 50 of them."""
+    both = over_worlds([Estimate(4, 2, 6, 100, 3, 0.6, 50)] * 3)
+    half = stats.t.ppf(0.975, 150) * 0.6 / 3**0.5
+    assert (both.low, both.high) == pytest.approx((4 - half, 4 + half))
+    assert both.p == pytest.approx(2 * stats.t.sf(4 / (0.6 / 3**0.5), 150))
+
+
+def test_a_trimmed_mean_and_a_ratio_have_intervals_of_a_mean():
+    """Of 0, 1, 2, 3, 100 a fifth goes at each end: mean 2 of 1, 2, 3, drawn in 1, 1, 2, 3, 3 (S² = 1).
+
+    Yuen's standard error is S / (0.6 √5). And (2 + 6) / (1 + 3) is 2, to which both pairs keep.
+    """
+    values = trimmed([0, 1, 2, 3, 100])
+    assert values.mean() == pytest.approx(2)
+    assert values.std(ddof=1) == pytest.approx(1 / 0.6)
+    assert ratio([2, 6], [1, 3]).tolist() == [2, 2]
+    assert ratio([1, 7], [1, 3]).tolist() == [1.5, 2.5]  # 2 + (1 − 2)/2 and 2 + (7 − 6)/2
 
 
 def test_one_seed_is_the_paired_t_interval():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,14 @@ def test_held_out_metrics_of_the_last_step_from_scratch(
     wins = sum(a > b for a, b in zip(chosen, rejected, strict=True))
     assert last["held_out/rewards/accuracies"] == pytest.approx(wins / 6)
     assert last["held_out/kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-3)
+    with (out / "held_out" / f"step_{STEPS:08d}.csv").open() as file:
+        each = list(csv.DictReader(file))  # of every pair, in nats
+    assert [row["pair"] for row in each] == [pair.id for pair in held_out]
+    assert [0.1 * float(row["chosen"]) for row in each] == pytest.approx(chosen, abs=1e-5)
+    assert [0.1 * float(row["rejected"]) for row in each] == pytest.approx(rejected, abs=1e-5)
+    assert sum(float(row["kl"]) for row in each) == pytest.approx(sum(kl), rel=1e-3)
+    assert sum(int(row["tokens"]) for row in each) == len(kl)
+    assert len(list((out / "held_out").iterdir())) == 2  # and in the middle
 
 
 @pytest.mark.parametrize("name", ["bco", "dpo"])

@@ -286,6 +286,23 @@ def parse(name: str, words: list[str]) -> argparse.Namespace:
     return parser(name).parse_intermixed_args(words)
 
 
+def spread_worlds(name: str, words: list[str]) -> list[str]:
+    """`worlds=3` as what it stands for: `world=0,1,2`, and for `spot plan` how many there are.
+
+    Raises UserError where it is no number of worlds.
+    """
+    spread = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "worlds":
+            if not (value.isdecimal() and int(value) > 0):
+                raise UserError(f"{word}: say how many worlds are drawn, at least one: worlds=3.")
+            each = ",".join(map(str, range(int(value))))
+            word = f"plan.worlds={value}" if name == "plan" else f"world={each}"
+        spread.append(word)
+    return spread
+
+
 def is_override(word: str) -> bool:
     """Whether it is `key=value`, or a flag; a folder may have = in its name, as a sweep's."""
     return word.startswith(("-", "+", "~")) or ("=" in word and not Path(word).is_dir())

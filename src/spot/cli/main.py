@@ -58,6 +58,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 def _call(name: str, words: list[str]) -> None:
     command = COMMANDS[name]
+    words = arguments.spread_worlds(name, words) if command.configured else words
     given = arguments.parse(name, words)
     module, _, function = command.call.partition(":")
     call = getattr(importlib.import_module(module), function)

@@ -168,7 +168,7 @@ def _run(name: str, composed: DictConfig, checked: bool) -> None:
     found = nodes.started()
     if found is not None and found.index > 0:  # submitit calls this in every task of a job
         return _follow(found)
-    compose.name_model(composed.model, HydraConfig.get().runtime.choices["model"])
+    compose.settle(composed, HydraConfig.get().runtime.choices["model"])
     settings = config.typed(composed, until(name))
     if not checked:
         from spot.pipeline import checks

@@ -51,6 +51,7 @@ __all__ = [
     "MADE_SOURCES",
     "PAID",
     "WEIGHTED_ARMS",
+    "WORLD_SEEDS",
     "BenchmarkConfig",
     "BenchmarksConfig",
     "Config",
@@ -79,6 +80,10 @@ __all__ = [
 ]
 
 
+# What a world draws anew. A composed configuration has them moved by `world`; world 0 is as it is written.
+WORLD_SEEDS = ("data.seed", "benchmarks.seed", "oracle.seed", "model.pretrain.seed")
+
+
 @dataclass
 class Config:
     """Everything one run is determined by."""
@@ -98,6 +103,7 @@ class Config:
     arm: str | None = None  # the paper's name for loss and data.arm together; `typed` fills it in
     study: str | None = None  # a sweep of experiments/paper, whose tables and claims are compared
     seed: int = 0  # moves the batch order; data.seed and benchmarks.seed stay
+    world: int = 0  # moves the seeds of data, benchmarks, Oracle and student, WORLD_SEEDS
     rounds: int = 1  # times the loop runs, each from the policy that the last one trained
     reference: str = "cached"  # cached (scored once) | copy (a model per device) | engine (ZeRO-3)
     reference_round: str = "previous"  # whose start is a later round's reference: previous | first
@@ -107,6 +113,7 @@ class Config:
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0)
+        in_range("world", self.world, 0)
         in_range("rounds", self.rounds, 1)
         one_of("reference", self.reference, ("cached", "copy", "engine"))
         one_of("reference_round", self.reference_round, ("previous", "first"))
@@ -186,8 +193,13 @@ def check_combination(config: Config, until: str | None = None) -> None:
             f"model={model.name} learns from single questions, and data.fields.messages names chats: give a "
             "chat model, model.path=<folder>."
         )
-    if config.data.source in MADE_SOURCES and config.data.questions is None:
+    if data.source in MADE_SOURCES and data.questions is None:
         raise UserError("data.questions is missing: say how many, data.questions=<number>.")
+    if config.world and data.source not in MADE_SOURCES:
+        raise UserError(
+            f"world={config.world}: data.source={data.source} has no worlds, its questions are given: "
+            "leave out world and worlds, or choose data=arithmetic."
+        )
     if until in ("pretrain", "evaluate"):
         return
     if config.probe.ability != "training":

@@ -181,11 +181,19 @@ def _checked(tree: DictConfig, overrides: list[Override], until: str | None) -> 
     with flag_override(tree, ["struct", "readonly"], False):
         option = tree.pop("hydra").runtime.choices.model
     with _explained(overrides):
-        name_model(tree.model, str(option))
+        settle(tree, str(option))
         if tree.evaluator is not None:
             with _named_evaluator():
                 OmegaConf.to_object(tree.evaluator)
         return schema.typed(tree, until)
+
+
+def settle(tree: DictConfig, option: str) -> None:
+    """Set what follows from other keys: the name of a model given by its path, and a world's seeds."""
+    name_model(tree.model, option)
+    for key in schema.WORLD_SEEDS if tree.world else ():
+        if (seed := OmegaConf.select(tree, key)) is not None:
+            OmegaConf.update(tree, key, seed + tree.world)
 
 
 def name_model(model: DictConfig, option: str) -> None:

@@ -162,10 +162,12 @@ class PlanConfig:
     oracle_seconds: float = 60.0  # of one reply of a paid Oracle
     start_seconds: float = 60.0  # of a training's processes, and of a model's servers
     seeds: int = 5  # of each arm, for what can be decided
+    worlds: int = 1  # in which each of them is trained
     runs: str | None = None  # finished ones, or their archive: correlations are measured there
     repeat_correlation: float = 0.6  # of two answers of one arm to one question, right or wrong
     model_correlation: float = 0.45  # of an answer each of two models
     seed_spread: float = 1.0  # percent points by which seeds of an arm differ: standard deviation
+    world_spread: float = 2.0  # by which a difference does from world to world
 
     def __post_init__(self) -> None:
         in_range("plan.utilisation", self.utilisation, 0, 1, open_low=True)
@@ -177,9 +179,11 @@ class PlanConfig:
             in_range(f"plan.{name}", getattr(self, name), 0, open_low=True)
         in_range("plan.start_seconds", self.start_seconds, 0)
         in_range("plan.seeds", self.seeds, 1)
+        in_range("plan.worlds", self.worlds, 1)
         in_range("plan.repeat_correlation", self.repeat_correlation, 0, 1)
         in_range("plan.model_correlation", self.model_correlation, 0, self.repeat_correlation)
         in_range("plan.seed_spread", self.seed_spread, 0)
+        in_range("plan.world_spread", self.world_spread, 0)
 
 
 def too_few_gpus(wanted: int, found: int) -> str:

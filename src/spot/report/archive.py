@@ -24,7 +24,15 @@ from spot.data import artifacts
 from spot.data.rows import Pair, Response, Score, to_json
 from spot.data.run_record import RUN_FILE
 from spot.report import forgetting
-from spot.report.load import EXPORTED, EXPORTED_QUESTIONS, METRICS, FinishedRun, Study, load
+from spot.report.load import (
+    EXPORTED,
+    EXPORTED_QUESTIONS,
+    HELD_OUT,
+    METRICS,
+    FinishedRun,
+    Study,
+    load,
+)
 from spot.report.provenance import SWEEP_FILE, sweep_choices
 from spot.report.tables import examples
 from spot.utils.errors import UserError
@@ -134,7 +142,9 @@ def _product(run: FinishedRun, name: str, shown: set[str]) -> Files:
         kept = (row for row in asked if row.id.rpartition("#")[0] in shown)
         files[artifacts.ROWS] = _rows(dataclasses.replace(row, response="") for row in kept)
     elif kind == "checkpoint":
-        files[METRICS] = (run.product(name) / METRICS).read_text(encoding="utf-8")
+        folder = run.product(name)
+        logs = [folder / METRICS, *sorted((folder / HELD_OUT).glob("*.csv"))]
+        files |= {str(log.relative_to(folder)): log.read_text(encoding="utf-8") for log in logs}
     details = {k: v for k, v in manifest["details"].items() if k != "dropped"}
     hashes = {file: artifacts.hash_text(text) for file, text in files.items()}
     return files | {artifacts.MANIFEST: _text(manifest | {"details": details}, files=hashes)}

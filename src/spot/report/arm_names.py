@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spot.config import LOSSES, difference
+from spot.config import LOSSES, WORLD_SEEDS, difference
 from spot.config.difference import flat
 from spot.utils.redact import scrubbed
 
 # Settings that move no result: two runs that differ in these alone are one arm.
-ASIDE = ("seed", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")
+ASIDE = ("seed", "world", "arm", "study", "output", "logger.", "plan.", "save.", "probe.")
 # Keys that name an arm before any other; runs that these separate need no further key.
 TELLING = (
     "rounds", "reference_round", "oracle.kind", "oracle.ground_truth", "model.name", "data.source", "data.arm",
@@ -23,9 +23,18 @@ TASKS = "benchmarks.tasks."
 
 
 def resolved(config: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration, flat, with β and the learning rate that its training used."""
+    """A run's configuration, flat, with β and the learning rate that its training used.
+
+    Seeds that its world moved are those of world 0: runs of different worlds are one arm.
+    """
     used = {f"loss.{k}": v for k, v in loss.items() if k in ("beta", "learning_rate")}
-    return flat(config) | used
+    return in_world_0(flat(config)) | used
+
+
+def in_world_0(config: dict[str, Any]) -> dict[str, Any]:
+    """A flat configuration as it would have been composed in world 0."""
+    world = config.get("world", 0)
+    return config | {key: config[key] - world for key in WORLD_SEEDS if world and key in config}
 
 
 # ---- names of arms -----------------------------------------------------------------------------
@@ -114,7 +123,7 @@ def differences(
     configs = {arm: [_compared(config) for config in of] for arm, of in arms.items()}
     found = []
     for key in dict.fromkeys(key for of in configs.values() for c in of for key in c):
-        if key not in usual or key in ("seed", "output", "arm", "study"):
+        if key not in usual or key in ("seed", "world", "output", "arm", "study"):
             continue
         values: dict[str, list[str]] = defaultdict(list)
         for arm, of in configs.items():
@@ -129,6 +138,6 @@ def differences(
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat, with the benchmarks' names as one value."""
-    result = flat(config)
+    result = in_world_0(flat(config))
     tasks = config.get("benchmarks", {}).get("tasks", {})
     return result | {"benchmarks.tasks": list(tasks)}

@@ -19,11 +19,11 @@ from typing import Any
 
 import yaml
 
-from spot.evaluation.statistics import CONFIDENCE, Estimate, holm, mean_interval
-from spot.report import frontier
+from spot.evaluation.statistics import CONFIDENCE, Estimate, holm, mean_interval, over_worlds
+from spot.report import frontier, rewards
 from spot.report.arm_names import ASIDE, written
 from spot.report.curves import CURVES, Curve
-from spot.report.load import FinishedRun, Study, difference
+from spot.report.load import FinishedRun, Study, by_world, difference
 from spot.report.style import DOMAINS, SHORT_KEYS, signed
 from spot.utils.terminal import count
 
@@ -171,11 +171,23 @@ class Verdict:
             return f"{value:.{DIGITS[unit]}f}"
         return f"{signed(value, DIGITS[unit])} {unit}"
 
+    def fewer(self, study: Study) -> str:
+        """Of how many of the study's seeds or worlds it is, where not of all."""
+        parts = [
+            f"{of} of {count(among, what)}"
+            for of, among, what in (
+                (self.estimate.seeds, len(study.seeds), "seed"),
+                (self.estimate.worlds, len(study.worlds), "world"),
+            )
+            if of < among
+        ]
+        return ", ".join(parts)
+
     @property
     def interval(self) -> str:
         if self.reason:
             return self.reason
-        alone = self.bar is None and self.estimate.seeds == 1
+        alone = self.bar is None and self.estimate.seeds == self.estimate.worlds == 1
         return "one seed" if alone else signed(self.estimate, DIGITS[self.claim.unit])
 
     @property
@@ -234,7 +246,7 @@ def judge(study: Study, points: float | None = None) -> list[Verdict]:
 
 COLUMNS = [
     "id", "claim", "paper", "setting", "family", "outcome", "direction", "holds_when", "measure", "unit",
-    "value", "low", "high", "p", "p_adjusted", "margin", "questions", "seeds",
+    "value", "low", "high", "p", "p_adjusted", "margin", "questions", "seeds", "worlds",
 ]  # fmt: skip
 
 
@@ -253,7 +265,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         values = [
             claim.id, claim.text, claim.where, v.setting, v.family, v.outcome, claim.direction,
             claim.holds_when, claim.measured, claim.unit, value, low, high,
-            float(f"{v.p:.3g}"), adjusted, claim.margin, e.questions, e.seeds,
+            float(f"{v.p:.3g}"), adjusted, claim.margin, e.questions, e.seeds, e.worlds,
         ]  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
@@ -271,7 +283,7 @@ Runs = list[FinishedRun]
 def _settings(
     runs: Sequence[FinishedRun], claim: Claim
 ) -> Iterator[tuple[Setting, Runs, Runs | None]]:
-    """`(setting, runs, others)` for each setting that the claim's runs share, by equal seeds."""
+    """`(setting, runs, others)` for each setting that the claim's runs share, by equal worlds and seeds."""
     left, right = _matching(runs, claim.runs), _matching(runs, claim.other or {})
     compared = {**claim.runs, **(claim.other or {})}
     ignored = {"reference", *compared} | (_tuned(left, right) if claim.other else set())
@@ -301,16 +313,16 @@ def _constant(runs: Runs, key: str) -> bool:
     return all(run.config.get(key) == runs[0].config.get(key) for run in runs)
 
 
-def _by_setting(runs: Runs, ignored: set[str]) -> dict[str, dict[int, FinishedRun]]:
-    """Runs by seed, by the JSON of what else they were configured to be."""
-    groups: dict[str, dict[int, FinishedRun]] = {}
+def _by_setting(runs: Runs, ignored: set[str]) -> dict[str, dict[tuple[int, int], FinishedRun]]:
+    """Runs by world and seed, by the JSON of what else they were configured to be."""
+    groups: dict[str, dict[tuple[int, int], FinishedRun]] = {}
     for run in runs:
         kept = {
             key: value
             for key, value in run.config.items()
             if key not in ignored and not key.startswith(APART)
         }
-        groups.setdefault(json.dumps(kept, sort_keys=True), {})[run.seed] = run
+        groups.setdefault(json.dumps(kept, sort_keys=True), {})[run.world, run.seed] = run
     return groups
 
 
@@ -326,13 +338,23 @@ def _setting_name(setting: Setting, among: Sequence[Setting]) -> str:
 def _measure(measure: str, study: Study, runs: Runs, others: Runs | None) -> Estimate | None:
     """The claim's number with its interval; None if the study cannot give it."""
     if measure in CURVES:
-        return _over_seeds(CURVES[measure], runs, others)
+        return _of_curve(CURVES[measure], runs, others)
     names = study.benchmarks if measure == AVERAGE else study.domains.get(measure)
     return difference(runs, names, others or ()) if names else None
 
 
+def _of_curve(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
+    """A curve's number over pairs, seeds and worlds; where no pair was measured alone, without pairs."""
+    if curve.each and (estimate := rewards.estimate(curve.each, runs, others or ())):
+        return estimate
+    theirs = by_world(others or ())
+    found = [_over_seeds(curve, of, theirs.get(world)) for world, of in by_world(runs).items()]
+    known = [estimate for estimate in found if estimate]
+    return over_worlds(known) if len(known) == len(found) else None
+
+
 def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
-    """A curve's number over seeds, which are all there is to judge its spread by: one says nothing."""
+    """A curve's number over the seeds of one world; one says nothing of its spread."""
     left = [curve.value(run) for run in runs]
     minus = [curve.value(run) for run in others] if others else [0.0] * len(runs)
     values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
 
-from spot.report import metrics
+from spot.report import metrics, rewards
 from spot.report.load import FinishedRun
 from spot.report.metrics import logged
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A number of one run from its logged curves; None where they do not say."""
+    """A number of one run from its logged curves; None where they do not say.
+
+    each: the same by held-out pair, of runs that measured every one; it goes before the logged mean.
+    """
 
     name: str
     unit: str  # a key of DIGITS
     value: Callable[[FinishedRun], float | None]
     bounds: tuple[float, float] = (-math.inf, math.inf)  # between which every value lies
+    each: Callable[[FinishedRun], Mapping[str, float]] | None = None
 
 
-def at_the_end(column: str, name: str, unit: str) -> Curve:
+def at_the_end(column: str, name: str, unit: str, values: rewards.Values | None = None) -> Curve:
     def last(run: FinishedRun) -> float | None:
         _, values = logged(run, column)
         return values[-1] if values else None
 
-    return Curve(f"{name}, at the end", unit, last)
+    each = partial(rewards.at_the_end, values) if values else None
+    return Curve(f"{name}, at the end", unit, last, each=each)
 
 
-def second_half(column: str, name: str, unit: str) -> Curve:
+def second_half(column: str, name: str, unit: str, values: rewards.Values) -> Curve:
     """How much a curve rises from the middle of the training to its end."""
 
     def rise(run: FinishedRun) -> float | None:
@@ -40,7 +46,8 @@ def second_half(column: str, name: str, unit: str) -> Curve:
         early = [v for s, v in zip(steps, values, strict=True) if s <= steps[-1] / 2]
         return values[-1] - early[-1] if early else None
 
-    return Curve(f"{name}, change over the second half of the training", unit, rise)
+    each = partial(rewards.second_half, values)
+    return Curve(f"{name}, change over the second half of the training", unit, rise, each=each)
 
 
 def trend(run: FinishedRun) -> float | None:
@@ -75,10 +82,10 @@ def left_on_the_prefix(run: FinishedRun) -> float | None:
 PLUS, MINUS = "log π_θ/π_ref of held-out y⁺", "log π_θ/π_ref of held-out y⁻"
 CURVES = {
     "end_loss": at_the_end(metrics.LOSS, "training loss", "loss"),
-    "end_chosen": at_the_end(metrics.CHOSEN, PLUS, "nats"),
-    "end_rejected": at_the_end(metrics.REJECTED, MINUS, "nats"),
-    "late_chosen": second_half(metrics.CHOSEN, PLUS, "nats"),
-    "end_kl": at_the_end(metrics.KL, "KL to the base on held-out y⁻", "nats per token"),
+    "end_chosen": at_the_end(metrics.CHOSEN, PLUS, "nats", rewards.of("chosen")),
+    "end_rejected": at_the_end(metrics.REJECTED, MINUS, "nats", rewards.of("rejected")),
+    "late_chosen": second_half(metrics.CHOSEN, PLUS, "nats", rewards.of("chosen")),
+    "end_kl": at_the_end(metrics.KL, "KL to the base on held-out y⁻", "nats per token", rewards.kl),
     "general_trend": Curve("trend of general ability while training", "τ", trend, (-1.0, 1.0)),
     "prefix_left": Curve("what is left of the pull on shared tokens", "share", left_on_the_prefix),
 }

@@ -11,8 +11,8 @@ import numpy as np
 
 from spot.data import artifacts
 from spot.data.rows import Response
-from spot.evaluation.statistics import Turns, turns
-from spot.report.load import FinishedRun, Study
+from spot.evaluation.statistics import Turns, over_worlds, turns
+from spot.report.load import FinishedRun, Study, by_world
 
 SHOWN = 3  # questions of an arm and a benchmark that are there to read
 ASKED = "base_benchmark_responses"  # the product whose prompts are the questions as they were asked
@@ -89,6 +89,21 @@ def _most(
 
 
 def _turns(runs: Sequence[FinishedRun], benchmark: str) -> Turns | None:
+    """Over the worlds, each with questions of its own; None where one cannot say."""
+    found = [_in_world(of, benchmark) for of in by_world(runs).values()]
+    known = [turned for turned in found if turned is not None]
+    if len(known) < len(found):
+        return None
+    chances = [turned.chance for turned in known if turned.chance is not None]
+    return Turns(
+        over_worlds([turned.lost for turned in known]),
+        over_worlds([turned.learnt for turned in known]),
+        float(np.mean(chances)) if len(chances) == len(known) else None,
+        {question: lost for turned in known for question, lost in turned.by_question.items()},
+    )
+
+
+def _in_world(runs: Sequence[FinishedRun], benchmark: str) -> Turns | None:
     after, before = (
         [run.trials_of(product)[benchmark] for run in runs] for product in ("scores", "base_scores")
     )
@@ -97,7 +112,11 @@ def _turns(runs: Sequence[FinishedRun], benchmark: str) -> Turns | None:
 
 def _right(runs: Sequence[FinishedRun], benchmark: str, question: str) -> tuple[float, float]:
     """Percent right of base and arm on a question, means over runs."""
-    means = [(run.base_means[benchmark][question], run.means[benchmark][question]) for run in runs]
+    means = [
+        (run.base_means[benchmark][question], run.means[benchmark][question])
+        for run in runs
+        if question in run.means[benchmark]  # of its world
+    ]
     base, trained = np.mean(means, axis=0)
     return float(base), float(trained)
 

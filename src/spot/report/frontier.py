@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spot.evaluation.statistics import Estimate, crossed
+from spot.evaluation.statistics import Estimate, crossed, over_worlds
 from spot.report.arm_names import ASIDE
-from spot.report.load import FinishedRun, Study
+from spot.report.load import FinishedRun, Study, by_world
 from spot.report.style import signed
 
 RATE, INSIDE, GENERAL = "loss.learning_rate", "in_domain", "general"
@@ -74,12 +74,13 @@ def points(study: Study, runs: Sequence[FinishedRun]) -> list[Point]:
     """The base and every model of these runs, over the seeds and questions that all of them have.
 
     Empty where there are fewer than two models, or they differ in more than rate, steps and seed.
+    Worlds share no question, so those of several have no frontier in common.
     """
     domains = {name: study.domains.get(name, []) for name in (INSIDE, GENERAL)}
     by_rate: dict[float, dict[int, FinishedRun]] = defaultdict(dict)
     for run in runs:
         by_rate[run.config[RATE]][run.seed] = run
-    if not (runs and all(domains.values())) or _differ(runs):
+    if not (runs and all(domains.values())) or _differ(runs) or len(by_world(runs)) > 1:
         return []
     seeds = sorted(set.intersection(*(set(of) for of in by_rate.values())))
     asked = [name for names in domains.values() for name in names]
@@ -147,6 +148,22 @@ def at(frontier: Sequence[Point], gain: float) -> Mix | None:
 
 
 def compare(
+    study: Study, runs: Sequence[FinishedRun], others: Sequence[FinishedRun], share: float
+) -> tuple[Estimate, str] | None:
+    """General ability of `runs` − `others` at equal gain: over worlds, of which each has frontiers of its own.
+
+    None where one has no frontiers of the two; a reason where it cannot be told in one.
+    """
+    theirs, found = by_world(others), []
+    for world, of in by_world(runs).items():
+        one = _compare(study, of, theirs.get(world, []), share)
+        if one is None or one[1]:
+            return one
+        found.append(one[0])
+    return over_worlds(found), ""
+
+
+def _compare(
     study: Study, runs: Sequence[FinishedRun], others: Sequence[FinishedRun], share: float
 ) -> tuple[Estimate, str] | None:
     """General ability of `runs` − `others` at equal gain, in percent points; or why it cannot be told.

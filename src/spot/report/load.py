@@ -21,6 +21,7 @@ from spot.evaluation.statistics import (
     Trials,
     by_benchmark,
     crossed,
+    over_worlds,
     paired,
     question_means,
     summarise,
@@ -31,6 +32,9 @@ from spot.utils.errors import UserError
 RECORDED = {"arm", "seed", "study", "config", "overrides", "products", "stages"}
 NEEDED = {"pairs", "base_scores", "checkpoint", "scores"}  # products that every report reads
 METRICS = "metrics.csv"
+HELD_OUT = (
+    "held_out"  # of a training: a table for each step that every held-out pair was measured at
+)
 EXPORTED = "exports.csv"  # scores over steps, see spot.pipeline.exports …
 EXPORTED_QUESTIONS = "exports_by_question.csv"  # … and the mean of every question, in percent
 Value = TypeVar("Value")
@@ -56,6 +60,11 @@ class FinishedRun:
     @property
     def seed(self) -> int:
         return int(self.record["seed"])
+
+    @property
+    def world(self) -> int:
+        """What data, Oracle, student and questions were drawn from; 0 where the record knows no worlds."""
+        return int(self.record["config"].get("world", 0))
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -147,6 +156,33 @@ class FinishedRun:
         return dict(columns)
 
     @cached_property
+    def watched(self) -> dict[int, list[dict[str, Any]]]:
+        """By step, every held-out pair: `pair`, and in nats `chosen`, `rejected` and `kl` over `tokens` of y⁻.
+
+        Those whose corrections are within the run's γ, with their `change_ratio`; empty where they were not
+        measured one by one.
+        """
+        training = self.product("checkpoint")
+        files = sorted((training / HELD_OUT).glob("step_*.csv"))
+        kept = (
+            {pair.id: pair.change_ratio or 0.0 for pair in self.pairs("held_out")} if files else {}
+        )
+        gamma, found = self.record["config"]["data"]["gamma"], {}
+        for file in files:
+            artifacts.verify(training, f"{HELD_OUT}/{file.name}")
+            rows = [
+                {"pair": row.pop("pair"), **{k: float(v) for k, v in row.items()}}
+                for row in _table(file)
+            ]
+            within = [
+                row | {"change_ratio": kept[row["pair"]]} for row in rows if row["pair"] in kept
+            ]
+            found[int(file.stem.removeprefix("step_"))] = [
+                row for row in within if row["change_ratio"] <= gamma
+            ]
+        return found
+
+    @cached_property
     def over_steps(self) -> dict[str, list[list[float]]]:
         """By benchmark: [step, accuracy, low, high] of what was exported; empty without."""
         path = self.folder / EXPORTED
@@ -230,7 +266,7 @@ class Study:
         names = arm_names([(run.arm, run.config) for run in self.runs])
         for run, name in zip(self.runs, names, strict=True):
             groups.setdefault(name, []).append(run)
-        return {arm: sorted(runs, key=lambda r: r.seed) for arm, runs in groups.items()}
+        return {arm: sorted(runs, key=lambda r: (r.world, r.seed)) for arm, runs in groups.items()}
 
     @cached_property
     def domains(self) -> dict[str, list[str]]:
@@ -269,6 +305,35 @@ class Study:
     def seeds(self) -> list[int]:
         return sorted({run.seed for run in self.runs})
 
+    @cached_property
+    def worlds(self) -> list[int]:
+        return sorted({run.world for run in self.runs})
+
+    @cached_property
+    def bases(self) -> list[FinishedRun]:
+        """A run of each world, whose base stands for the world's."""
+        return [of[0] for of in by_world(self.runs).values()]
+
+    @property
+    def covers(self) -> str:
+        """What an interval over an arm's runs is over: `questions, seeds and 3 worlds`."""
+        several, worlds = len(self.seeds) > 1, len(self.worlds)
+        if worlds > 1:
+            return f"questions, seeds and {worlds} worlds" if several else f"questions and {worlds} worlds, one seed in each"  # fmt: skip
+        return "questions and seeds, one world" if several else "questions, one seed and one world"
+
+    @property
+    def unjudged(self) -> str:
+        """What the runs cannot tell, however narrow their intervals are; empty where nothing is left out."""
+        parts = []
+        if len(self.worlds) == 1:
+            parts.append(
+                "what other data, another Oracle, student and other questions would give (worlds=3)"
+            )
+        if len(self.seeds) == 1:
+            parts.append("what the order of batches moves (seed=0,1,2)")
+        return f"Not judged: {'; '.join(parts)}." if parts else ""
+
     def ordered(self, names: Mapping[str, Any]) -> list[str]:
         """Benchmarks in the order the configuration names them."""
         tasks = list(self.runs[0].record["config"]["benchmarks"]["tasks"])
@@ -300,7 +365,27 @@ def difference(
     benchmarks: Sequence[str],
     others: Sequence[FinishedRun] = (),
 ) -> Estimate:
-    """Mean over benchmarks of runs − others (each run's base if there are none), in percent points."""
+    """Mean over benchmarks of runs − others (each run's base if there are none), in percent points.
+
+    Others are paired with the runs one by one. Over questions and seeds of each world, then over worlds.
+    """
+    theirs = by_world(others)
+    return over_worlds(
+        [_difference(of, benchmarks, theirs.get(world, [])) for world, of in by_world(runs).items()]
+    )
+
+
+def by_world(runs: Sequence[FinishedRun]) -> dict[int, list[FinishedRun]]:
+    """Runs by the world they were drawn in, in the order of the worlds."""
+    return {
+        world: [run for run in runs if run.world == world]
+        for world in sorted({run.world for run in runs})
+    }
+
+
+def _difference(
+    runs: Sequence[FinishedRun], benchmarks: Sequence[str], others: Sequence[FinishedRun]
+) -> Estimate:
     tables = []
     for name in benchmarks:
         against = [run.means[name] for run in others] or [run.base_means[name] for run in runs]

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from spot.data.word_diff import marked
-from spot.report import claims, figures, forgetting, paper, provenance, style, tables
+from spot.report import claims, figures, forgetting, paper, provenance, rewards, style, tables
 from spot.report.archive import opened, read_defaults
 from spot.report.arm_names import differences
 from spot.report.claims import FAILS, HOLDS, UNCLEAR
@@ -77,6 +77,8 @@ def write(source: Path, into: Path | None = None, margin: float | None = None) -
     write_aside(target / "verdicts.csv", _csv(rows, claims.COLUMNS))
     lost = [one.row for one in content["forgetting"].every]
     write_aside(target / "forgotten.csv", _csv(lost, forgetting.COLUMNS))
+    if content["strata"]:
+        write_aside(target / "rewards.csv", _csv(rewards.rows(content["strata"]), rewards.COLUMNS))
     write_aside(target / "report.md", text)
     page = environment.get_template("report.html.j2").render(content)
     write_aside(target / "report.html", page)
@@ -185,6 +187,7 @@ CONTENT: dict[str, Callable[[Study], Any]] = {  # what the two templates show, b
     "trivial": tables.trivial_row,
     "scores": tables.score_rows,
     "forgetting": forgetting.forgetting,
+    "strata": rewards.strata,
     "beside": paper.beside,
     "paper_rows": paper.tables_of,
     "cautions": cautions,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from spot.data.rows import Pair
-from spot.evaluation.statistics import Estimate, crossed, mean_interval
+from spot.evaluation.statistics import Estimate, crossed, mean_interval, over_worlds
 from spot.report import paper
-from spot.report.load import FinishedRun, Study, difference
+from spot.report.load import FinishedRun, Study, by_world, difference
 from spot.utils.terminal import count
 
 DOMAIN_NAMES = {"in_domain": "in-domain", "ood": "OOD", "general": "general"}
@@ -49,10 +49,10 @@ ABSENT = Cell(Estimate(math.nan, math.nan, math.nan, 0))
 
 @dataclass(frozen=True)
 class Row:
-    """An arm's cells, one a column."""
+    """An arm's cells, one a column; runs: how many there are, `5 seeds` or `3 worlds × 3 seeds`."""
 
     arm: str
-    seeds: int
+    runs: str
     cells: list[Cell]
 
 
@@ -87,11 +87,18 @@ def _column(run: FinishedRun, name: str, domain: str, beside: str | None) -> Col
 def score_table(study: Study) -> list[Row]:
     """The base's row, then one row an arm."""
     beside, shown = paper.beside(study), columns(study)
-    rows = {"base": study.runs[:1], **study.arms}
+    rows = {"base": study.bases, **study.arms}
     return [
-        Row(arm, len(runs), [_cell(arm, runs, column, beside) for column in shown])
+        Row(arm, _runs(runs), [_cell(arm, runs, column, beside) for column in shown])
         for arm, runs in rows.items()
     ]
+
+
+def _runs(runs: Sequence[FinishedRun]) -> str:
+    worlds = by_world(runs).values()
+    fewest, most = min(map(len, worlds)), max(map(len, worlds))
+    seeds = count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return seeds if len(worlds) == 1 else f"{len(worlds)} worlds × {seeds}"
 
 
 def _cell(arm: str, runs: Sequence[FinishedRun], column: Column, beside: paper.Beside) -> Cell:
@@ -99,8 +106,14 @@ def _cell(arm: str, runs: Sequence[FinishedRun], column: Column, beside: paper.B
     means = base if arm == "base" else [run.means for run in runs]
     if not all(each.keys() >= wanted for each in (*means, *base)):
         return ABSENT
+    of_worlds = [
+        [run.base_means if arm == "base" else run.means for run in of]
+        for of in by_world(runs).values()
+    ]
+    accuracy = over_worlds([_accuracy(of, column.benchmarks) for of in of_worlds])
+    low, high = max(0.0, accuracy.low), min(100.0, accuracy.high)
     return Cell(
-        _accuracy(means, column.benchmarks),
+        replace(accuracy, low=low, high=high),
         None if arm == "base" else difference(runs, column.benchmarks),
         beside.value(arm, column.paper),
         beside.gain(arm, column.paper),
@@ -118,8 +131,7 @@ def _accuracy(runs: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence
     for name in names:
         shared = sorted(set.intersection(*(set(run[name]) for run in runs)))
         tables.append(np.array([[run[name][q] for q in shared] for run in runs]))
-    e = crossed(tables)
-    return Estimate(e.value, max(0.0, e.low), min(100.0, e.high), e.questions, e.seeds)
+    return crossed(tables)
 
 
 def trivial_row(study: Study) -> list[float | None]:
@@ -136,14 +148,14 @@ def trivial_row(study: Study) -> list[float | None]:
 # ---- scores.csv --------------------------------------------------------------------------------
 
 CSV_COLUMNS = [
-    "arm", "seed", "benchmark", "domain", "questions", "trials", "accuracy", "low", "high",
+    "arm", "world", "seed", "benchmark", "domain", "questions", "trials", "accuracy", "low", "high",
     "difference", "difference_low", "difference_high", "unparseable", "truncated", "trivial", "mean_tokens",
 ]  # fmt: skip
 
 
 def score_rows(study: Study) -> list[dict[str, Any]]:
     """One row per run and benchmark, the base first: the content of scores.csv, in percent."""
-    rows = list(_score_rows(study, "base", study.runs[0], "base_scores"))
+    rows = [row for run in study.bases for row in _score_rows(study, "base", run, "base_scores")]
     for arm, runs in study.arms.items():
         rows += [row for run in runs for row in _score_rows(study, arm, run, "scores")]
     return rows
@@ -157,7 +169,7 @@ def _score_rows(study: Study, arm: str, run: FinishedRun, product: str) -> Itera
             gain = difference([run], [name])
         accuracy = summary.accuracy
         values = [
-            arm, run.seed if product == "scores" else "", name, scores[name][0].domain,
+            arm, run.world, run.seed if product == "scores" else "", name, scores[name][0].domain,
             accuracy.questions, summary.trials, accuracy.value, accuracy.low, accuracy.high,
             *((gain.value, gain.low, gain.high) if gain else ("", "", "")),
             summary.unparseable, summary.truncated, trivial.get(name), summary.mean_tokens,
@@ -180,7 +192,7 @@ class Answers:
 
 def answers(study: Study) -> list[tuple[str, list[Answers]]]:
     """The base and every arm: how its answers to each benchmark that all share came about."""
-    table = [("base", _answers(study, study.runs[:1], "base_scores"))]
+    table = [("base", _answers(study, study.bases, "base_scores"))]
     return table + [(arm, _answers(study, runs, "scores")) for arm, runs in study.arms.items()]
 
 

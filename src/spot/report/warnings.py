@@ -48,7 +48,12 @@ def _unfinished(study: Study) -> Iterator[str]:
 
 def _weak_intervals(study: Study) -> Iterator[str]:
     few = [label(arm) for arm, runs in study.arms.items() if len(runs) < FEW_SEEDS]
-    if {len(runs) for runs in study.arms.values()} == {1}:
+    if (worlds := len(study.worlds)) > 1:
+        yield (
+            f"{worlds} worlds leave {worlds - 1} degrees of freedom: intervals are wide, and after correction "
+            "for many claims little is decided. More worlds say more than more seeds."
+        )
+    elif {len(runs) for runs in study.arms.values()} == {1}:
         yield "One training seed: the intervals cover the choice of questions only."
     elif few:
         yield (
@@ -56,9 +61,9 @@ def _weak_intervals(study: Study) -> Iterator[str]:
             "holds the truth less often than its 95%."
         )
     for arm, runs in study.arms.items():
-        if len({run.seed for run in runs}) < len(runs):
+        if len({(run.world, run.seed) for run in runs}) < len(runs):
             yield f"{label(arm)} ran more than once with the same seed; each run counts."
-    if len({run.product("base_scores") for run in study.runs}) > 1:
+    if len({run.product("base_scores") for run in study.runs}) > len(study.worlds):
         yield "The runs do not share one base: its row is the first run's."
 
 

@@ -36,8 +36,11 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+HELD_OUT = "held_out/step_{:08d}.csv"  # values of every held-out pair, see HeldOut.each
+
+
 class CheckpointCallback(pl.Callback):
-    """`<out>/metrics.csv`, `<out>/resume`, `<out>/exports/step_<n>` and, at the end, `<out>/model`.
+    """`<out>/metrics.csv`, `<out>/held_out/step_<n>.csv`, `<out>/resume`, `<out>/exports/step_<n>` and, at the end, `<out>/model`.
 
     A state holds weights, optimiser, schedule, δ, the place in the data and the RNG.
     """
@@ -83,6 +86,17 @@ class CheckpointCallback(pl.Callback):
         for logger in self.loggers:
             logger.log_metrics(dict(metrics), step=step)
 
+    def _look(self, step: int, trainer: pl.Trainer, module: Any) -> None:
+        """Measure every held-out pair; a step that is repeated after a resume writes them again."""
+        with module.kernels.inside(module.model):
+            rows = module.monitoring.watched.each(trainer.model)
+        if collectives.rank() > 0:
+            return
+        table = MetricsTable(self.out / HELD_OUT.format(step), list(rows[0]))
+        table.begin({})
+        for row in rows:
+            table.append(row)
+
     def last_row(self) -> dict[str, float]:
         """The last row of the table, without what it has not."""
         return {name: float(value) for name, value in self.table.rows()[-1].items() if value}
@@ -91,6 +105,8 @@ class CheckpointCallback(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
+        if module.monitoring.looks_at_all(step, last):  # type: ignore[union-attr, operator]
+            self._look(step, trainer, module)
         if self.save.optimizer and self._due(step) and step < last:
             if collectives.rank() == 0:
                 sync(self.table.path)  # no state without the rows that led to it

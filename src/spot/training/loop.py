@@ -108,8 +108,8 @@ def train(
 
     `loss` has its β and learning rate (`config.resolved_loss`). A killed run started again with the
     same arguments goes on from its last checkpoint under `<out>/resume` and ends with the same weights,
-    bit by bit on a CPU or with `hardware.deterministic`, else within rounding. `held_out` pairs are only measured. Where several ranks train together, each calls this
-    with the same arguments.
+    bit by bit on a CPU or with `hardware.deterministic`, else within rounding. `held_out` pairs are only measured: the first `probe.pairs` for curves, all of them in the middle
+    and at the end. Where several ranks train together, each calls this with the same arguments.
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -232,10 +232,12 @@ def make_monitoring(
             "No ability probe at ZeRO-3, where no rank has the whole model: choose probe.ability=exports "
             "and save.exports=<steps>, or run `spot evaluate <run folder>` afterwards."
         )
-    look = sum(pair.cost(replace(packing, rejected=True)) for pair in held_out)
+    curves = held_out[: options.probe.pairs]
+    look = sum(pair.cost(replace(packing, rejected=True)) for pair in curves)
     mean = sum(pair.cost(packing) for pair in pairs) / len(pairs)
     every = steps_between(options.probe, hardware.accelerator, look, batch * mean, steps)
-    return Monitoring(HeldOut(held_out, packing), replace(options.probe, every=every), ability)
+    of_curves, watched = (HeldOut(pairs, packing) for pairs in (curves, held_out))
+    return Monitoring(of_curves, watched, replace(options.probe, every=every), ability)
 
 
 def tokenise(

@@ -158,7 +158,7 @@ class PairModule(pl.LightningModule):
         references = self.refer(self.model)
         self.reference, self.at_start = references.training, references.at_start
         self.delta.at_start = references.at_start
-        self.monitoring.held_out.start(references.held_out, self.model.device)
+        self.monitoring.start(references.held_out, self.model.device)
         self._spend("reference", time.perf_counter() - begin)
 
     def on_train_start(self) -> None:

@@ -14,13 +14,14 @@ from spot.training import collectives
 from spot.training.diagnostics import KL_SIDES, PartMeans, kl_terms, pair_metrics
 from spot.training.forward import check_finite
 from spot.training.packing import Pack, PackingSettings, PairTokens, step_packs
-from spot.training.reference import HELD_OUT, Reference
+from spot.training.reference import HELD_OUT, TO_BASE, Reference
 
 Score = Callable[[Pack], tuple[Tensor, Tensor | None]]
 REWARDS = ("rewards/chosen", "rewards/rejected")
+KL = "kl/rejected"
 VALUES = (
     *("loss", "rewards/margins", "rewards/accuracies", *REWARDS),
-    *("logps/chosen", "logps/rejected", "tether/chosen", "tether/rejected"),
+    *("logps/chosen", "logps/rejected", "tether/chosen", "tether/rejected", KL),
 )
 
 
@@ -125,6 +126,31 @@ class HeldOut:
         metrics = batch.means() | parts.per_pair("rewards", len(self.pairs)) | parts.per_token("kl")
         return metrics | ({"kl": kl_sum / tokens} if tokens else {}), batch.rewards()
 
+    @torch.no_grad()
+    def each(self, score: Score) -> list[dict[str, Any]]:
+        """Of every pair log π_θ/π_base of both responses and, over the tokens of y⁻, the KL; in nats.
+
+        The base is the first round's start.
+        """
+        batch = BatchValues(len(self.pairs))
+        references = self.references.get(TO_BASE, self.references[HELD_OUT])
+        for pack, reference in zip(self.packs, references, strict=True):
+            logps, _ = score(pack)
+            check_finite(pack, logps, "of held-out pairs")
+            if not pack.counted:
+                continue
+            ratios = pack.slot_sums((logps - reference).double())
+            kl = pack.slot_sums(kl_terms(logps, reference))[1]
+            batch.put(pack.pairs, {**dict(zip(REWARDS, ratios, strict=True)), KL: kl})
+        batch.all_reduce()
+        columns = {"chosen": REWARDS[0], "rejected": REWARDS[1], "kl": KL}
+        values = {name: batch.values[key].tolist() for name, key in columns.items()}
+        return [
+            {"pair": pair.id, "tokens": 0 if pair.rejected is None else len(pair.rejected)}
+            | {name: of[place] for name, of in values.items()}
+            for place, pair in enumerate(self.pairs)
+        ]
+
 
 def _over_rejected(pack: Pack, values: Tensor) -> Tensor:
     """The sum of per-token values [N] over the tokens of y⁻, and how many those are."""
@@ -133,11 +159,25 @@ def _over_rejected(pack: Pack, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What is measured besides the training batch, and how often."""
+    """What is measured besides the training batch, and how often.
+
+    held_out: the pairs that curves are drawn from; watched: all that are held out, which are measured
+    one by one in the middle and at the end.
+    """
 
     held_out: HeldOut
+    watched: HeldOut
     probe: ProbeConfig
     ability_probe: Callable[[Any], Mapping[str, float]] | None = None  # gets the model itself
+
+    def start(self, references: Mapping[str, Reference], device: torch.device) -> None:
+        """See HeldOut.start."""
+        for pairs in (self.held_out, self.watched):
+            pairs.start(references, device)
+
+    def looks_at_all(self, step: int, last: int) -> bool:
+        """Whether all held-out pairs are measured after `step` of `last` steps; at the start all is 0."""
+        return bool(self.watched.pairs) and step > 0 and step in (last // 2, last)
 
     def due(self, every: int | None, step: int, last: int) -> bool:
         """Whether it is measured after `step` of `last` steps."""

@@ -83,7 +83,7 @@ def carry_out(job: TrainingJob, rank: int = 0) -> dict[str, Any]:
             job.policy_folder,
             job.out,
             selected(job.pairs, job.policy_digest),
-            selected(job.held_out, job.policy_digest)[: config.probe.pairs],
+            selected(job.held_out, job.policy_digest),
             resolved_loss(config),
             config.seed,
             options,

@@ -172,7 +172,9 @@ def _training(plan: Plan) -> Iterator[Spent]:
     probes = rounds * (1 + -(-work.steps // every))
     busy = min(1.0, pairs / ranks)
     note = f"{probes:,} of {pairs} held-out pairs (probe.every={every}), "
-    yield _computed("probes", plan, probes * look / busy, note)
+    every_pair = 2 * config.data.held_out  # in the middle and at the end
+    note += f", and twice all {config.data.held_out}"
+    yield _computed("probes", plan, rounds * every_pair * look / pairs + probes * look / busy, note)
     asked = len(benchmarks.general(config.benchmarks.tasks, config.probe))
     if asked and not config.hardware.in_parts:
         count = rounds * (1 + work.steps // config.probe.ability_every)

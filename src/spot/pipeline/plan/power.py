@@ -10,6 +10,10 @@ their difference varies by
 and a mean over B benchmarks by the sum of that over them, divided by B². What a seed moves
 (`plan.seed_spread`) is added once for each side that is trained. An arm has `plan.seeds` × trials
 answers to a question, the base one model's. Estimates are taken to be normal.
+
+Of W worlds (`plan.worlds`), each with so many questions and seeds of its own, the mean varies by the sum of
+this and what worlds differ by (`plan.world_spread`, squared), divided by W; it is taken to be t distributed
+with W − 1 degrees of freedom, which makes two worlds decide little.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from spot.config import Config, PlanConfig
 from spot.evaluation.statistics import CONFIDENCE, correlation
@@ -77,24 +81,35 @@ def error(
         for task, of in zip(asked, sides, strict=True)
     ]
     trained = (1 if to_base else 2) * plan.seed_spread**2 / plan.seeds
-    return math.sqrt(sum(variances) / len(asked) ** 2 + trained)
+    in_one = sum(variances) / len(asked) ** 2 + trained
+    apart = plan.world_spread**2 if plan.worlds > 1 else 0.0
+    return math.sqrt((in_one + apart) / plan.worlds)
 
 
-def smallest(se: float) -> float:
+def spread(worlds: int) -> Any:
+    """How an estimate is distributed around the truth, in standard errors."""
+    return norm if worlds == 1 else t(worlds - 1)
+
+
+def smallest(se: float, worlds: int = 1) -> float:
     """The difference whose 95% interval excludes 0 with a probability of 80%."""
-    return se * float(norm.ppf(0.5 + CONFIDENCE / 2) + norm.ppf(POWER))
+    of = spread(worlds)
+    return se * float(of.ppf(0.5 + CONFIDENCE / 2) + of.ppf(POWER))
 
 
-def chances(value: float, se: float, region: Region, looks: int = 1) -> tuple[float, float]:
+def chances(
+    value: float, se: float, region: Region, looks: int = 1, worlds: int = 1
+) -> tuple[float, float]:
     """With what probability a claim is found to hold, and not to hold, where `value` is the truth.
 
     looks: of how many claims each must be decided (Bonferroni, which Holm's correction never does worse than).
     """
-    reach = se * float(norm.ppf(1 - (1 - CONFIDENCE) / 2 / looks))
+    of = spread(worlds)
+    reach = se * float(of.ppf(1 - (1 - CONFIDENCE) / 2 / looks))
     low, high = ((end - value) / se for end in (region[0] + reach, region[1] - reach))
     outside = (region[0] - reach - value) / se, (region[1] + reach - value) / se
-    holds = max(0.0, float(norm.cdf(high) - norm.cdf(low)))
-    return holds, float(norm.cdf(outside[0]) + norm.sf(outside[1]))
+    holds = max(0.0, float(of.cdf(high) - of.cdf(low)))
+    return holds, float(of.cdf(outside[0]) + of.sf(outside[1]))
 
 
 # ---- what is shown -----------------------------------------------------------------------------
@@ -109,8 +124,11 @@ def sections(config: Config) -> dict[str, list[Line]]:
     for measure in (*dict.fromkeys(task.domain for task in asked), AVERAGE):
         tasks = _of(asked, measure)
         alike = [(task.base, task.base) for task in tasks]
-        base, arms = (smallest(error(tasks, alike, plan, to_base)) for to_base in (True, False))
+        base, arms = (
+            smallest(error(tasks, alike, plan, to_base), plan.worlds) for to_base in (True, False)
+        )
         known = f"{sum(task.questions for task in tasks):,} questions, {plan.seeds} seeds"
+        known += f", {plan.worlds} worlds" if plan.worlds > 1 else ", one world"
         lines.append((SCORES[measure], f"{base:.1f}", f"to the base; {arms:.1f} between arms; {known}"))  # fmt: skip
     how = f"measured in {plan.runs}" if plan.runs else "assumed"
     title = f"difference decided with {POWER:.0%} probability, percent points ({how})"
@@ -136,7 +154,7 @@ def _claim(claim: Claim, config: Config, asked: Sequence[Asked], looks: int) -> 
     values = [(printed(rows[0], task), printed(rows[1], task)) for task in tasks]
     se = error(tasks, values, config.plan, claim.other is None)
     value = float(np.mean([one - other for one, other in values]))
-    alone, among = (chances(value, se, claim.region, n) for n in (1, looks))
+    alone, among = (chances(value, se, claim.region, n, config.plan.worlds) for n in (1, looks))
     contrary = f"; {alone[1]:.0%} that it does not hold" if alone[1] >= 0.005 else ""
     note = f"{value:+.1f}, error {se:.1f}; among all {looks} at least {sum(among):.0%}{contrary}"
     return claim.text, f"{sum(alone):.0%}", note.replace("-", "−")

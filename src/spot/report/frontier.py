@@ -160,7 +160,7 @@ def compare(
         if one is None or one[1]:
             return one
         found.append(one[0])
-    return over_worlds(found), ""
+    return (over_worlds(found), "") if found else None
 
 
 def _compare(

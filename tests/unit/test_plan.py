@@ -462,8 +462,8 @@ def test_the_time_of_a_run_by_hand() -> None:
     assert found["Oracle"] == pytest.approx(4235 * 60 / 16 / 60)
     one = plan.flops["reference"] / 4000
     assert found["probes"] == pytest.approx(
-        29 * 16 * one / (0.4 * 8 * 989e12) / 60
-    )  # every 9 steps
+        (29 * 16 + 2 * 64) * one / (0.4 * 8 * 989e12) / 60
+    )  # 16 every 9 steps, all 64 twice
     assert found["trained model"] == pytest.approx(weights / 2e9 / 60)
     assert total(spent(plan)) == (pytest.approx(sum(found.values())), [])
     kept = minutes(make(*recipe, "save.exports=25", "probe.ability=exports"))

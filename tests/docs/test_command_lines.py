@@ -98,6 +98,7 @@ def test_a_command_line_is_right(line: tuple[str, tuple[str, ...]]) -> None:
     flags = [each for each in arguments if each.startswith("-")]
     assert set(flags) <= set(FLAGS), WHERE[line]
     given = [each for each in arguments if is_override(each) and each not in flags]
+    given = table.spread_worlds(command, given)
     if arguments == MISTAKE:
         with pytest.raises(UserError, match=r"did you mean data\.gamma"):
             compose.compose(given)

@@ -461,7 +461,7 @@ def test_the_checkpoint_loads_in_transformers(runs: Any, tiny_policy: Path) -> N
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] <= 8
     assert (out / "model" / "generation_config.json").exists()
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "model"]
+    assert sorted(path.name for path in out.iterdir()) == ["held_out", "metrics.csv", "model"]
     assert distance(weights(out), start) > 1e-3
 
 

@@ -350,7 +350,13 @@ def _of_curve(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
     theirs = by_world(others or ())
     found = [_over_seeds(curve, of, theirs.get(world)) for world, of in by_world(runs).items()]
     known = [estimate for estimate in found if estimate]
-    return over_worlds(known) if len(known) == len(found) else None
+    if len(known) < len(found):
+        return None
+    estimate = over_worlds(known)
+    if others or not math.isfinite(estimate.error):  # one seed of one world has no interval
+        return estimate
+    low, high = curve.bounds
+    return replace(estimate, low=max(low, estimate.low), high=min(high, estimate.high))
 
 
 def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | None:
@@ -360,8 +366,4 @@ def _over_seeds(curve: Curve, runs: Runs, others: Runs | None) -> Estimate | Non
     values = [a - b for a, b in zip(left, minus, strict=True) if a is not None and b is not None]
     if len(values) < len(runs):
         return None
-    estimate = replace(mean_interval(values), questions=0, seeds=len(values))
-    if others or len(values) < 2:
-        return estimate
-    low, high = curve.bounds
-    return replace(estimate, low=max(low, estimate.low), high=min(high, estimate.high))
+    return replace(mean_interval(values), questions=0, seeds=len(values))

@@ -135,14 +135,10 @@ def _accuracy(runs: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence
 
 
 def trivial_row(study: Study) -> list[float | None]:
-    """What the best constant answer scores in each column; None where it was not measured."""
-    known = study.runs[0].manifest("base_scores")["details"].get("trivial", {})
-    return [
-        float(np.mean([known[name] for name in column.benchmarks]))
-        if all(known.get(name) is not None for name in column.benchmarks)
-        else None
-        for column in columns(study)
-    ]
+    """What the best constant answer scores in each column, mean over worlds; None where it was not measured."""
+    known = [base.manifest("base_scores")["details"].get("trivial", {}) for base in study.bases]
+    cells = [[of.get(name) for of in known for name in c.benchmarks] for c in columns(study)]
+    return [None if None in of else float(np.mean(of)) for of in cells]
 
 
 # ---- scores.csv --------------------------------------------------------------------------------

@@ -120,6 +120,15 @@ def test_a_study_without_frontiers_says_nothing_of_them(tmp_path: Path, made: St
     assert frontier.points(made, [*of(made, "bco"), *other]) == [], "another γ is another arm"
 
 
+def test_of_an_unfinished_sweep_the_seeds_that_both_have_are_compared(made: Study) -> None:
+    runs = [run for run in made.runs if (run.config["loss.name"], run.seed) != ("sft", 2)]
+    part = Study(runs, ["5"])
+    (half,) = (v for v in judge(part) if v.claim.id == HALF)
+    assert (half.estimate.value, half.estimate.seeds) == (pytest.approx(10), 2)
+    gone = Study([run for run in runs if run.config["loss.name"] == "bco" or run.seed > 1], [])
+    assert not {v.claim.id for v in judge(gone)} & {FULL, HALF}, "no seed of SFT+ is left"
+
+
 def test_its_archive_has_the_same_verdicts_and_its_report_the_figure(
     tmp_path: Path, made: Study
 ) -> None:

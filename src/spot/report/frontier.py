@@ -28,7 +28,7 @@ NAMES = {
     "general_at_gain": "general ability at the first's largest gain in-domain",
     "general_at_half_gain": "general ability at half of the first's largest gain in-domain",
 }
-FREE = (*ASIDE, RATE, "loss.beta", "loss.name", "hardware.", "reference")  # of one comparison
+FREE = (*ASIDE, RATE, "hardware.")  # what an arm's models may differ in
 Means = Mapping[str, Mapping[str, float]]  # of questions, by benchmark
 Tables = list[
     NDArray[np.float64]
@@ -70,29 +70,31 @@ class Mix:
         return [np.sum(of, axis=0) for of in zip(*several, strict=True)]
 
 
-def points(study: Study, runs: Sequence[FinishedRun]) -> list[Point]:
+def points(
+    study: Study, runs: Sequence[FinishedRun], beside: Sequence[FinishedRun] = ()
+) -> list[Point]:
     """The base and every model of these runs, over the seeds and questions that all of them have.
 
-    Empty where there are fewer than two models, or they differ in more than rate, steps and seed.
-    Worlds share no question, so those of several have no frontier in common.
+    beside: runs that must have those seeds and questions, too. Empty where there are fewer than two
+    models, or the runs differ in more than rate, steps and seed. Worlds share no question, so those of
+    several have no frontier in common.
     """
     domains = {name: study.domains.get(name, []) for name in (INSIDE, GENERAL)}
+    if not (runs and all(domains.values())) or _differ(runs) or len(by_world(runs)) > 1:
+        return []
+    seeds = sorted(set.intersection(*(_seeds(side) for side in (runs, beside) if side)))
+    asked = [name for names in domains.values() for name in names]
     by_rate: dict[float, dict[int, FinishedRun]] = defaultdict(dict)
     for run in runs:
         by_rate[run.config[RATE]][run.seed] = run
-    if not (runs and all(domains.values())) or _differ(runs) or len(by_world(runs)) > 1:
-        return []
-    seeds = sorted(set.intersection(*(set(of) for of in by_rate.values())))
-    asked = [name for names in domains.values() for name in names]
     models: dict[tuple[float, int], list[Means]] = {}
     for rate, of in sorted(by_rate.items()):
         for step in _steps([of[seed] for seed in seeds], asked):
             models[rate, step] = [of[seed].means_over_steps[step] for seed in seeds]
     if len(models) < 2:
         return []
-    bases: list[Means] = [by_rate[min(by_rate)][seed].base_means for seed in seeds]
-    every: list[list[Means]] = [bases, *models.values()]
-    shared = {n: sorted(set.intersection(*(set(m[n]) for of in every for m in of))) for n in asked}
+    bases = [by_rate[min(by_rate)][seed].base_means for seed in seeds]
+    shared = {name: _questions([*runs, *beside], name) for name in asked}
 
     def gains(after: Sequence[Means]) -> dict[str, Tables]:
         return {
@@ -102,6 +104,20 @@ def points(study: Study, runs: Sequence[FinishedRun]) -> list[Point]:
 
     trained = [Point(rate, step, gains(after)) for (rate, step), after in models.items()]
     return [Point(None, 0, gains(bases)), *trained]
+
+
+def _seeds(runs: Sequence[FinishedRun]) -> set[int]:
+    """Those that ran at every rate."""
+    by_rate: dict[float, set[int]] = defaultdict(set)
+    for run in runs:
+        by_rate[run.config[RATE]].add(run.seed)
+    return set.intersection(*by_rate.values())
+
+
+def _questions(runs: Sequence[FinishedRun], benchmark: str) -> list[str]:
+    """Those that every base and every model of these runs was asked."""
+    means = [m for run in runs for m in (run.base_means, *run.means_over_steps.values())]
+    return sorted(set.intersection(*(set(m[benchmark]) for m in means if benchmark in m)))
 
 
 def _gains(
@@ -173,7 +189,7 @@ def _compare(
     slope × gain, since where a frontier is read off moves with the gains. None where the study has no
     frontiers of the two.
     """
-    own, other = (frontier(points(study, side)) for side in (runs, others))
+    own, other = (frontier(points(study, *sides)) for sides in ((runs, others), (others, runs)))
     if not own or not other:
         return None
     most, reach = own[-1], other[-1].gain

@@ -56,7 +56,8 @@ def test_yaml_is_the_configuration_that_runs(tmp_path: Path) -> None:
 
 def test_parts_a_diff_and_json(tmp_path: Path) -> None:
     parts = spot(tmp_path, "config", "loss.delta", "seed").stdout
-    assert yaml.safe_load(parts) == {"loss": {"delta": {"mode": "ema", "decay": 0.9}}, "seed": 0}
+    delta = {"mode": "ema", "decay": 0.9, "micro_batch": None}
+    assert yaml.safe_load(parts) == {"loss": {"delta": delta}, "seed": 0}
     shown = spot(tmp_path, "config", "--diff", "benchmarks=quick", "~benchmarks.tasks.sums").stdout
     assert yaml.safe_load(shown)["benchmarks.tasks.instructions.questions"] == 20
     assert "# default: 300\n" in shown

@@ -32,7 +32,7 @@ OWN = "data=jsonl data.fields.solution=solution model=tiny"
         ("-m worlds=0", "worlds=0 at least one worlds=3"),
         ("worlds=2", "world=0,1 -m"),
         (
-            "-m data=jsonl data.path=own.jsonl worlds=2",
+            "-m data=jsonl data.path=own.jsonl data.fields.response=r data.fields.solution=s worlds=2",
             "world=1 data.source=jsonl no worlds data=arithmetic",
         ),
         ("data.gamma=1.5", "data.gamma=1.5 >= 0 <= 1"),
@@ -209,7 +209,7 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(
         (["loss: bco"], "read write·key=value,·loss=bco"),
         (["data.gamma:0.5"], "read data.gamma=0.5"),
         (["dpo"], "dpo read arm=dpo"),
-        (["loss"], "loss read loss=bce|bco"),
+        (["loss"], "loss read loss=apo_down|apo_zero"),
         (["loss =bco"], "read write·loss=bco"),
         (["loss==bco"], "read loss=bco"),
         (["data.path='foo"], "data.path='foo read quote closed"),

@@ -329,6 +329,13 @@ def test_rounds_are_worked_stored_and_paid_for_once_each() -> None:
     assert make(*own).calls.count == 64, "what is held out is corrected in the first round only"
 
 
+def test_a_threshold_by_micro_batches_costs_a_forward_pass_of_every_step() -> None:
+    once = ["hardware=8xh800", "data=dapo", "loss.delta.mode=cumulative"]
+    each = [*once, "loss.delta.micro_batch=16"]
+    assert make(*each).flops["training"] == pytest.approx(4 / 3 * make(*once).flops["training"])
+    assert make("arm=sft_plus", *each).flops == make("arm=sft_plus", *once).flops
+
+
 def test_losses_without_rewards_need_no_reference_and_no_rejected() -> None:
     plan = make("model=qwen3_8b", "hardware=8xh800", "data.pairs=10", "loss=sft")
     assert plan.work.trained.tokens == 10 * 1950

@@ -34,6 +34,7 @@ class Work:
     steps: int
     epochs: int
     rounds: int  # trainings, one after the other
+    ahead: int = 0  # forward passes over a step before the one that it learns from
 
     def tokens_of_step(self, batch_pairs: int, ranks: int) -> float:
         """Of each rank that has pairs, on average."""
@@ -52,7 +53,7 @@ class Work:
         again = share * self.trained.body + self.trained.head
         passes = 1 if reference == "cached" else self.epochs
         one = {
-            "training": (1 + backward) * self.epochs * self.trained.forward,
+            "training": (self.ahead + 1 + backward) * self.epochs * self.trained.forward,
             "computed again": self.epochs * again,
             "reference": passes * self.reference.forward,
         }
@@ -86,6 +87,7 @@ def work_of(config: Config, shape: Shape, lengths: Sequence[Lengths] | None = No
         steps=math.ceil(count * loss.epochs / loss.batch_pairs),
         epochs=loss.epochs,
         rounds=config.rounds,
+        ahead=int(needs.delta and loss.delta.micro_batch is not None),
     )
 
 

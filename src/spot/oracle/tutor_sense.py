@@ -36,7 +36,7 @@ _STEMS = {  # words of another form than the question's
     "pays": "pay paid paying", "walks": "walk walked walking", "walk": "walks walked walking", "older": "elder", "boxes": "box", "children": "child kids kid", "change": "changes",
     "change?": "change",
 }  # fmt: skip
-_RELATIONS = "than older younger equally less fewer twice half double away split".split()
+_RELATIONS = "than older younger equally less fewer twice half double away split left remain remains remaining".split()
 _NO_THINGS = "more and are left from times plus minus years year fly get flew gets for with the each divided change in".split()
 _LABELLED = re.compile(  # `the coins she won are 12 - 4`
     r"\b(?:won|wins|lost|loses|gets|got|flew|fly|away)\b[^,.]{0,12}\b(?:is|are|was|were)\b[^,.=]{0,12}\d"
@@ -62,6 +62,8 @@ class Sense:
         self.about = next(iter(_NAMED.findall(asked)), None)
         words = _words(question)
         self.words = words | {form for word in words for form in _STEMS.get(word, "").split()}
+        if words & {"left", "loses", "change"}:
+            self.words |= {"left", "remain", "remains", "remaining"}
         self.words |= {word + "s" for word in words} | {word.removesuffix("s") for word in words}
         self.things, self.owned = _things(question), _owned(question)
         self.asked = set(re.findall(r"How many (?:more )?([a-z]+)", asked))

@@ -217,6 +217,8 @@ class Mender:
             if " and then " in sentence[: match.start()]:
                 raise WrongError
             step = ahead[0]
+            if step.result != self.answer and _ALL.search(sentence):
+                raise WrongError  # one step is not the way to all
             noun, doing = match["verb"].lower().startswith("the "), match["verb"].endswith("ing")
             phrase = _PHRASES[step.sign][2 if noun else int(doing)]
             edits.append((match.start(), match.end(), phrase.format(step.left, step.right)))

@@ -14,10 +14,10 @@ from spot.data.everyday import NAMES
 
 _PLAIN = set(
     """a an and all also altogether amount am answer are as back be been begin begins beginning by calculate calculated
-    calculation can child children compute cost costs could count did do does dollar dollars end equal equals
+    calculation can compute cost costs could count did do does dollar dollars end equal equals
     equation ended figure final finally find first follow for from get gets getting give gives given go got
-    had has have he her here him his how i if in initial initially is it its know known leave leaves left let lets
-    many means more much must my need needed needs new next now number of okay on one only or original originally other our out
+    had has have he her here him his how i if in is it its know known leave leaves left let lets
+    many means more much must my need needed needs new next now number of okay on one only or other our out
     per pieces please problem put question receive received remain remaining remains result results s same say second she
     should simple simply since so solve solution start started starting starts step steps still sure take tell that
     the their them then there therefore these they thing things this those thus to together told total totals up us use using
@@ -43,12 +43,13 @@ _LABELLED = re.compile(  # `the coins she won are 12 - 4`
 )
 # `= 12 cakes in each box`, `one-egg boxes`, `more from the 20`
 _ODD = re.compile(
-    r"= ?\$?\d+ \w+ (?:in|per|for) (?:each|the first|the second)|(?!step-by)\b[a-z]+-[a-z]+|from the \d+|in a row|of one \w+|= ?\$?\d+ \w+ every"
+    r"= ?\$?\d+ \w+ (?:in|per|for) (?:each|the first|the second)|(?!step-by)\b[a-z]+-[a-z]+|from the \d+|in a row|in \d+ children|\(\d+\)|(?<!\\)\([a-z]|of one \w+|= ?\$?\d+ \w+ every"
 )
 _RESULTS = re.compile(r"which (?:is|gives|equals)(?: you)?(?: a total of)? \$?(\d+)(?! *[-+*/x×÷])")
 _STORY = re.compile(
     r"\b(?:won|wins|win|lost|loses|losing) (\d+)|(?:gets|got) (\d+) more|(\d+) (?:birds |of them )?(?:fly|flew|flies)"
 )
+_GETS = re.compile(r"\b(?:gets|got) (\d+)(?! *\w* *[-+*/x×÷=])")
 _MORE = re.compile(r"= ?\$?\d+ more\b")
 _NAMED = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
 
@@ -99,6 +100,9 @@ class Sense:
             return False
         said = {int(n) for n in _RESULTS.findall(sentence)}
         told_of = {int(a or b or c) for a, b, c in _STORY.findall(sentence)}
+        gets = {int(n) for n in _GETS.findall(sentence)}
+        if not gets <= ({int(n) for n in _GETS.findall(self.question)} or reached):
+            return False
         if not said <= reached or not told_of <= self.numbers:
             return False
         if not _costs(sentence) <= self.costs:

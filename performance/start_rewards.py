@@ -4,7 +4,7 @@
 prints and writes the differences of log-probs: of a token, and of a response over the root of its
 tokens. Two ways to compute in bf16, which a policy and its reference are on a GPU, differ by such
 differences to the exact value. The models are random; their logits lie closer together or further
-apart, as a trained one's do. `spot.training.module.start_bound` is this, with a margin.
+apart, as a trained one's do. `spot.training.model_check.start_bound` is this, with a margin.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from spot.config.loss import DeltaConfig
 from spot.training.activation_checkpointing import Recomputation
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
-from spot.training.module import start_bound
+from spot.training.model_check import start_bound
 from spot.training.packing import Pack, plan_steps
 from spot.training.schedule import rate_factor
 from spot.utils import files

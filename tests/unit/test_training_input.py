@@ -13,7 +13,7 @@ import torch
 from spot.config import HardwareConfig, ProbeConfig, compose, plain
 from spot.pipeline import tracking
 from spot.training.loop import RunOptions, train
-from spot.training.module import start_bound, start_histogram
+from spot.training.model_check import start_bound, start_histogram
 from spot.utils.errors import UserError
 from tests.unit.runs import loss, rows, without_timings
 from tests.unit.wandb_files import saved_runs

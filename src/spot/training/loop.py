@@ -108,8 +108,9 @@ def train(
 
     `loss` has its β and learning rate (`config.resolved_loss`). A killed run started again with the
     same arguments goes on from its last checkpoint under `<out>/resume` and ends with the same weights,
-    bit by bit on a CPU or with `hardware.deterministic`, else within rounding. `held_out` pairs are only measured: the first `probe.pairs` for curves, all of them in the middle
-    and at the end. Where several ranks train together, each calls this with the same arguments.
+    bit by bit on a CPU or with `hardware.deterministic`, else within rounding. `held_out` pairs are only
+    measured: the first `probe.pairs` for curves, all in the middle and at the end. Ranks that train
+    together each call this with the same arguments.
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -128,20 +129,13 @@ def train(
     if hardware.in_parts:  # the largest pack decides what all compute again
         packing = held_to(packing, tokens, watched, loss.batch_pairs / hardware.ranks)
         computing = replace(computing, packing=packing)
-    if options.lora.rank is not None:
-        say(
-            f"LoRA: adapters of rank {options.lora.rank} learn at a rate of {loss.learning_rate:g}, ten times "
-            "that of all weights unless loss.learning_rate is given."
-        )
+    lora.announce(options.lora, loss.learning_rate)
     plan = plan_steps(len(tokens), loss.batch_pairs, loss.epochs, seed)
-
     weights = options.weights or artifacts.model_digest(policy_folder)
     start = Weights(policy_folder, model_identity(weights, tokenizer, computing))
-    base, tether, ways = None, start, [hardware.strategy, hardware.ranks, hardware.zero_stage]
-    if options.base is not None:
-        base = Weights(options.base.folder, {**start.identity, "weights": options.base.weights})
-        if options.base.tethers:
-            tether, ways = base, [*ways, options.base.weights]
+    tether, base = measured_against(start, options.base)
+    named = [tether.identity["weights"]] if tether is base else []
+    ways = (hardware.strategy, hardware.ranks, hardware.zero_stage, *named)
     file, layers = policy_folder / "config.json", config.num_hidden_layers
     recomputed = recomputation(file, layers, tokens, computing, options.reference, options.lora)
     module = PairModule(
@@ -162,9 +156,7 @@ def train(
         recomputed,
         make_monitoring(watched, tokens, computing, options, loss.batch_pairs, len(plan)),
     )
-    module.run_key = run_key(
-        weights, tokens, loss, seed, tuple(ways), *options.lora.decisive().values()
-    )
+    module.run_key = run_key(weights, tokens, loss, seed, ways, *options.lora.decisive().values())
     module.seconds["load"] = time.perf_counter() - begin
     adapters = None if options.lora.rank is None else lora.Adapters(options.lora, policy_folder)
     callback = CheckpointCallback(out, tokenizer, options.save, options.loggers, adapters)
@@ -183,6 +175,14 @@ def train(
         held_out_over_long=held_over_long,
         final=callback.last_row() if collectives.rank() == 0 else {},
     )
+
+
+def measured_against(start: Weights, base: Base | None) -> tuple[Weights, Weights | None]:
+    """The model that the loss is tethered to, and the first round's in a later one."""
+    if base is None:
+        return start, None
+    first = Weights(base.folder, {**start.identity, "weights": base.weights})
+    return first if base.tethers else start, first
 
 
 def make_computing(

@@ -21,10 +21,20 @@ from spot.data.model_probe import check_targets
 from spot.training import collectives
 from spot.training.optimizers import quiet_bitsandbytes
 from spot.training.weights import skeleton
+from spot.utils.progress import say
 
 NAME = "default"  # PEFT's, of the one adapter
 DOWN, UP = f"lora_A.{NAME}.weight", f"lora_B.{NAME}.weight"
 PREFIX, FOLDER = "base_model.model.", "adapter"
+
+
+def announce(lora: LoraConfig, rate: float | None) -> None:
+    """Say which rate adapters learn at, where there are some."""
+    if lora.rank is not None:
+        say(
+            f"LoRA: adapters of rank {lora.rank} learn at a rate of {rate:g}, ten times that of all weights "
+            "unless loss.learning_rate is given."
+        )
 
 
 def attach(model: Any, lora: LoraConfig, seed: int) -> Any:

@@ -34,7 +34,7 @@ from spot.training.forward import (
     score_pack,
 )
 from spot.training.losses import compute
-from spot.training.model_check import check_model, evaluating
+from spot.training.model_check import check_model, evaluating, start_bound, start_histogram
 from spot.training.monitoring import REWARDS, BatchValues, Monitoring
 from spot.training.packing import Pack, PairTokens, build_pack, step_packs
 from spot.training.precision import MasterWeights
@@ -44,25 +44,6 @@ from spot.utils.errors import UserError
 
 Record = Callable[[int, Mapping[str, Any]], None]
 Refer = Callable[[Any], References]
-
-
-def start_bound(dtype: torch.dtype, beta: float, tokens: int) -> float:
-    """How far a reward may be from 0 before the first update, when a response has so many tokens.
-
-    Policy and reference are the same weights then, so what is left is rounding: β √tokens times that
-    of one token's log-prob. In bf16 a response's was 0.13 √tokens at most (`performance.start_rewards`);
-    the bound is eight times that. Another model's scores are off by a part of every token.
-    """
-    one = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 1.0)
-    return beta * one * math.sqrt(tokens)
-
-
-def start_histogram(rewards: Tensor, bound: float) -> str:
-    """How many of these rewards [n] lie how far from 0, in one line."""
-    edges = bound * torch.tensor([0.1, 1.0, 10.0], dtype=rewards.dtype, device=rewards.device)
-    counts = torch.bucketize(rewards.abs(), edges).bincount(minlength=4).tolist()
-    words = "up to a tenth of it", "up to it", "up to ten times it", "beyond"
-    return ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True))
 
 
 class PairModule(pl.LightningModule):

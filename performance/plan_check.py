@@ -17,6 +17,7 @@ In `steps`, the plan is asked for the tokens of the largest pack there really wa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
@@ -34,7 +35,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from performance import common
-from spot.config import LOSSES, HardwareConfig, LossConfig
+from spot.config import LOSSES, HardwareConfig, LoraConfig, LossConfig
 from spot.data.rows import Pair
 from spot.training.activation_checkpointing import checkpoint_layers, layers_of
 from spot.training.forward import PLAIN, Kernels, pack_logprobs
@@ -110,15 +111,20 @@ def measure(model: Any, pack: Pack, kernels: Kernels = PLAIN) -> Activations:
 
 
 def check_layers(
-    model: Any, pairs: Sequence[PairTokens], name: str, kernels: Kernels = PLAIN
+    model: Any,
+    pairs: Sequence[PairTokens],
+    name: str,
+    kernels: Kernels = PLAIN,
+    lora: LoraConfig | None = None,
 ) -> Row:
-    """Measured and planned bytes per token of one pack of these pairs."""
+    """Measured and planned bytes per token of one pack of these pairs; lora: the adapters the model has."""
     pack = build_pack(pairs, PackingSettings(10**9))
     found = measure(model, pack, kernels)
     shape, precision = (
         common.config_shape(model.config),
         "fp32" if model.dtype.itemsize == 4 else "bf16",
     )
+    shape = dataclasses.replace(shape, lora=lora or shape.lora)
     hardware = HardwareConfig(precision=precision, attention="sdpa", fused=kernels.fused)
     rows = Rows.of([pair.lengths for pair in pairs], shape, rejected=True, shared=True)
     planned = Activations.of(shape, hardware, rows)

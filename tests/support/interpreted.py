@@ -18,7 +18,8 @@ from liger_kernel.ops import rms_norm
 from triton.runtime import interpreter
 
 from performance import common, plan_check
-from spot.training import fused_layers
+from spot.config import LoraConfig
+from spot.training import fused_layers, lora
 from spot.training.activation_checkpointing import checkpoint_layers
 from spot.training.forward import PLAIN, Kernels, pack_logprobs
 from spot.training.kernel_checks import check_fused
@@ -51,15 +52,24 @@ def outcome(model: Any, pack: Pack, kernels: Kernels) -> tuple[torch.Tensor, tor
         logps = pack_logprobs(model, pack)
         upstream = torch.randn(len(logps), generator=torch.Generator().manual_seed(0))
         (logps * upstream).sum().backward()
-    return logps.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+    trained = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+    return logps.detach(), torch.cat(trained)
 
 
-def distances(kind: str) -> list[list[float]]:
-    """Relative L2 of log-probs and gradients, fused beside plain, with no layer checkpointed and one."""
+def distances(kind: str, rank: int | None = None) -> list[list[float]]:
+    """Relative L2 of log-probs and gradients, fused beside plain, with no layer checkpointed and one.
+
+    rank: of adapters, whose gradients alone there are then.
+    """
     model = common.build_model(kind, **SIZE, vocabulary=64, scale=0.2)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:  # norms begin as 1, Qwen2's biases as 0
             torch.nn.init.normal_(parameter, float("norm" in name), 0.2)
+    if rank is not None:
+        lora.attach(model, LoraConfig(rank), 0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # it begins as 0
+                torch.nn.init.normal_(parameter, 0.0, 0.2)
     pairs = common.make_pairs(2, mean=10, shared=0.4, prompt=5, vocabulary=64)
     pack = build_pack(pairs, PackingSettings(10**6))
     plain, found = outcome(model, pack, PLAIN), []
@@ -129,6 +139,7 @@ def main() -> None:
     complete_the_interpreter()
     report = {
         "distances": {kind: distances(kind) for kind in PLANNED},
+        "adapters": {kind: distances(kind, rank=2) for kind in PLANNED},
         "many rows": many_rows(),
         "kept": {kind: kept(kind) for kind in ("qwen3", "llama")},
         "refusals": refusals(),

@@ -21,12 +21,13 @@ from pyarrow import parquet
 from rich.console import Console
 
 from performance import common, plan_check
-from spot.config import Config, HardwareConfig, ModelConfig, ProbeConfig
+from spot.config import Config, HardwareConfig, LoraConfig, ModelConfig, ProbeConfig
 from spot.config.compose import compose
 from spot.pipeline import plan as planning
 from spot.pipeline.plan import Plan
 from spot.pipeline.plan.balance import simulated
 from spot.pipeline.plan.minutes import spent, total
+from spot.training import lora
 from spot.training.bin_packing import Cost, Lengths
 from spot.training.memory_model import Activations, Rows, standing
 from spot.training.packing import PackingSettings, PairTokens, build_pack
@@ -182,6 +183,24 @@ def test_activations_are_what_autograd_saves(kind: str, dtype: torch.dtype) -> N
     row = plan_check.check_layers(model, pairs, kind)
     assert row["off %"] == pytest.approx(0, abs=3)
     assert row["off % of all"] == pytest.approx(0, abs=3)
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        LoraConfig(rank=16),
+        LoraConfig(rank=16, dropout=0.1),
+        LoraConfig(rank=4, targets=["q_proj", "v_proj"]),
+        LoraConfig(rank=4, targets=["q_proj", "down_proj"], dropout=0.1),
+    ],
+)
+def test_activations_beside_frozen_weights(adapters: LoraConfig) -> None:
+    """The first layer keeps a little less than others: nothing before it has a gradient."""
+    model = common.build_model("qwen3", **plan_check.MIDDLE, vocabulary=512)
+    lora.attach(model, adapters, 0)
+    pairs = common.make_pairs(4, mean=150, cv=0, shared=0.4, prompt=30, vocabulary=512)
+    row = plan_check.check_layers(model, pairs, "qwen3", lora=adapters)
+    assert row["off %"] == pytest.approx(1.5, abs=1.5)
 
 
 def test_a_checkpointed_layer_of_8b_keeps_295_kb_a_token() -> None:

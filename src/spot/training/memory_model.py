@@ -86,25 +86,52 @@ class Activations:
         SwiGLU both factors, the gate and their product. Fused, a norm saves its input as it is and
         1/rms, SwiGLU the gate and its other factor beside the product's input. varlen attention saves
         its queries, keys, values and output, which is the next product's input; sdpa gathers the output
-        into the pack's order first and saves both.
+        into the pack's order first and saves both. With adapters a norm's frozen scale leaves the normalised
+        values out, and of products `_inputs` are saved.
         """
         w, sdpa, fuses = width(hardware), uses_sdpa(hardware), hardware.fuses
         keys, scored = rows.keys / rows.tokens, rows.scored / rows.tokens
+        frozen, noise = shape.lora.rank is not None, w if hardware.accelerator == "cpu" else 1
+        out, *inputs = _inputs(shape, w, noise)
 
         def norm(size: int, count: int) -> float:
-            return (w if fuses else 4 + w) * size + 4 * count
+            plain = 4 if frozen else 4 + w
+            return (w if fuses else plain) * size + 4 * count
 
-        block = 2 * (norm(shape.hidden, 1) + w * shape.hidden)
+        block = 2 * norm(shape.hidden, 1) + sum(inputs)
         if shape.qk_norm:
             block += norm(shape.queries, shape.heads) + norm(shape.keys, shape.kv_heads)
-        attention = w * ((3 if sdpa else 2) * shape.queries + 2 * keys * shape.keys)
+        attention = w * (2 * shape.queries + 2 * keys * shape.keys)
+        attention += out if sdpa or shape.lora.dropout else 0.0
         attention += 4 * shape.heads  # log-sum-exp
-        swiglu = (3 if fuses else 4) * w * shape.intermediate
+        swiglu = (2 if fuses else 3) * w * shape.intermediate
         indices = 8 * (2 + 6 * scored)  # of the pack itself: token, position, target, …
         mask = w * rows.mask / rows.tokens if sdpa else 0.0
         inner = w * (shape.lora.rank or 0) * len(shape.adapted)  # what goes into B
         rest = norm(shape.hidden, 1) + w * shape.hidden * scored + 2 * w * shape.head_dim
         return cls(block + attention + swiglu + inner, w * shape.hidden, rest + indices + mask)
+
+
+def _inputs(shape: Shape, w: int, noise: int) -> Iterator[float]:
+    """Bytes per token that products keep as their inputs: of o, of q, k and v together, gate and up, down.
+
+    A frozen matrix needs none, its adapter one; with dropout each adapter has its own, and `noise` bytes
+    an element that say what was dropped.
+    """
+    for names in (
+        ("o_proj",),
+        ("q_proj", "k_proj", "v_proj"),
+        ("gate_proj", "up_proj"),
+        ("down_proj",),
+    ):
+        size = shape.matrices[names[0]][0]
+        adapters = sum(shape.adapts(name) for name in names)
+        if shape.lora.rank is None:
+            yield float(w * size)
+        elif shape.lora.dropout:
+            yield float(adapters * (w + noise) * size)
+        else:
+            yield float(min(adapters, 1) * w * size)
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,12 @@ class Shape:
     @property
     def adapted(self) -> list[tuple[int, int]]:
         """The matrices of a layer that have an adapter."""
-        if self.lora.rank is None:
-            return []
+        return [sizes for name, sizes in self.matrices.items() if self.adapts(name)]
+
+    def adapts(self, name: str) -> bool:
+        """Whether the matrices of this name have an adapter."""
         names = {target.rpartition(".")[2] for target in self.lora.targets}
-        return [m for name, m in self.matrices.items() if self.lora.everywhere or name in names]
+        return self.lora.rank is not None and (self.lora.everywhere or name in names)
 
     @property
     def trained(self) -> int:

@@ -46,10 +46,13 @@ def ask(tmp_path: Path) -> Callable[..., list[str]]:
     ("line", "offered"),
     [
         ("spot tr", ["train"]),
-        ("spot run loss=d", ["loss=dft", "loss=dpo"]),
-        ("spot loss=d", ["loss=dft", "loss=dpo"]),
+        ("spot run loss=d", ["loss=dft", "loss=dpo", "loss=dpop"]),
+        ("spot loss=d", ["loss=dft", "loss=dpo", "loss=dpop"]),
         ("spot run --dry-run -m loss.d", ["loss.delta."]),
-        ("spot run +paper=table", ["+paper=table1", "+paper=table2", "+paper=table3"]),
+        (
+            "spot run +paper=table",
+            [f"+paper={t}" for t in ("table1", "table1_smollm2", "table2", "table3")],
+        ),
         ("spot report ", []),
     ],
 )
@@ -61,7 +64,7 @@ def test_bash_completes(ask: Callable[..., list[str]], line: str, offered: list[
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
 def test_fish_completes(ask: Callable[..., list[str]]) -> None:
     line = "spot -sc install=fish | source; complete -C 'spot run loss=d'"
-    assert ask("fish", "--no-config", "-c", line) == ["loss=dft", "loss=dpo"]
+    assert ask("fish", "--no-config", "-c", line) == ["loss=dft", "loss=dpo", "loss=dpop"]
 
 
 @pytest.mark.slow

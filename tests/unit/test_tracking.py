@@ -361,7 +361,8 @@ def test_panels_show_what_is_logged(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
     lines = [p["config"] for p in panels(out) if p["viewType"] == "Run History Line Plot"]
     shown = [metric for line in lines for metric in line["metrics"]]
-    assert set(shown) <= set(COLUMNS)
+    to_base = (c.replace("held_out/", "held_out_to_base/") for c in COLUMNS)
+    assert set(shown) <= {*COLUMNS, *to_base}
     figures = {"loss", "held_out/rewards/chosen", "held_out/rewards/rejected"}  # 3 and 4
     assert {*figures, "delta", "tether/chosen", "tether/rejected", "held_out/kl"} <= set(shown)
     assert [line["metricRegex"] for line in lines if not line["metrics"]] == ["probe/.*"]
@@ -375,7 +376,7 @@ def test_without_a_key_the_workspace_becomes_a_file(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     workspace.command(["entity=me", "project=p"])
     assert "WANDB_API_KEY" in capsys.readouterr().out
-    assert len(panels(tmp_path / "workspace.json")) == 21
+    assert len(panels(tmp_path / "workspace.json")) == 24
 
 
 @pytest.mark.parametrize("arguments", [[], ["project=p"], ["entity"], ["entity=me", "colour=red"]])

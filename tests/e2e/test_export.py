@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from spot.data import artifacts, chat
-from spot.data.rows import Attempt, Pair
+from spot.data.rows import Attempt, Pair, Score
 from tests.support.command_line import spot
-from tests.support.laptop import last_run, products
+from tests.support.laptop import copy, last_run, products
 
 FORMATS = ("trl", "trl_sdft", "verl", "prime_rl", "openrlhf", "llama_factory", "jsonl")
 ROOT = Path(__file__).parents[2]
@@ -115,3 +116,22 @@ def test_trl_takes_a_step_of_self_distillation(exported: Path, tmp_path: Path) -
         str(STUDENT), args=args, train_dataset=table(exported / "trl_sdft/pairs.jsonl")
     )
     assert trainer.train().global_step == 1
+
+
+def test_a_model_from_elsewhere_is_asked_the_same(laptop: Path, tmp_path: Path) -> None:
+    """The trained model itself, handed over and back, scores what it scored, answer by answer."""
+    folder = copy(laptop, tmp_path)
+    (run, record), made = last_run(folder), products(folder)
+    back = shutil.copytree(made["checkpoint"] / "model", tmp_path / "back")
+    for name in ("spot_bco", "no name"):
+        refused = spot(folder, "report", str(run), f"external=[name={name},model={back}]")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    done = spot(folder, "report", str(run), f"external=[name=back,model={back}]")
+    assert done.returncode == 0, done.stderr
+    place = json.loads((run / "external.json").read_text())["back"]
+    again, before = (
+        artifacts.read_rows(at, Score) for at in ((run / place).resolve(), made["scores"])
+    )
+    assert again == before
+    assert json.loads((run / "run.json").read_text()) == record
+    assert "Trained elsewhere" in (run / "report.html").read_text()

@@ -111,9 +111,11 @@ LOOP = {
     ),
     "report": Command(
         "rebuild the report of a run or a sweep",
-        "<run, sweep or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [--dry-run]",
+        "<run, sweep or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [external=[name=…,model=…]] [--dry-run]",
         "Reads finished runs. Leaves report.html, report.md, scores.csv and figures/ in the folder, or in "
         "out=. archive= packs what the report reads into one small file, which spot report reads as well. "
+        "external= measures a model that was trained elsewhere with the same questions and random numbers and puts it "
+        "beside the arms. "
         f"margin= is how many percent points are too little to matter in a verdict (1). {RUN}",
         ("spot report outputs/sweeps/table2", "spot report table2.tar.gz out=page"),
         "spot.cli.commands:report",

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import MISSING
 
 from spot.config import Config, compose, difference
-from spot.config.arguments import read
+from spot.config.arguments import read, short
 from spot.data import run_record
 from spot.utils.errors import UserError, guess
 from spot.utils.files import check_output, notes
@@ -193,16 +193,18 @@ class ReportArguments:
     out: str | None = None
     archive: str | None = None
     margin: float | None = None  # percent points that are too little to matter
+    external: str | None = None  # models trained elsewhere: [name=…,model=…]
 
 
 def report(arguments: Sequence[str], dry: bool = False) -> None:
     """The report of a run, a sweep, or an archive; or an archive of it. dry: only say so."""
     names, given = read(ReportArguments, arguments, "report", named=True)
     if len(names) != 1 or not names[0]:
-        usage = "spot report <folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [margin=1]"
+        usage = "spot report <folder or archive.tar.gz> [out=<folder>] [archive=<file.tar.gz>] [external=[name=…,model=…]] [margin=1]"
         raise UserError(f"name one folder or archive: {usage}.")
     source = Path(names[0])
     _check_report(source, given)
+    models = {} if given.external is None else _external(given.external)
     into = None if given.out is None else Path(given.out)
     if dry:
         print(f"dry run of spot report: nothing is written. {source} would give")
@@ -210,7 +212,13 @@ def report(arguments: Sequence[str], dry: bool = False) -> None:
         print(f"  report   report.html, report.md, scores.csv and figures/ in {place}")
         if given.archive is not None:
             print(f"  archive  {given.archive}")
+        for name, model in models.items():
+            print(f"  scores   of {model}, as {name}, where they are not there yet")
         return
+    if models:
+        from spot.pipeline import external
+
+        external.measure(source, models)
     from spot import report as pages
 
     if given.archive is not None:
@@ -218,6 +226,20 @@ def report(arguments: Sequence[str], dry: bool = False) -> None:
 
         print(f"archive: {archive.pack(source, Path(given.archive))}")
     print(f"report: {pages.build(source, into, given.margin)}")
+
+
+def _external(text: str) -> dict[str, str]:
+    """Models by name, of `[name=grpo,model=<folder or hub id>,name=…]`."""
+    parts = [part.strip().partition("=") for part in text.strip().strip("[]").split(",")]
+    names, models = ([value for _, _, value in parts[n::2]] for n in (0, 1))
+    keys = [key for key, _, _ in parts]
+    if keys != ["name", "model"] * len(models) or not all((*names, *models)):
+        raise UserError(
+            f"external={short(text)} cannot be read: write external=[name=<word>,model=<folder or hub id>]."
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"external={short(text)} gives a name twice: once is enough.")
+    return dict(zip(names, models, strict=True))
 
 
 def _check_report(source: Path, given: ReportArguments) -> None:
@@ -234,6 +256,10 @@ def _check_report(source: Path, given: ReportArguments) -> None:
         raise UserError(
             f"{source} holds no finished run: neither its run.json nor one of its jobs' is complete. "
             "Give a folder that spot runs lists as complete."
+        )
+    if given.external is not None and not source.is_dir():
+        raise UserError(
+            f"external= measures with what a study's folder holds, and {source} is packed: name its folder."
         )
     if given.archive is not None and not source.is_dir():
         raise UserError(f"archive={given.archive} packs a folder, and {source} is packed already.")

@@ -84,7 +84,7 @@ def read(run_folder: Path, domain: str | None = None) -> Exported:
     folders = (f for f in (checkpoint / EXPORTS).glob("step_*") if (f / "config.json").exists())
     weights = {int(folder.name.removeprefix("step_")): folder for folder in sorted(folders)}
     weights.pop(last, None)
-    config = _config(run.record, run.folder, checkpoint)
+    config = config_of(run.record, run.folder, checkpoint)
     kept = {n: t for n, t in config.benchmarks.tasks.items() if domain in (None, t.domain)}
     config = replace(config, benchmarks=replace(config.benchmarks, tasks=kept))
     return Exported(run, config, weights, last)
@@ -109,14 +109,14 @@ def trained(run_folder: Path) -> Trained:
             f"{run_folder} has no finished training: give a run of `spot run` or `spot train` that is "
             "complete; spot runs lists them."
         )
-    config = _config(record, run_folder, products["checkpoint"])
+    config = config_of(record, run_folder, products["checkpoint"])
     made = artifacts.finished(products["checkpoint"])
-    attempts = artifacts.finished(products[_first_attempts(config)])
+    attempts = artifacts.finished(products[first_attempts(config)])
     model = policy.Policy(config.arm or config.loss.name, made.folder / "model", made.digest)
     return Trained(config, model, attempts, products.get("base_scores"))
 
 
-def _config(record: Mapping[str, Any], folder: Path, checkpoint: Path) -> Config:
+def config_of(record: Mapping[str, Any], folder: Path, checkpoint: Path) -> Config:
     """The run's configuration, with its products where they are now."""
     try:
         config = from_plain(record["config"])
@@ -128,7 +128,7 @@ def _config(record: Mapping[str, Any], folder: Path, checkpoint: Path) -> Config
     return replace(config, output=str(checkpoint.parents[2]))
 
 
-def _first_attempts(config: Config) -> str:
+def first_attempts(config: Config) -> str:
     """The product whose questions are held out: the first round's in all rounds."""
     return "attempts" if config.rounds == 1 else "round1/attempts"
 
@@ -136,7 +136,7 @@ def _first_attempts(config: Config) -> str:
 def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
     """The scores of every export, made or reused by `run`."""
     config = exported.config
-    attempts = artifacts.finished(exported.run.product(_first_attempts(config)))
+    attempts = artifacts.finished(exported.run.product(first_attempts(config)))
     scores = {}
     for step, weights in exported.weights.items():
         model = replace(config.model, path=str(weights), revision=None)

@@ -24,6 +24,7 @@ from spot.data import artifacts
 from spot.data.rows import Pair, Response, Score, to_json
 from spot.data.run_record import RUN_FILE
 from spot.report import forgetting
+from spot.report.external import EXTERNAL, external
 from spot.report.load import (
     EXPORTED,
     EXPORTED_QUESTIONS,
@@ -57,10 +58,12 @@ def pack(sweep_folder: Path, target: Path) -> Path:
     files: Files = {f"{STUDY}/{DEFAULTS}": _text(read_defaults(sweep_folder))}
     if choices := sweep_choices(sweep_folder):
         files[f"{STUDY}/{SWEEP_FILE}"] = _text({"hydra": {"overrides": {"task": choices}}})
-    lost = forgetting.forgetting(Study(runs, unfinished, sweep_folder)).every
+    study = Study(runs, unfinished, sweep_folder)
+    lost = forgetting.forgetting(study).every
     shown = {f"{one.benchmark}/{one.question}" for one in lost}
     for run in runs:
         files |= _run(run, sweep_folder, shown)
+    files |= _external(study, shown)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_aside(target, _tar(files, [f"{STUDY}/{name}" for name in unfinished]))
     return target
@@ -123,6 +126,18 @@ def _run(run: FinishedRun, sweep: Path, shown: set[str]) -> Files:
         if (run.folder / name).exists():
             files[f"{home}/{name}"] = (run.folder / name).read_text(encoding="utf-8")
     return files
+
+
+def _external(study: Study, shown: set[str]) -> Files:
+    """The scores of models trained elsewhere, and where they are in the archive."""
+    files: Files = {}
+    places: dict[str, str] = {}
+    for name, (measured,) in external(study).items():
+        folder = "{stage}/{key}".format(**measured.manifest("scores"))
+        places[name] = f"../{PRODUCTS}/{folder}"
+        kept = _product(measured, "scores", shown)
+        files |= {f"{PRODUCTS}/{folder}/{k}": v for k, v in kept.items()}
+    return files | ({f"{STUDY}/{EXTERNAL}": _text({}, **places)} if places else {})
 
 
 def _product(run: FinishedRun, name: str, shown: set[str]) -> Files:

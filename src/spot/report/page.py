@@ -19,6 +19,7 @@ from spot.report import claims, figures, forgetting, paper, provenance, rewards,
 from spot.report.archive import opened, read_defaults
 from spot.report.arm_names import differences
 from spot.report.claims import FAILS, HOLDS, UNCLEAR
+from spot.report.external import external
 from spot.report.load import Study, load
 from spot.report.warnings import cautions
 from spot.utils.cells import defused
@@ -192,6 +193,7 @@ CONTENT: dict[str, Callable[[Study], Any]] = {  # what the two templates show, b
     "paper_rows": paper.tables_of,
     "cautions": cautions,
     "answers": tables.answers,
+    "external": external,
     "funnels": tables.funnels,
     "held_out": tables.held_out,
     "exactness": tables.exactness,

@@ -21,6 +21,10 @@ LABELS = {
     "rwsft": "Reward-SFT",
     "dft": "DFT",
     "bco_direct": "BCO on direct answers",
+    "int": "InT",
+    "edit_only": "SPoT-BCO, edits only",
+    "fading_suffix": "SPoT-BCO, fading suffix",
+    "step_dpo": "Step-DPO",
 }
 METHODS = {
     "sft": "SFT",
@@ -29,6 +33,16 @@ METHODS = {
     "bce": "BCE",
     "bco": "BCO",
     "dft": "DFT",
+    "psft": "PSFT",
+    "asft": "ASFT",
+    "kl_sft": "SFT + KL",
+    "dpop": "DPO-positive",
+    "ipo": "IPO",
+    "simpo": "SimPO",
+    "kto": "KTO",
+    "apo_zero": "APO-zero",
+    "apo_down": "APO-down",
+    "nca": "NCA",
 }
 LEARNED = {"rectified": "corrections", "direct": "direct answers", "self": "own answers"}
 DOMAINS = {"in_domain": "in-domain", "ood": "out of domain", "general": "general ability"}

@@ -12,6 +12,7 @@ import numpy as np
 from spot.data.rows import Pair
 from spot.evaluation.statistics import Estimate, crossed, mean_interval, over_worlds
 from spot.report import paper
+from spot.report.external import external
 from spot.report.load import FinishedRun, Study, by_world, difference
 from spot.utils.terminal import count
 
@@ -85,9 +86,9 @@ def _column(run: FinishedRun, name: str, domain: str, beside: str | None) -> Col
 
 
 def score_table(study: Study) -> list[Row]:
-    """The base's row, then one row an arm."""
+    """The base's row, then one row an arm and one for each model trained elsewhere."""
     beside, shown = paper.beside(study), columns(study)
-    rows = {"base": study.bases, **study.arms}
+    rows = {"base": study.bases, **study.arms, **external(study)}
     return [
         Row(arm, _runs(runs), [_cell(arm, runs, column, beside) for column in shown])
         for arm, runs in rows.items()
@@ -152,7 +153,7 @@ CSV_COLUMNS = [
 def score_rows(study: Study) -> list[dict[str, Any]]:
     """One row per run and benchmark, the base first: the content of scores.csv, in percent."""
     rows = [row for run in study.bases for row in _score_rows(study, "base", run, "base_scores")]
-    for arm, runs in study.arms.items():
+    for arm, runs in (study.arms | external(study)).items():
         rows += [row for run in runs for row in _score_rows(study, arm, run, "scores")]
     return rows
 
@@ -165,7 +166,7 @@ def _score_rows(study: Study, arm: str, run: FinishedRun, product: str) -> Itera
             gain = difference([run], [name])
         accuracy = summary.accuracy
         values = [
-            arm, run.world, run.seed if product == "scores" else "", name, scores[name][0].domain,
+            arm, run.world, run.seed if arm in study.arms else "", name, scores[name][0].domain,
             accuracy.questions, summary.trials, accuracy.value, accuracy.low, accuracy.high,
             *((gain.value, gain.low, gain.high) if gain else ("", "", "")),
             summary.unparseable, summary.truncated, trivial.get(name), summary.mean_tokens,
@@ -189,7 +190,8 @@ class Answers:
 def answers(study: Study) -> list[tuple[str, list[Answers]]]:
     """The base and every arm: how its answers to each benchmark that all share came about."""
     table = [("base", _answers(study, study.bases, "base_scores"))]
-    return table + [(arm, _answers(study, runs, "scores")) for arm, runs in study.arms.items()]
+    measured = study.arms | external(study)
+    return table + [(arm, _answers(study, runs, "scores")) for arm, runs in measured.items()]
 
 
 def _answers(study: Study, runs: Sequence[FinishedRun], product: str) -> list[Answers]:

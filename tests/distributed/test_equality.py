@@ -42,7 +42,8 @@ def runs(world: Path, prerequisites: None) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("way", ["2", "2x"])
 def test_two_ranks_train_like_one(runs: Path, method: str, way: str) -> None:
-    assert_same(runs / f"{method}-{way}", runs / f"{method}-1")
+    # simpo's rewards are whole log-probs: nothing is subtracted, so that they round more coarsely
+    assert_same(runs / f"{method}-{way}", runs / f"{method}-1", 3e-5 if method == "simpo" else 1e-5)
 
 
 def test_small_packs_were_several() -> None:

@@ -200,7 +200,7 @@ def test_kernels_give_the_models_own_numbers(interpreted: dict[str, Any]) -> Non
         plain, checkpointed = interpreted[what][kind]
         assert plain == checkpointed
         assert max(plain) < bound
-    assert max(interpreted["many rows"]) < 1e-6
+    assert max(interpreted["many rows"]) < 5e-6
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 from spot.config import LOSSES, HardwareConfig, SpanWeights, WeightsConfig
 from spot.config.loss import DeltaConfig
 from spot.training.activation_checkpointing import Recomputation
+from spot.training.checkpoint import as_csv
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
 from spot.training.model_check import start_bound
@@ -199,6 +201,14 @@ def test_held_out_metrics_of_the_last_step_from_scratch(
     assert sum(float(row["kl"]) for row in each) == pytest.approx(sum(kl), rel=1e-3)
     assert sum(int(row["tokens"]) for row in each) == len(kl)
     assert len(list((out / "held_out").iterdir())) == 2  # and in the middle
+
+
+def test_a_table_of_pairs_holds_any_name() -> None:
+    """Ids are what rows of others say: with commas, quotes and line breaks."""
+    names = ['b=10,"x"\n#0', "q"]
+    text = as_csv([{"pair": name, "chosen": 0.25, "tokens": 3} for name in names])
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert read == [{"pair": name, "chosen": "0.25", "tokens": "3"} for name in names]
 
 
 @pytest.mark.parametrize("name", ["bco", "dpo"])

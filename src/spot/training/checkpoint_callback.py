@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 
 from spot.config import SaveConfig
 from spot.training import collectives
-from spot.training.checkpoint import Checkpoints, MetricsTable, save_model
+from spot.training.checkpoint import Checkpoints, MetricsTable, as_csv, save_model
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
 from spot.training.lora import Adapters
 from spot.utils.errors import UserError
-from spot.utils.files import sync
+from spot.utils.files import sync, write_aside
 from spot.utils.progress import say
 
 COLUMNS = [
@@ -92,10 +92,9 @@ class CheckpointCallback(pl.Callback):
             rows = module.monitoring.watched.each(trainer.model)
         if collectives.rank() > 0:
             return
-        table = MetricsTable(self.out / HELD_OUT.format(step), list(rows[0]))
-        table.begin({})
-        for row in rows:
-            table.append(row)
+        file = self.out / HELD_OUT.format(step)
+        file.parent.mkdir(exist_ok=True)
+        write_aside(file, as_csv(rows))
 
     def last_row(self) -> dict[str, float]:
         """The last row of the table, without what it has not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,13 @@ def test_layers_that_are_computed_again_and_stopped_runs_end_the_same(
     assert result.resumed_at == 2
     assert without_timings(tmp_path / "again") == without_timings(tmp_path / "whole")
     assert distance(weights(tmp_path / "again"), weights(tmp_path / "whole")) == 0
+    (*_, last) = sorted(
+        (tmp_path / "whole" / "held_out").iterdir()
+    )  # without dropout, as curves are
+    with last.open() as file:
+        chosen = [0.1 * float(row["chosen"]) for row in csv.DictReader(file)]
+    logged = float(rows(tmp_path / "whole")[-1]["held_out/rewards/chosen"])
+    assert sum(chosen) / len(chosen) == pytest.approx(logged, abs=1e-5)
 
 
 def test_narrow_weights_get_their_update_in_fp32(

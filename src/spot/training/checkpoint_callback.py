@@ -86,10 +86,9 @@ class CheckpointCallback(pl.Callback):
         for logger in self.loggers:
             logger.log_metrics(dict(metrics), step=step)
 
-    def _look(self, step: int, trainer: pl.Trainer, module: Any) -> None:
+    def _look(self, step: int, module: Any) -> None:
         """Measure every held-out pair; a step that is repeated after a resume writes them again."""
-        with module.kernels.inside(module.model):
-            rows = module.monitoring.watched.each(trainer.model)
+        rows = module.measure_each()
         if collectives.rank() > 0:
             return
         file = self.out / HELD_OUT.format(step)
@@ -105,7 +104,7 @@ class CheckpointCallback(pl.Callback):
     ) -> None:
         step, last = batch[0], len(trainer.train_dataloader)  # type: ignore[arg-type]
         if module.monitoring.looks_at_all(step, last):  # type: ignore[union-attr, operator]
-            self._look(step, trainer, module)
+            self._look(step, module)
         if self.save.optimizer and self._due(step) and step < last:
             if collectives.rank() == 0:
                 sync(self.table.path)  # no state without the rows that led to it

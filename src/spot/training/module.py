@@ -368,6 +368,11 @@ class PairModule(pl.LightningModule):
         with self.kernels.inside(self.model), evaluating(self.model):
             return self.monitoring.held_out.measure(score, self.beta)
 
+    def measure_each(self) -> list[dict[str, Any]]:
+        """Of every held-out pair, see HeldOut.each."""
+        with self.kernels.inside(self.model), evaluating(self.model):
+            return self.monitoring.watched.each(self.trainer.model)  # type: ignore[arg-type]
+
     def _ability(self) -> Mapping[str, float]:
         assert self.monitoring.ability_probe is not None
         self.model.eval()

@@ -42,8 +42,9 @@ def runs(world: Path, prerequisites: None) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("way", ["2", "2x"])
 def test_two_ranks_train_like_one(runs: Path, method: str, way: str) -> None:
-    # simpo's rewards are whole log-probs: nothing is subtracted, so that they round more coarsely
-    assert_same(runs / f"{method}-{way}", runs / f"{method}-1", 3e-5 if method == "simpo" else 1e-5)
+    # measured: parts of simpo's rewards are 4e-7 apart, all others' 6e-8 at most
+    floor = 0.1 if method == "simpo" else 1e-2
+    assert_same(runs / f"{method}-{way}", runs / f"{method}-1", floor=floor)
 
 
 def test_small_packs_were_several() -> None:

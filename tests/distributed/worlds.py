@@ -49,8 +49,11 @@ def columns(out: Path) -> dict[str, list[float | None]]:
     }
 
 
-def assert_same(got: Path, wanted: Path, tolerance: float = 1e-5) -> None:
-    """The same metrics of every step, and the same weights, to a relative difference."""
+def assert_same(got: Path, wanted: Path, tolerance: float = 1e-5, floor: float = 1e-2) -> None:
+    """The same metrics of every step, and the same weights, to a relative difference.
+
+    floor: means of rewards of either sign cancel, and what is left of those below it is rounding.
+    """
     a, b = columns(got), columns(wanted)
     assert a.keys() == b.keys()
     for name in b:
@@ -61,7 +64,7 @@ def assert_same(got: Path, wanted: Path, tolerance: float = 1e-5) -> None:
                 name.endswith("accuracies") and step <= 1
             )  # both rewards are rounding at the start
             if x is not None and y is not None and not tie:
-                # means of rewards of either sign cancel: what is left of small ones is rounding
-                close = math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance * max(scale, 1e-2))
+                bound = tolerance * max(scale, floor)
+                close = math.isclose(x, y, rel_tol=tolerance, abs_tol=bound)
                 assert close, (got.name, name, step, x, y)
     assert distance(weights(got), weights(wanted)) <= tolerance, got.name

@@ -16,13 +16,13 @@ from transformers import AutoTokenizer
 from spot.config import LOSSES, HardwareConfig, SpanWeights, WeightsConfig
 from spot.config.loss import DeltaConfig
 from spot.training.activation_checkpointing import Recomputation
-from spot.training.checkpoint import as_csv
 from spot.training.diagnostics import KL_SIDES, SIDES
 from spot.training.loop import RunOptions, TrainResult, tokenise, train
 from spot.training.model_check import start_bound
 from spot.training.packing import Pack, plan_steps
 from spot.training.schedule import rate_factor
 from spot.utils import files
+from spot.utils.cells import as_csv
 from tests.unit.runs import STEPS, TIMINGS, distance, loss, room_for, rows, weights
 
 
@@ -206,7 +206,10 @@ def test_held_out_metrics_of_the_last_step_from_scratch(
 def test_a_table_of_pairs_holds_any_name() -> None:
     """Ids are what rows of others say: with commas, quotes and line breaks."""
     names = ['b=10,"x"\n#0', "q"]
-    text = as_csv([{"pair": name, "chosen": 0.25, "tokens": 3} for name in names])
+    text = as_csv(
+        [{"pair": name, "chosen": 0.25, "tokens": 3} for name in names],
+        ["pair", "chosen", "tokens"],
+    )
     read = list(csv.DictReader(io.StringIO(text, newline="")))
     assert read == [{"pair": name, "chosen": "0.25", "tokens": "3"} for name in names]
 

@@ -7,9 +7,7 @@ evaluated once is reused and what was interrupted goes on.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from spot.evaluation.statistics import by_benchmark, question_means, summarise
 from spot.pipeline import policy, stages
 from spot.pipeline.run import Run
 from spot.report.load import EXPORTED, EXPORTED_QUESTIONS, FinishedRun, load
+from spot.utils.cells import as_csv
 from spot.utils.errors import UserError, first_line
 from spot.utils.files import check_output, write_aside
 
@@ -66,9 +65,9 @@ def evaluate(run_folder: Path, domain: str | None = None) -> Path:
     scores |= {step: product.folder for step, product in made.items()}
     tasks = exported.config.benchmarks.tasks
     rows = [row for step in sorted(scores) for row in _rows(step, scores[step], list(tasks))]
-    _write(run_folder / EXPORTED, [COLUMNS, *rows])
+    write_aside(run_folder / EXPORTED, as_csv(rows, COLUMNS))
     means = [row for step in sorted(made) for row in _means(step, made[step].folder)]
-    _write(run_folder / EXPORTED_QUESTIONS, [BY_QUESTION, *means])
+    write_aside(run_folder / EXPORTED_QUESTIONS, as_csv(means, BY_QUESTION))
     return run_folder / EXPORTED
 
 
@@ -145,24 +144,20 @@ def score(run: Run, exported: Exported) -> dict[int, artifacts.Product]:
     return scores
 
 
-def _write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_aside(path, text.getvalue())
-
-
-def _means(step: int, folder: Path) -> Iterator[list[Any]]:
+def _means(step: int, folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of one evaluation by BY_QUESTION."""
     for name, scores in by_benchmark(artifacts.read_rows(folder, Score)).items():
         for question, percent in question_means(scores).items():
-            yield [step, name, question, round(percent, 4)]
+            values = step, name, question, round(percent, 4)
+            yield dict(zip(BY_QUESTION, values, strict=True))
 
 
-def _rows(step: int, folder: Path, tasks: list[str]) -> Iterator[list[Any]]:
+def _rows(step: int, folder: Path, tasks: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of one evaluation by COLUMNS, benchmarks in the order of the configuration."""
     scores = by_benchmark(artifacts.read_rows(folder, Score))
     for name in tasks:
         summary = summarise(scores[name])
         accuracy = summary.accuracy
-        values = (round(x, 2) for x in (accuracy.value, accuracy.low, accuracy.high))
-        yield [step, name, scores[name][0].domain, *values, accuracy.questions, summary.trials]
+        shares = (round(x, 2) for x in (accuracy.value, accuracy.low, accuracy.high))
+        values = step, name, scores[name][0].domain, *shares, accuracy.questions, summary.trials
+        yield dict(zip(COLUMNS, values, strict=True))

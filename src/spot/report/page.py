@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +20,7 @@ from spot.report.claims import FAILS, HOLDS, UNCLEAR
 from spot.report.external import external
 from spot.report.load import Study, load
 from spot.report.warnings import cautions
-from spot.utils.cells import defused
+from spot.utils.cells import as_csv, defused
 from spot.utils.files import write_aside
 from spot.utils.redact import scrubbed
 
@@ -87,13 +85,8 @@ def write(source: Path, into: Path | None = None, margin: float | None = None) -
 
 
 def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {name: defused(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows
-    )
-    return text.getvalue()
+    cells = ({k: defused(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+    return as_csv(cells, columns)
 
 
 def _environment() -> Environment:

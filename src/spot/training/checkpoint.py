@@ -6,10 +6,9 @@ Where ranks share the work, all of them must call what saves weights or states; 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -249,17 +248,9 @@ class MetricsTable:
             file.write(self._line(row))
 
     def _line(self, row: Mapping[str, Any]) -> str:
-        return ",".join(_cell(row.get(name)) for name in self.columns) + "\n"
+        return ",".join(cell(row.get(name)) for name in self.columns) + "\n"
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same columns, with any text in them."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value in a table; a number with nine digits."""
     return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -13,9 +13,10 @@ import pytorch_lightning as pl
 
 from spot.config import SaveConfig
 from spot.training import collectives
-from spot.training.checkpoint import Checkpoints, MetricsTable, as_csv, save_model
+from spot.training.checkpoint import Checkpoints, MetricsTable, cell, save_model
 from spot.training.diagnostics import KL_SIDES, SHARED_SIDE, SIDES
 from spot.training.lora import Adapters
+from spot.utils.cells import as_csv
 from spot.utils.errors import UserError
 from spot.utils.files import sync, write_aside
 from spot.utils.progress import say
@@ -40,7 +41,7 @@ HELD_OUT = "held_out/step_{:08d}.csv"  # values of every held-out pair, see Held
 
 
 class CheckpointCallback(pl.Callback):
-    """`<out>/metrics.csv`, `<out>/held_out/step_<n>.csv`, `<out>/resume`, `<out>/exports/step_<n>` and, at the end, `<out>/model`.
+    """Below `<out>`: `metrics.csv`, `held_out/step_<n>.csv`, `resume`, `exports/step_<n>`, at the end `model`.
 
     A state holds weights, optimiser, schedule, δ, the place in the data and the RNG.
     """
@@ -93,7 +94,8 @@ class CheckpointCallback(pl.Callback):
             return
         file = self.out / HELD_OUT.format(step)
         file.parent.mkdir(exist_ok=True)
-        write_aside(file, as_csv(rows))
+        cells = ({name: cell(value) for name, value in row.items()} for row in rows)
+        write_aside(file, as_csv(cells, list(rows[0])))
 
     def last_row(self) -> dict[str, float]:
         """The last row of the table, without what it has not."""

@@ -42,8 +42,8 @@ def _run(config: Config, until: str | None, folder: Path) -> Iterator[str]:
     """One run: every product and what would be done about it."""
     products = preview(config, until)
     yield from _lines(products)
-    if until is None and config.probe.ability != "training":
-        which = "general" if config.probe.ability == "exports" else "all"
+    if until is None and config.probe.afterwards:
+        which = config.probe.domain or "all"
         yield f"  evaluate {which} benchmarks on the weights kept every {count(config.save.exports, 'step')}"
     if until in (None, "evaluate"):
         what = "report" if until is None else "record"

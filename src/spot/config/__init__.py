@@ -202,7 +202,7 @@ def check_combination(config: Config, until: str | None = None) -> None:
         )
     if until in ("pretrain", "evaluate"):
         return
-    if config.probe.ability != "training":
+    if config.probe.afterwards:
         _check_exports(config)
     if config.rounds > 1:
         _check_rounds(config)
@@ -257,8 +257,8 @@ def _check_exports(config: Config) -> None:
             f"probe.ability={config.probe.ability} measures weights that training keeps: set "
             "save.exports=<steps>."
         )
-    every = config.probe.ability == "all"
-    if not every and not any(task.domain == "general" for task in config.benchmarks.tasks.values()):
+    tasks, domain = config.benchmarks.tasks.values(), config.probe.domain
+    if domain is not None and not any(task.domain == domain for task in tasks):
         raise UserError(
             f"probe.ability=exports asks general benchmarks and benchmarks={config.benchmarks.name} has "
             "none: choose others, or probe.ability=training."

@@ -195,6 +195,16 @@ class ProbeConfig:
         in_range("probe.questions", self.questions, 1)
         in_range("probe.ability_every", self.ability_every, 0)
 
+    @property
+    def afterwards(self) -> bool:
+        """Whether exported weights are asked, once the training is over."""
+        return self.ability != "training"
+
+    @property
+    def domain(self) -> str | None:
+        """The benchmarks that exported weights are asked; None: all."""
+        return None if self.ability == "all" else "general"
+
 
 @dataclass
 class LoggerConfig:

@@ -72,6 +72,13 @@ class Attempt:
     seed: int
     messages: list[Message] = field(default_factory=list)
 
+    @property
+    def asked(self) -> Question:
+        """The question that it answers."""
+        return Question(
+            self.question_id, self.task, self.question, self.answer, messages=self.messages
+        )
+
 
 @dataclass(frozen=True)
 class Rectification:

@@ -44,7 +44,7 @@ def without_grading(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
 
 def general(tasks: Mapping[str, BenchmarkConfig], probe: ProbeConfig) -> list[BenchmarkConfig]:
     """What the ability probe asks in training (Figure 2): a few questions of general benchmarks."""
-    if not probe.ability_every or probe.ability != "training":
+    if not probe.ability_every or probe.afterwards:
         return []
     asked = [t for t in tasks.values() if t.domain == "general" and t.family == "arithmetic"]
     return [replace(task, questions=probe.questions, trials=1) for task in asked]
@@ -165,10 +165,8 @@ def template(task: BenchmarkConfig) -> str:
 
 
 def _held_out(attempts: Sequence[Attempt]) -> list[Question]:
-    rows = {row.question_id: row for row in attempts}.values()
-    return [
-        Question(r.question_id, r.task, r.question, r.answer, messages=r.messages) for r in rows
-    ]
+    rows = {row.question_id: row for row in attempts}
+    return [row.asked for row in rows.values()]
 
 
 def held_out_digest(held_out: Sequence[Attempt]) -> str:

@@ -104,9 +104,7 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
     )
     counts = Counter(dropped)
     if data.decontaminate:
-        asked = [
-            Question(r.question_id, r.task, r.question, r.answer, messages=r.messages) for r in rows
-        ]
+        asked = [row.asked for row in rows]
         clean = {question.id for question in _decontaminated(config, asked, counts)}
         rows = [row for row in rows if row.question_id in clean]
     pose = posed(config)

@@ -29,9 +29,9 @@ def run(
     """Compute what is missing of the way that `config` describes, up to the stage `until`.
 
     With several rounds, `until` is a stage of the last one; a later round starts with the policy that
-    the one before it has trained, which is then also its reference (`reference_round=first`: the base). `scores` are the last policy's and
-    `base_scores` the first's; with `probe.ability=exports` or `all` the weights kept on the way follow. Every
-    product is reused, so a run that was killed goes on in its round.
+    the one before it has trained, which is then also its reference (`reference_round=first`: the base).
+    `scores` are the last policy's and `base_scores` the first's; with `probe.ability=exports` or `all` the
+    weights kept on the way follow. Every product is reused, so a run that was killed goes on in its round.
 
     `folder` is the run's own; it gets `run.json` and the report, whose path is returned; with `until`,
     that of the stage's product is.
@@ -46,9 +46,8 @@ def run(
     from spot import report
     from spot.pipeline import exports, tracking
 
-    domain = {"exports": "general", "all": None}
-    if config.probe.ability in domain and exports.read(folder).weights:
-        exports.evaluate(folder, domain[config.probe.ability])
+    if config.probe.afterwards and exports.read(folder).weights:
+        exports.evaluate(folder, config.probe.domain)
     page = report.build(folder)
     tracking.publish(folder)
     return page

@@ -74,9 +74,8 @@ def _measured(plan: Plan, when: str) -> Iterator[Spent]:
 def _exported(plan: Plan) -> Iterator[Spent]:
     """Ability over steps, of the weights that the last round kept before its end."""
     config = plan.config
-    if config.probe.ability != "training":
-        domain = "general" if config.probe.ability == "exports" else None
-        count = (plan.work.steps - 1) // config.save.exports * answers(config, domain)
+    if config.probe.afterwards:
+        count = (plan.work.steps - 1) // config.save.exports * answers(config, config.probe.domain)
         used = clients.evaluator(config)
         yield _sampling("evaluation of exports", plan, used, count, "answers")
 

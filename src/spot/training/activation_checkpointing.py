@@ -71,8 +71,9 @@ def recomputation(
 
     auto: as few as each pack fits the device with, by the memory model that `spot plan` shows; under
     ZeRO-3, whose ranks gather a layer's weights together whenever it is computed and fetch ahead what
-    the step before needed, as many for every pack as a full one needs; all of an architecture that is not planned. `config` is the model's config.json.
-    Raises UserError where not even all layers make room for a full pack.
+    the step before needed, as many for every pack as a full one needs; all of an architecture that is
+    not planned. `config` is the model's config.json. Raises UserError where not even all layers make
+    room for a full pack.
     """
     hardware, packing = computing.hardware, computing.packing
     setting = hardware.checkpoint_layers

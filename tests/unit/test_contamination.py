@@ -1,7 +1,6 @@
 """Training questions that a benchmark asks: near copies are found, and templates are not."""
 
 import random
-import time
 
 import pytest
 
@@ -108,12 +107,11 @@ def test_the_closest_is_named():
 
 
 @pytest.mark.slow
-def test_many_questions_take_seconds():
+def test_many_questions_are_not_compared_each_with_each():
+    """Some seconds; 51 million comparisons would run into the time limit of a test."""
     words = [f"w{n}".replace("0", "o") for n in range(5000)]
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=60)) for _ in range(17_000)]
     questions = [Question(str(at), "t", text, "") for at, text in enumerate(texts)]
     benchmarks = {f"b{at}": texts[at * 5] for at in range(3000)}
-    began = time.process_time()
     assert contaminated(questions, benchmarks) == {str(5 * at): f"b{at}" for at in range(3000)}
-    assert time.process_time() - began < 15  # 2 s on an idle core

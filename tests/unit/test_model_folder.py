@@ -1,6 +1,7 @@
 """A model's folder that is damaged, incomplete or hostile is refused before it answers anything."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -24,6 +25,30 @@ def saved(tmp_path):
 def cut_weights(folder):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def pickle_weights(folder):
+    """As older models of the hub are; this one would say so in a file when it is read."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Hostile(str(folder / "ran"))))
+
+
+class Hostile:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (self.file, "w"))
+
+
+def needs_code(model_type, of):
+    """A model with a class in a file of its own, which leaves another file when it is run."""
+
+    def damage(folder):
+        configured(model_type=model_type, auto_map={of: "code.Own"})(folder)
+        (folder / "code.py").write_text("open(__file__ + '.ran', 'w')")
+
+    return damage
 
 
 def lose_a_tensor(folder):
@@ -70,6 +95,10 @@ WANTS_SYSTEM = (
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+        (
+            pickle_weights,
+            "has pickled weights only, which may run code when they are read: convert",
+        ),
         (cut_weights, "model.safetensors is damaged"),
         (lose_a_shard, "00001-of-00002.safetensors is missing"),
         (lose_a_tensor, "lack model.layers.1.mlp.up_proj.weight"),
@@ -93,6 +122,7 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(saved, damage, said
         generation.load(saved)
     assert "\n" not in str(refusal.value)
     assert str(saved) in str(refusal.value)
+    assert not (saved / "ran").exists()
 
 
 LOOP = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
@@ -122,6 +152,7 @@ def configured(**values):
         (configured(num_attention_heads=0), "num_attention_heads=0, which must be"),
         (lose_the_tokenizer, "holds no tokenizer.json"),
         (lose_the_tokenizer_of_phi, "holds no tokenizer.json"),
+        (pickle_weights, "has pickled weights only"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)  # each starts a process
             for case in (
@@ -132,6 +163,8 @@ def configured(**values):
                 (template(WANTS_SYSTEM), "wants a system turn"),
                 (break_the_pattern("(("), "unmatched parenthesis"),
                 (break_the_pattern("(a+)+$"), "retry-limit"),
+                (needs_code("own", "AutoConfig"), "needs code of its own .* never run"),
+                (needs_code("vit", "AutoModelForCausalLM"), "needs code of its own .* never run"),
                 (configured(vocab_size="many"), "config.json"),
                 (configured(model_type="of tomorrow"), "config.json"),
                 (lambda f: (f / "config.json").write_text("[]"), "config.json"),
@@ -146,6 +179,7 @@ def test_the_files_of_others_are_tried_within_limits(saved, damage, said, monkey
     with pytest.raises(UserError, match=said) as refusal:
         model_probe.probe(saved)
     assert "\n" not in str(refusal.value)
+    assert not any(saved.glob("*ran"))
 
 
 def test_a_good_folder_is_tried_once(saved, monkeypatch):

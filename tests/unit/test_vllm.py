@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from spot.config.compose import compose
 from spot.data.chat import user
 from spot.generation import Request, Sampling
 from spot.generation import vllm as module
+from spot.generation.folder import check_folder
 from spot.generation.vllm import Servers, deal, load
 from spot.generation.vllm_process import ServerProcess
 from spot.pipeline import clients, way
@@ -174,6 +176,22 @@ def test_another_server_at_its_port_is_not_taken_for_it(make: Make, tmp_path: Pa
         other = ServerProcess([], own.port, make().served, tmp_path / "log", {})
         assert own.healthy()
         assert not other.healthy()
+
+
+def test_other_users_of_the_machine_cannot_ask(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each start has a key of its own, which no command line shows, whatever the environment holds."""
+    monkeypatch.setenv("VLLM_API_KEY", "the user's, of another server")
+    request = Request("q", 0, user("1 + 1"), Sampling(0, 1, 0, 10), seed=0)
+    with make() as servers:
+        found = state(servers)
+        assert found["VLLM_API_KEY"] == servers.key.value
+        assert servers.key.value not in repr((found["argv"], servers.key))
+        with pytest.raises(HTTPError, match="401"):
+            get(servers.base_urls[0], "/v1/models")
+        generator = module.VllmGenerator(servers, check_folder(STUDENT))
+        [answer] = generator.generate([request])
+    assert answer.text == "It is \\boxed{7}."
+    assert servers.key.value != make().key.value
 
 
 def test_arguments_that_are_set_already() -> None:

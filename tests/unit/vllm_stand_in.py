@@ -36,7 +36,19 @@ engine = subprocess.Popen(["sleep", "600"])
 
 
 class Handler(BaseHTTPRequestHandler):
+    def knows_the_key(self) -> bool:
+        """As vLLM: what is below /v1 needs the key, where there is one."""
+        key = os.environ.get("VLLM_API_KEY")
+        given = self.headers.get("Authorization")
+        if not key or not self.path.startswith("/v1") or given == f"Bearer {key}":
+            return True
+        self.send_response(401)
+        self.end_headers()
+        return False
+
     def do_GET(self) -> None:
+        if not self.knows_the_key():
+            return
         if self.path == "/kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.path == "/crash":
@@ -61,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """The same answer to every chat, and 404 for what else is asked."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.knows_the_key():
+            return
         self.send_response(200 if self.path == "/v1/chat/completions" else 404)
         self.end_headers()
         choice = {"message": {"content": "It is \\boxed{7}."}, "finish_reason": "stop"}

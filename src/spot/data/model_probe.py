@@ -35,6 +35,7 @@ SIZES = (
     "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
 )  # fmt: skip
 HEADS = ("num_attention_heads", "n_head", "n_heads")  # how families call them in config.json
+CONVERT = "convert them as docs/security.md shows, and give that folder"
 PARTS = {"config": "config.json", "tokenizer": "tokenizer", "template": "chat template"}
 _good: set[str] = set()  # digests of files that were tried in this process
 
@@ -109,10 +110,19 @@ def probe(folder: Path) -> None:
     if not has_tokenizer(folder):
         raise no_tokenizer(folder)
     untrained(folder)
+    refuse_pickled(folder)
     digest = _digest(folder)
     if digest not in _good:
         _try_apart(folder)
         _good.add(digest)
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Raise UserError where a model has no other weights: reading them could run what is in them."""
+    if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+        raise UserError(
+            f"{folder} has pickled weights only, which may run code when they are read: {CONVERT}."
+        )
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -130,9 +140,19 @@ def no_tokenizer(folder: Path) -> UserError:
 
 def unreadable(folder: Path, error: BaseException) -> str:
     """What is said of a tokenizer or a configuration that cannot be loaded."""
+    if "trust_remote_code" in str(error):
+        return needs_code(folder)
     return (
         f"The tokenizer or config.json in {folder} cannot be read ({first_line(error)}): copy the model's "
         "files again."
+    )
+
+
+def needs_code(folder: Path) -> str:
+    """What is said of a model that is a program of its own, which nobody here has read."""
+    return (
+        f"The model in {folder} needs code of its own (auto_map), which is never run: choose one whose "
+        "architecture transformers has."
     )
 
 
@@ -181,13 +201,19 @@ def _try_apart(folder: Path) -> None:
 def _main(folder: Path) -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]  # transformers does without, three times faster
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as OWN
 
     most = GIBIBYTES << 30
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         _begin("config")
-        AutoConfig.from_pretrained(folder, **where)
+        config = AutoConfig.from_pretrained(folder, **where)
+        if (
+            "AutoModelForCausalLM" in getattr(config, "auto_map", ())
+            and config.model_type not in OWN
+        ):
+            raise UserError(needs_code(folder))
         _begin("tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(folder, **where)
         tokenizer("1 + 1 = 2. " + "a" * 200 + " " * 200 + "1" * 200)

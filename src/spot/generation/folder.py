@@ -13,7 +13,6 @@ from spot.data import chat, model_probe
 from spot.utils.errors import UserError, first_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # not looked into
 
 
 def check_folder(folder: str | Path) -> Any:
@@ -36,7 +35,7 @@ def check_folder(folder: str | Path) -> Any:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model; none where its weights are pickled."""
+    """The safetensors files of a model."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -45,8 +44,7 @@ def _weight_files(folder: Path) -> list[Path]:
         except (ValueError, KeyError) as error:
             raise UserError(f"{folder / INDEX} is damaged: copy the model again.") from error
         return [folder / name for name in sorted(shards)]
-    if any((folder / name).is_file() for name in PICKLED):
-        return []
+    model_probe.refuse_pickled(folder)
     raise UserError(f"{folder} has no {WEIGHTS}: copy the model's weights there.")
 
 

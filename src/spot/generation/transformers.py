@@ -160,7 +160,11 @@ def _load_model(folder: str | Path, dtype: str) -> Any:
     disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            use_safetensors=True,
         )
     except Exception as error:  # whatever transformers meets in files of others
         raise UserError(

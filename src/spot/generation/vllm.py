@@ -24,6 +24,7 @@ from spot.generation.remote import RemoteGenerator
 from spot.generation.types import Completion, Request
 from spot.generation.vllm_process import ServerProcess
 from spot.utils.errors import UserError
+from spot.utils.http import Key
 from spot.utils.processes import visible_gpus
 from spot.utils.progress import say
 
@@ -51,6 +52,7 @@ class Servers:
     ) -> None:
         self.folder, self.name, self.context_length = folder, name, context_length
         self.served = f"{name}-{secrets.token_hex(8)}"  # no other server's
+        self.key = Key(vllm_process.KEY, secrets.token_urlsafe(32))  # other users reach the port
         self.config, self.logs, self.group = config, logs, group
         self.error: BaseException | None = None  # what made them unusable
         self._watched: list[_Watched] = []
@@ -139,7 +141,9 @@ class Servers:
         ):
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
-            environment = vllm_process.environment(executable, gpus)
+            environment = vllm_process.environment(executable, gpus) | {
+                self.key.name: self.key.value
+            }
             command = self._command(executable, on_cpu=gpus is None)
             processes.append(ServerProcess(command, port, self.served, log, environment))
         return processes
@@ -195,6 +199,7 @@ class VllmGenerator:
             alive=self.servers.check,
             group=self.servers.group,
         )
+        client.key = self.servers.key
         yield from client.generate(requests, done)
 
     def ready(self) -> None:

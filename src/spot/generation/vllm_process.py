@@ -19,6 +19,7 @@ from spot.utils.processes import guarded, inherited
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0
+KEY = "VLLM_API_KEY"  # in the environment, which other users cannot read as they can a command line
 LAST_LINES = 15
 DEFAULTS = {  # of the environment, where it says nothing
     "HF_HUB_OFFLINE": "1",  # the model is a folder
@@ -35,8 +36,9 @@ _NOISE = re.compile(
 class ServerProcess:
     """One server, running or not; `start` may be called again after its end, also with another port.
 
-    command: without the port. name: what the server calls its model, and no other server does. Linux
-    ends it when the *thread* that called `start` ends, however that ends.
+    command: without the port. name: what the server calls its model, and no other server does.
+    environment: with the key that the server asks for, where it does. Linux ends it when the *thread*
+    that called `start` ends, however that ends.
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class ServerProcess:
         # on this machine, whatever the environment says of proxies
         connection = http.client.HTTPConnection(HOST, self.port, timeout=PROBE_SECONDS)
         try:
-            connection.request("GET", path)
+            key = self.environment.get(KEY, "")
+            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
             reply = connection.getresponse()
             return reply.read().decode(errors="replace") if reply.status == 200 else None
         except (OSError, http.client.HTTPException):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spot.config import ModelConfig
 from spot.data import artifacts
-from spot.data.model_probe import check_targets, matrices, probe, untrained
+from spot.data.model_probe import (
+    CONVERT,
+    check_targets,
+    matrices,
+    probe,
+    refuse_pickled,
+    untrained,
+)
 from spot.data.rows import Attempt
 from spot.utils.errors import UserError, first_line
 from spot.utils.progress import say_once
@@ -19,7 +25,6 @@ from spot.utils.progress import say_once
 DIGESTS = "digests"  # a folder beside the products, of weights that lie elsewhere
 # what nobody here reads: another framework's weights, the vendor's own layout, states of trainings
 UNREAD = "*/* *.pth *.pt *.bin *.h5 *.msgpack *.ot *.gguf *.onnx* consolidated*".split()
-PICKLED = "pytorch_model*"
 # Models that the package index has as well, by name: what has them from there.
 INDEXED = {"smollm2_135m": "make smollm2"}
 SHIPPED = Path(__file__).parents[1] / "training" / "assets" / "tiny"
@@ -179,16 +184,21 @@ def _folder_of(model: ModelConfig) -> Path:
 
 
 def download(path: str, revision: str | None, *, here: bool = False) -> Path:
-    """The hub's files of a model that are read, pickled weights only where there are no others.
+    """The hub's files of a model that are read.
 
-    here: where they are on this machine already. Raises OSError, ValueError.
+    here: where they are on this machine already. Raises OSError, ValueError, and UserError for a model
+    without safetensors.
     """
     from huggingface_hub import snapshot_download
 
-    fetch = partial(snapshot_download, path, revision=revision, local_files_only=here)
-    folder = Path(fetch(ignore_patterns=UNREAD))
+    folder = Path(
+        snapshot_download(path, revision=revision, local_files_only=here, ignore_patterns=UNREAD)
+    )
     if not here and not any(folder.glob("*.safetensors")):
-        fetch(allow_patterns=PICKLED)
+        raise UserError(
+            f"model.path={path} has no safetensors on the hub, and pickled weights may run code when they "
+            f"are read: {CONVERT}."
+        )
     return folder
 
 
@@ -250,6 +260,7 @@ def _local(path: str) -> Path | None:
         )
     if not (folder / "config.json").exists():
         raise UserError(f"model.path={path} holds no config.json: give a Hugging Face folder.")
+    refuse_pickled(folder)
     if not _has_weights(folder):
         raise UserError(f"model.path={path} holds no weights: give the whole folder of a model.")
     return folder
@@ -265,4 +276,4 @@ def check_layout(model: ModelConfig, policy: Policy) -> None:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir())
+    return any(folder.glob("*.safetensors"))

@@ -313,7 +313,9 @@ def fit(
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls
         with interruptible():
-            trainer.fit(module, train_dataloaders=Steps(plan), ckpt_path=path)
+            # DeepSpeed's states are its own to read: of them it knows no `weights_only`
+            steps = Steps(plan)
+            trainer.fit(module, train_dataloaders=steps, ckpt_path=path, weights_only=True)
     return step
 
 

@@ -53,7 +53,11 @@ def load(folder: Path, hardware: HardwareConfig, device: torch.device) -> Any:
     disable_progress_bar()
     where = {"device_map": {"": device}} if device.type == "cuda" else {}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, config=model_config(folder), dtype=DTYPES[hardware.precision], **where
+        folder,
+        config=model_config(folder),
+        dtype=DTYPES[hardware.precision],
+        use_safetensors=True,
+        **where,
     )
     return model.train()
 

@@ -71,6 +71,5 @@ def parameters(model: ModelConfig) -> float | None:
         told = json.loads(config.read_text(encoding="utf-8"))
         wide = "float32" in (told.get("dtype"), told.get("torch_dtype"))
         sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
-        sizes = sizes or [file.stat().st_size for file in folder.glob("*.bin")]
         return sum(sizes) / (4 if wide else 2)
     return None

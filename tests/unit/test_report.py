@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import socket
 import tarfile
 from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from tests.support.runs import (
     BASE,
     DOMAINS,
     MadeRun,
+    eventful,
     made_scores,
     made_study,
     make_run,
@@ -78,6 +82,20 @@ def change(run: Path, how) -> None:
 def change_all(sweep: Path, how) -> None:
     for run in sweep.glob("[0-9]*"):
         change(run, how)
+
+
+class Markup(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
 
 
 @pytest.fixture
@@ -150,6 +168,39 @@ def test_the_funnel_counts_what_went_on_and_the_rest_by_reason(study, page):
 
 
 # ---- pages -------------------------------------------------------------------------------------
+
+
+def test_whatever_a_study_names_is_text_on_its_page(tmp_path, no_figures):
+    """Arms, benchmarks, questions, verdicts, studies, choices, reasons and models trained elsewhere."""
+
+    def hostile(what):
+        return f"{what}</script></text><script>alert('{what}')</script><i onload=alert(1)>\"'$x_{{"
+
+    named = {"sums": "in_domain", hostile("benchmark"): "general"}
+    made = MadeRun(
+        right={"sums": 90}, domains=named, base=dict.fromkeys(named, 50), questions=4,
+        curves=eventful("sft_plus", 0), verdict=hostile("verdict"), study=hostile("study"), asked=True,
+        config={"data.path": hostile("data"), "model.name": hostile("model")},
+        overrides=[f"data.path={hostile('override')}"], over_long=[hostile("pair")],
+        details={"warning": hostile("warning")},
+    )  # fmt: skip
+    made_study(tmp_path, [made, replace(made, loss="sft", seed=1)])
+    for run in (tmp_path / "sweep").glob("[01]"):
+        record = json.loads((run / "run.json").read_text())
+        counts = {hostile("reason"): 3, "rectified": 4}
+        record["stages"][0]["counts"] = counts
+        record |= {"arm": hostile(f"arm{record['seed']}"), "command": hostile("command")}
+        (run / "run.json").write_text(json.dumps(record))
+    place = os.path.relpath(tmp_path / "sweep/0" / record["products"]["scores"], tmp_path / "sweep")
+    (tmp_path / "sweep/external.json").write_text(json.dumps({hostile("external"): place}))
+    page = report.build(tmp_path / "sweep").read_text()
+    markup = Markup(page)
+    for what in ("benchmark", "arm0", "external", "reason"):
+        assert f"{what}&lt;/script&gt;" in page, what
+    assert not markup.tags & {"script", "i onload", "iframe", "object", "base", "form"}
+    assert not any(name.startswith("on") for name, _ in markup.attributes)
+    linked = [value for name, value in markup.attributes if name in ("href", "src", "xlink:href")]
+    assert all(value.startswith("#") for value in linked)
 
 
 def test_the_page_is_one_file_that_shows_text_as_text(page):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,61 @@ def test_rows_without_a_trial_are_numbered_and_others_keep_theirs(
         ("b", 0),
         ("c", 0),
     ]
+
+
+def test_samples_of_lm_eval_are_rows_each_once_whatever_its_filters(
+    tmp_path: Path, family: Family
+) -> None:
+    """As `--log_samples` of lm-eval 0.4.13 writes them: two filters, two repeats, a doc without an id."""
+    doc = {"problem": "2+2?", "answer": "4"}
+    lines = [
+        {"doc_id": n, "doc": {**doc, **own}, "target": "4", "filter": name,
+         "resps": [[r"\boxed{4}", r"\boxed{5}"]], "filtered_resps": ["4"], "exact_match": 0.0}
+        for name in ("strict", "flexible") for n, own in enumerate(({"id": "own"}, {}))
+    ]  # fmt: skip
+    found = saved(tmp_path / "samples_math_2026.jsonl", family, *lines)
+    assert [(r["id"], r["trial"], r["correct"]) for r in found] == [
+        ("own", 0, True), ("own", 1, False), ("doc-1", 0, True), ("doc-1", 1, False),
+    ]  # fmt: skip
+    likelihoods = {**lines[0], "resps": [[[-3.2, False]]]}
+    with pytest.raises(UserError, match="line 1: no response in the field 'response', found list"):
+        read(tmp_path / "samples.jsonl", family, likelihoods)
+
+
+def sample(name: str, epoch: int, text: object, stop: str = "stop") -> dict[str, Any]:
+    """As Inspect writes it."""
+    message = {"role": "assistant", "content": text, "source": "generate"}
+    output = {"model": "m", "choices": [{"message": message, "stop_reason": stop}]}
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    return {"id": name, "epoch": epoch, "input": asked, "target": "4", "metadata": {}, "output": output}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["eval", "json"])
+def test_a_log_of_inspect_is_read_by_sample_and_epoch(
+    tmp_path: Path, family: Family, kind: str
+) -> None:
+    thought = [{"type": "reasoning", "reasoning": r"\boxed{9}"}, {"type": "text", "text": r"\boxed{4}"}]  # fmt: skip
+    samples = [sample("b", 1, r"\boxed{4}", "max_tokens"), sample("a", 2, r"\boxed{5}", "unknown")]
+    samples.append(sample("a", 1, thought))
+    path = tmp_path / f"log.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps({"version": 2, "eval": {}, "samples": samples}))
+    else:
+        with zipfile.ZipFile(path, "w") as log:
+            log.writestr("header.json", "{}")
+            for one in samples:
+                log.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
+
+    def find(row: Any, row_id: str) -> tuple[Question, Question]:
+        question = family.read(row, row_id)
+        return question, question
+
+    rows = saved_responses.read(path, find, "math", {"question": "problem|question"})
+    found = [(r.answer.question.id, r.trial, g.verdict) for r, g in saved_responses.grade(rows, family)]  # fmt: skip
+    assert found == [("a", 0, "correct"), ("a", 1, "wrong"), ("b", 0, "truncated")]
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=rf"log\.{kind}"):
+        saved_responses.read(path, find, "math")
 
 
 @pytest.mark.parametrize(

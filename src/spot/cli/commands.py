@@ -69,7 +69,9 @@ def grade(arguments: Sequence[str]) -> None:
         family = benchmarks.family_of(task, verifier)
         pose = benchmarks.saved_question(task, family)
         graded = list(
-            saved_responses.grade(saved_responses.read(responses, pose, task.name), family)
+            saved_responses.grade(
+                saved_responses.read(responses, pose, task.name, task.fields), family
+            )
         )
         posed = {r.answer.question.id: r.answer.question for r, _ in graded}
         share, what = family.trivial(list(posed.values()))

@@ -2,6 +2,7 @@
 
 A row of the input holds the benchmark's own fields and a `response`; a score that `spot evaluate` wrote
 is such a row, too, once the benchmark's questions are at hand. One row comes out for each that goes in.
+Samples of lm-eval and of Inspect are read as such rows (`elsewhere`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 from spot.data.answers import whole_characters
 from spot.data.chat import final_part
-from spot.data.jsonl import Problem, read_objects, write_objects
+from spot.data.jsonl import Problem, write_objects
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, Question
+from spot.evaluation import elsewhere
 from spot.evaluation.runner import grades
 from spot.generation.types import LENGTH, PROMPT_TOO_LONG, STOP
 from spot.grading.family import Answer, Family, Grade, RowError
@@ -38,11 +40,14 @@ class SavedResponse:
     answer: Answer
 
 
-def read(path: Path, find: Find, benchmark: str) -> list[SavedResponse]:
+def read(
+    path: Path, find: Find, benchmark: str, fields: Mapping[str, str] | None = None
+) -> list[SavedResponse]:
     """The responses of a file, in its order. Raises UserError naming the first line that is unusable.
 
     find: the question of a row, or RowError.
     benchmark: rows that name another one (of an evaluation with several) are passed over.
+    fields: names of the question and the answer in its data set, for files of others.
 
     Rows without a `trial` are numbered by their question. Half of a character becomes U+FFFD.
     """
@@ -50,7 +55,7 @@ def read(path: Path, find: Find, benchmark: str) -> list[SavedResponse]:
     seen: dict[str, str] = {}
     lines: dict[tuple[str, int], int] = {}
     trials: Counter[str] = Counter()
-    for line, row in read_objects(path):
+    for line, row in elsewhere.rows(path, fields or {}):
         if isinstance(row, Problem):
             raise _bad(path, line, row.explanation)
         if row.get("benchmark", benchmark) != benchmark:

@@ -193,9 +193,22 @@ def test_the_version(tmp_path: Path, fake_pipeline: dict[str, str]) -> None:
 def test_exit_codes(
     tmp_path: Path, fake_pipeline: dict[str, str], arguments: list[str], code: int
 ) -> None:
+    """And the command at the end, which is told once, whatever becomes of it."""
     environment = fake_pipeline  # which reaches the jobs of a sweep
-    assert spot(tmp_path, *arguments, environment=environment).returncode == code
+    tell = 'notify=echo "$SPOT_OUTCOME $SPOT_EXIT $SPOT_COMMAND" >> told; exit 3'
+    done = spot(tmp_path, *arguments, tell, environment=environment)
+    assert done.returncode == code
     assert code in table.EXIT_CODES
+    outcome = "failed" if code else "complete"
+    assert (tmp_path / "told").read_text() == f"{outcome} {code} spot {' '.join(arguments)}\n"
+    assert done.stderr.count("The command of notify= ended with exit code 3.") == 1
+    assert not any("notify" in file.read_text() for file in tmp_path.rglob("run.json"))
+
+
+def test_a_list_is_watched_on_a_terminal_only(tmp_path: Path) -> None:
+    done = spot(tmp_path, "runs", "output=.", "--watch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs a terminal: leave it out" in done.stderr
 
 
 @pytest.mark.parametrize(

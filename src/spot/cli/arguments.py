@@ -23,6 +23,7 @@ FLAGS = {
     "--dry-run": "say what would be made and what reused, and make nothing",
     "--diff": "only what differs from `python train.py`",
     "--json": "as JSON",
+    "--watch": "look again every two seconds, until Ctrl-C",
 }
 
 
@@ -70,7 +71,7 @@ LOOP = {
         "elicit, rectify, select, train, evaluate, report (as train.py)",
         "The whole loop. With -m, or a study, a sweep: one process for each job. Leaves "
         "<output>/products/<stage>/<key>/, and run.json and the report in <output>/runs/<date>/<time>/ "
-        "or <output>/sweeps/<name>/<n>/.",
+        "or <output>/sweeps/<name>/<n>/. notify=<command> is a shell command for the end.",
         "spot run arm=dpo seed=3",
         "spot run -m +paper=table2 --dry-run",
         usage="[key=value …] [-m key=a,b …]",
@@ -164,10 +165,11 @@ BEFORE = {
 AFTER = {
     "runs": Command(
         "a table of the runs and sweeps on this machine",
-        "[output=outputs] [status=…]",
+        "[output=outputs] [status=…] [--watch]",
         "Complete, running, failed and interrupted ones, with their scores and age.",
-        ("spot runs", "spot runs status=failed"),
+        ("spot runs", "spot runs status=failed", "spot runs --watch"),
         "spot.cli.display:runs",
+        flags=("--watch",),
     ),
     "show": Command(
         "everything about one run on one screen",
@@ -210,8 +212,8 @@ OWN = {
     "grade": Command(
         "grade saved responses",
         "benchmark=<name> responses=<file> out=<file> [benchmark.<key>=…]",
-        "Responses are JSON Lines with the fields of the benchmark and `response`. Leaves the file out=, "
-        "a graded response a row.",
+        "Responses are JSON Lines with the fields of the benchmark and `response`, lm-eval's "
+        "samples_*.jsonl, or a log of Inspect. Leaves the file out=, a graded response a row.",
         ("spot grade benchmark=math500 responses=answers.jsonl out=graded.jsonl",),
         "spot.cli.commands:grade",
     ),

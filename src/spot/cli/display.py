@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.filesize import decimal
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +38,7 @@ SPARE_IN_LISTS = ("disk", "where", "general", "OOD", "in-domain", "seed", "age")
 SHOWN = 3  # responses of each kind that could not be graded
 END = 200  # characters of the beginning and of the end of a long text
 LOG_LINES = 6
+WATCH_SECONDS = 2.0
 WATCHED = {  # metric, as a person reads it
     "loss": "loss",
     "rewards/chosen": "r⁺",
@@ -76,13 +79,27 @@ class ShowArguments:
     output: str = "outputs"
 
 
-def runs(arguments: Sequence[str]) -> None:
-    """`spot runs [output=outputs] [status=running,failed]`."""
+def runs(arguments: Sequence[str], watch: bool = False) -> None:
+    """`spot runs [output=outputs] [status=running,failed] [--watch]`."""
     _, given = read(RunsArguments, arguments, "runs")
     states = [state for state in given.status.split(",") if state]
     if unknown := [state for state in states if state not in STATES]:
         raise UserError(f"status={unknown[0]} is unknown: choose among {', '.join(STATES)}.")
-    show_list(_folder(given.output), states)
+    output, screen = _folder(given.output), terminal.console()
+    if not watch:
+        return show_list(output, states)
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        raise UserError("--watch shows a table that changes and needs a terminal: leave it out.")
+
+    def now() -> Group:
+        return _list(output, states, screen.width)
+
+    with (
+        suppress(KeyboardInterrupt),
+        Live(get_renderable=now, console=screen, screen=True, refresh_per_second=1 / WATCH_SECONDS),
+    ):
+        while True:
+            time.sleep(WATCH_SECONDS)
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -108,6 +125,10 @@ def _folder(output: str) -> Path:
 def show_list(output: Path, states: Sequence[str] = (), console: Console | None = None) -> None:
     """All runs and sweeps below `output`, newest first; of these states only, if any are named."""
     console = console or terminal.console()
+    console.print(_list(output, states, console.width))
+
+
+def _list(output: Path, states: Sequence[str], width: int) -> Group:
     found = run_status.find(output)
     names = SCORES.values()
     rows = table("#", "status", "what", "seed", *names, "age", "disk", "where",
@@ -120,12 +141,12 @@ def show_list(output: Path, states: Sequence[str] = (), console: Console | None 
         cells = _sweep_cells(one) if isinstance(one, SweepStatus) else _run_cells(one)
         rows.add_row(str(number), *cells, _age(one.at), disk, Text(str(one.folder)))
     if rows.row_count:
-        console.print(terminal.fit(rows, console.width, SPARE_IN_LISTS, ("what", "where")))
-        console.print(f"spot show <#> says more; a sweep's job: <#>/<job>. {len(found)} in {output}.",
-                      style="dim")  # fmt: skip
-    else:
-        what = f" that is {' or '.join(states)}" if states else ""
-        console.print(f"no run{what} in {output}: python train.py makes one.")
+        more = f"spot show <#> says more; a sweep's job: <#>/<job>. {len(found)} in {output}."
+        return Group(
+            terminal.fit(rows, width, SPARE_IN_LISTS, ("what", "where")), Text(more, "dim")
+        )
+    what = f" that is {' or '.join(states)}" if states else ""
+    return Group(Text(f"no run{what} in {output}: python train.py makes one."))
 
 
 def _sweep_cells(sweep: SweepStatus) -> list[Text | str]:

@@ -58,7 +58,14 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 
 def _call(name: str, words: list[str]) -> None:
     command = COMMANDS[name]
-    words = arguments.spread_worlds(name, words) if command.configured else words
+    if command.configured:
+        from spot.cli import notify
+
+        words, at_end = notify.taken(words)
+        if at_end and "--dry-run" not in words:
+            with notify.told(at_end, name, words):
+                return _call(name, words)
+        words = arguments.spread_worlds(name, words)
     given = arguments.parse(name, words)
     module, _, function = command.call.partition(":")
     call = getattr(importlib.import_module(module), function)
@@ -69,6 +76,8 @@ def _call(name: str, words: list[str]) -> None:
         call(name, given)
     elif getattr(given, "dry_run", False):
         call(given.overrides, dry=True)
+    elif getattr(given, "watch", False):
+        call(given.overrides, watch=True)
     else:
         call(given.overrides)
 

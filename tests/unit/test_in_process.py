@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from spot.config.compose import compose
+from spot.config.compose import compose, cpu_precision
+from spot.generation.transformers import TransformersGenerator
 from spot.pipeline import clients
 from spot.pipeline.plan import sampling
 from spot.pipeline.policy import SHIPPED, Policy
@@ -27,6 +29,25 @@ def test_a_run_on_gpus_samples_on_one() -> None:
     assert names == clients.generation(compose([]), config.generator) | {"device": "cuda"}
     with_servers = compose(["hardware=1xgpu", "generator=vllm"]).generator
     assert "device" not in clients.generation(config, with_servers)
+
+
+def test_a_processor_samples_in_the_precision_it_trains_in() -> None:
+    config = compose(["hardware.precision=bf16"])
+    with closing(clients.generator(config, config.generator, Policy("tiny", SHIPPED, ""))) as made:
+        assert isinstance(made, TransformersGenerator)
+        assert made.model.dtype == torch.bfloat16
+    names = clients.generation(config, config.generator)
+    assert names == clients.generation(compose([]), config.generator) | {"dtype": "bfloat16"}
+
+
+def test_bf16_where_a_processor_has_matrix_units_for_it(tmp_path: Path) -> None:
+    listed = tmp_path / "cpuinfo"
+    listed.write_text("flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n")
+    assert cpu_precision(str(listed)) == "bf16"
+    listed.write_text("flags\t\t: fpu avx512f avx512_bf16\n")
+    assert cpu_precision(str(listed)) == "fp32"
+    assert cpu_precision(str(tmp_path / "another system")) == "fp32"
+    assert compose(["hardware=cpu_auto"]).hardware.precision == cpu_precision()
 
 
 def hours(until: str | None, *overrides: str) -> float:

@@ -51,6 +51,7 @@ def register() -> None:
         store.store(group=group, name="schema", node=node)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("folder_or", folder_or, replace=True)
+    OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
     Plugins.instance()  # Hydra's own readers of files, before ours
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
@@ -58,6 +59,17 @@ def register() -> None:
 def folder_or(folder: str, otherwise: str) -> str:
     """The folder where it is there (a part of one, too, which is then refused), else the other."""
     return folder if Path(folder).is_dir() else otherwise
+
+
+def cpu_precision(known: str = "/proc/cpuinfo") -> str:
+    """bf16 where the processor has units that multiply matrices in it (Intel's AMX), else fp32.
+
+    known: Linux' list of what the processor can do; without one fp32.
+    """
+    try:
+        return "bf16" if "amx_bf16" in Path(known).read_text(encoding="utf-8").split() else "fp32"
+    except OSError:
+        return "fp32"
 
 
 def sweep_name(study: str | None, overrides: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,25 @@ DECIDES = {  # keys besides sampling that can change a response, if only by roun
 }
 
 
-def settings(config: GeneratorConfig, thinking: bool, device: str) -> dict[str, Any]:
-    """What decides a response; how many servers there are, and where, does not.
+@dataclass(frozen=True)
+class InProcess:
+    """How a model in this process computes."""
 
-    device: of this process, as torch calls it.
-    """
+    device: str = "cpu"  # torch's name, as dtype's
+    dtype: str = "float32"  # auto: that of the weights
+    threads: int | None = None  # of torch; null: its own choice
+
+
+def settings(config: GeneratorConfig, thinking: bool, here: InProcess) -> dict[str, Any]:
+    """What decides a response; how many servers there are, and where, does not."""
     keys = ["kind", "temperature", "top_p", "top_k", "max_new_tokens", *DECIDES[config.kind]]
     values = asdict(config)
-    elsewhere = {"device": device} if config.kind == "transformers" and device != "cpu" else {}
-    return {key: values[key] for key in keys} | {"thinking": thinking} | elsewhere
+    place: dict[str, Any] = {}
+    if config.kind == "transformers" and here.device != "cpu":
+        place = {"device": here.device}
+    elif config.kind == "transformers" and here.dtype != "float32":
+        place = {"dtype": here.dtype}
+    return {key: values[key] for key in keys} | {"thinking": thinking} | place
 
 
 def check(config: GeneratorConfig, group: str = "generator") -> None:
@@ -52,27 +62,25 @@ def generator(
     name: str,
     *,
     thinking: bool,
-    device: str,
-    threads: int | None,
+    here: InProcess,
     logs: Path,
     group: str = "generator",
 ) -> Generator:
     """What answers for the model in `folder`, which completions call `name`.
 
-    device and threads: torch's, in this process; logs: a folder that servers of our own write to; group: whose
-    keys messages name.
+    logs: a folder that servers of our own write to; group: whose keys messages name.
     """
     if config.kind == "transformers":
         from spot.generation import transformers
 
-        set_threads(threads)
+        set_threads(here.threads)
         return transformers.load(
             folder,
             batch_size=config.batch,
             thinking=thinking,
             name=name,
-            device=device,
-            dtype="float32" if device == "cpu" else "auto",
+            device=here.device,
+            dtype=here.dtype,
         )
     from transformers import AutoConfig
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spot.config import BenchmarkConfig, Config, GeneratorConfig, resolved_loss
+from spot.config import BenchmarkConfig, Config, GeneratorConfig, HardwareConfig, resolved_loss
 from spot.evaluation import benchmarks
 from spot.generation import build
 from spot.generation.types import Generator
@@ -91,16 +91,23 @@ def generator(config: Config, settings: GeneratorConfig, policy: Policy) -> Gene
         policy.folder,
         policy.name,
         thinking=config.model.thinking,
-        device=config.hardware.device,
-        threads=config.hardware.threads,
+        here=_in_process(config.hardware),
         logs=Path(config.output) / "servers" / started,
         group="evaluator" if settings is config.evaluator else "generator",
     )
 
 
+def _in_process(hardware: HardwareConfig) -> build.InProcess:
+    """On a GPU in the weights' precision, on a processor in that of the training."""
+    if hardware.device != "cpu":
+        return build.InProcess(hardware.device, "auto", hardware.threads)
+    narrow = hardware.precision == "bf16"
+    return build.InProcess("cpu", "bfloat16" if narrow else "float32", hardware.threads)
+
+
 def generation(config: Config, who: GeneratorConfig) -> dict[str, Any]:
     """What decides responses of a generator, beside what is asked and the model."""
-    return build.settings(who, config.model.thinking, config.hardware.device)
+    return build.settings(who, config.model.thinking, _in_process(config.hardware))
 
 
 def asked_settings(config: Config) -> dict[str, Any]:

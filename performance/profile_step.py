@@ -55,16 +55,16 @@ def around_steps(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> It
         PairModule.training_step = plain  # type: ignore[method-assign]
 
 
-def run(pairs: list[Pair], loss: str) -> None:
+def run(pairs: list[Pair], loss: str, folder: Path = SHIPPED, precision: str = "fp32") -> None:
     """One epoch as the laptop world trains, without probes."""
     config = LossConfig(loss, beta=0.1, learning_rate=1e-4, epochs=1)
-    options = RunOptions(HardwareConfig(tokens_per_pack=2048))
+    options = RunOptions(HardwareConfig(tokens_per_pack=2048, precision=precision))
     with tempfile.TemporaryDirectory() as out:
-        train(SHIPPED, Path(out), pairs, [], config, 0, options)
+        train(folder, Path(out), pairs, [], config, 0, options)
 
 
-def step_seconds(pairs: list[Pair], loss: str) -> list[float]:
-    """Seconds of every step after the warm-up, unprofiled."""
+def step_seconds(pairs: list[Pair], loss: str, *model: Any) -> list[float]:
+    """Seconds of every step after the warm-up, unprofiled. model: folder and precision of another one."""
     seconds: list[float] = []
 
     def timed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +77,7 @@ def step_seconds(pairs: list[Pair], loss: str) -> list[float]:
         return call
 
     with around_steps(timed):
-        run(pairs, loss)
+        run(pairs, loss, *model)
     return seconds[WARMUP:]
 
 

@@ -78,7 +78,7 @@ bench: install  ## measure: equivalence, side by side with TRL, scaling, profile
 	$(BIN)/python -m performance.vs_trl --shared .5 --tile 64 --table vs_trl_tile
 
 docs: install  ## the documentation as pages, in site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/tools/pages.py
 
 test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU
 	SPOT_VLLM=$(VLLM)/bin/vllm $(PYTEST) -m vllm --timeout 600

@@ -9,13 +9,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import fields
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +33,7 @@ pytestmark = pytest.mark.docs
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest, needs: Callable[[object, str], None]) -> Path:
-    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install)")
+    needs(importlib.util.find_spec("zensical"), "zensical (make install)")
     built: Path = request.getfixturevalue("built")
     return built
 
@@ -43,7 +41,7 @@ def site(request: pytest.FixtureRequest, needs: Callable[[object, str], None]) -
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(site)]
+    command = [sys.executable, "docs/tools/pages.py", str(site)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return site
@@ -96,19 +94,27 @@ def test_every_command_has_its_section_and_every_section_its_command(site: Path)
     ],
 )
 def test_an_include_that_was_not_made_stops_the_build(
-    mark: str,
-    refused: bool,
-    needs: Callable[[object, str], None],
-    monkeypatch: pytest.MonkeyPatch,
+    mark: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs(importlib.util.find_spec("mkdocs"), "mkdocs (make install)")
     monkeypatch.syspath_prepend(ROOT / "docs/tools")
-    markdown, hooks = importlib.import_module("markdown"), importlib.import_module("hooks")
-    extensions = ["pymdownx.superfences", "pymdownx.highlight"]
-    content = markdown.markdown(f"Code:\n\n```python\n{mark}\n```\n", extensions=extensions)
-    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
-    with pytest.raises(Exception, match=r"index.md shows") if refused else nullcontext():
-        assert hooks.on_page_content(content, page) == content
+    pages = importlib.import_module("pages")
+    text = html.escape(mark, quote=False)
+    (tmp_path / "index.html").write_text(f"<pre><code><span>{text}</span></code></pre>")
+    found = pages.faults(tmp_path)
+    assert len(found) == refused
+    assert all(line.startswith("index.html shows") for line in found)
+
+
+def test_a_missing_image_and_a_page_without_a_place_stop_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs/tools")
+    pages = importlib.import_module("pages")
+    (tmp_path / "index.html").write_text('<img alt="a" src="images/none.png"><img src="data:,">')
+    assert pages.faults(tmp_path) == ["index.html shows images/none.png, which is not there."]
+    monkeypatch.setattr(pages, "FROM_ELSEWHERE", {"README.md": "readme.md"})
+    with pytest.raises(ValueError, match=r"readme\.md is not in the navigation"):
+        pages.together(tmp_path)
 
 
 def test_what_is_supported_is_what_the_code_has(site: Path) -> None:
@@ -215,9 +221,9 @@ def test_a_reader_needs_no_network(
             assert (formulas > 40) is (name == "method")
             expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
     page.goto(f"{served}index.html")
-    page.focus("[data-md-component=search-query]")
-    page.keyboard.insert_text("delta")
-    page.wait_for_selector(".md-search-result__item")
+    page.keyboard.press("/")
+    page.locator("input[aria-label=Search]").fill("delta")
+    expect(page.get_by_text("The threshold δ").first).to_be_visible()
     loaded = page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
     assert len(loaded) > 5
     assert not [url for url in loaded if not url.startswith((served, "data:", "blob:"))]

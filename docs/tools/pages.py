@@ -1,4 +1,8 @@
-"""What mkdocs does beside reading `docs/`: generated pages, pages from elsewhere, KaTeX, links."""
+"""The documentation as pages: `python docs/tools/pages.py [folder]`, by default site/.
+
+docs/, pages made from code and files of the repository that are pages, too, are put into one folder, which
+Zensical builds. A page that is in no navigation, a link to nowhere, a missing image and an include that was not made are errors.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,22 @@ import html
 import math
 import posixpath
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import losses  # beside this file, as reference and supported are
 import reference
 import supported
 import yaml
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
 
 from spot.cli import arguments
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCS, STUDIES = ROOT / "docs", ROOT / "experiments" / "laptop"
 FROM_ELSEWHERE = {  # files of the repository that are pages, too
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -30,41 +36,77 @@ LEFT_OVER = re.compile(r"-\s?-?\s?8\s?<\s?-.*|<!-- (?:commands|studies) -->")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
+def main() -> None:
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site").resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        together(Path(folder))
+        command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "zensical.toml"]
+        if subprocess.run(command, cwd=folder).returncode:
+            sys.exit(1)
+        if found := faults(Path(folder, "site")):
+            sys.exit("\n".join(found))
+        # pages that are opened from disk ask for it, and cannot search: that script would come from a network
+        Path(folder, "site", "search.js").touch()
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(Path(folder, "site"), target)
+
+
+def together(folder: Path) -> None:
+    """Everything that is built. Raises ValueError for a page that is not in the navigation."""
+    settings = (DOCS / "zensical.toml").read_text("utf-8")
+    (folder / "zensical.toml").write_text(settings, encoding="utf-8")
+    shutil.copytree(DOCS / "examples", folder / "examples")
+    shutil.copytree(DOCS / "assets", folder / "docs" / "assets")
+    shutil.copytree(DOCS / "images", folder / "docs" / "images")
+    for figure in STUDIES.glob("*/figures/*.png"):
+        place = folder / "docs" / "laptop" / figure.relative_to(STUDIES)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(figure, place)
+    shutil.copy(katex(), folder / "docs" / "assets")
+    for uri, text in pages().items():
+        if f'"{uri}"' not in settings:
+            raise ValueError(f"{uri} is not in the navigation of docs/zensical.toml.")
+        place = folder / "docs" / uri
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Every page by its place: those of docs/, from elsewhere and out of the code."""
+    by_hand = {path.relative_to(DOCS).as_posix(): path for path in DOCS.rglob("*.md")}
+    sources = {
+        f"docs/{uri}": uri for uri in by_hand if uri.split("/")[0] not in ("examples", "tools")
+    }
+    found = reference.pages() | {"supported.md": supported.page(), "losses.md": losses.page()}
+    for source, uri in (sources | published()).items():
+        text = relinked((ROOT / source).read_text("utf-8"), source, uri)
+        made = {"<!-- commands -->": commands, "<!-- studies -->": studies}
+        for mark, make in made.items():
+            text = text.replace(mark, make()) if mark in text else text
+        found[uri] = text
+    return found
+
+
+def faults(site: Path) -> list[str]:
+    """What Zensical does not see: an include or a mark of ours that was left as it is, a missing image."""
+    found = []
+    for path in sorted(site.rglob("*.html")):
+        name, text = path.relative_to(site), path.read_text("utf-8")
+        if left := LEFT_OVER.search(html.unescape(re.sub(r"<[^>!]*>", "", text))):
+            found.append(f"{name} shows {left[0]!r}: an include that was not made.")
+        images = re.findall(r'<img [^>]*src="([^":#]+)[#"]', text)
+        missing = [image for image in images if not (path.parent / image).is_file()]
+        found += [f"{name} shows {image}, which is not there." for image in missing]
+    return found
+
+
 def published() -> dict[str, str]:
     """Which page of the site each file of the repository is, besides those in docs/."""
-    reports = sorted(ROOT.glob("experiments/laptop/*/report.md"))
+    reports = sorted(STUDIES.glob("*/report.md"))
     return FROM_ELSEWHERE | {
         path.relative_to(ROOT).as_posix(): f"laptop/{path.parent.name}/report.md"
         for path in reports
     }
-
-
-def on_config(config: Any) -> Any:
-    """Put every report of a laptop study into the navigation, and every group of the configuration."""
-    sections = {name: pages for section in config.nav for name, pages in section.items()}
-    for uri in sorted(set(published().values()) - set(FROM_ELSEWHERE.values())):
-        name = re.sub(r"([a-z])(\d)", r"\1 \2", uri.split("/")[1]).replace("_", " ").capitalize()
-        sections["Results"].append({f"{name}, laptop": uri})
-    sections["Configuration"] += [
-        uri for uri in sorted(reference.pages()) if uri not in sections["Configuration"]
-    ]
-    return config
-
-
-def on_files(files: Files, config: Any) -> Files:
-    """Add what is not written by hand in docs/."""
-    written = reference.pages() | {"supported.md": supported.page(), "losses.md": losses.page()}
-    for uri, text in written.items():
-        files.append(File.generated(config, uri, content=text))
-    for source, uri in published().items():
-        text = (ROOT / source).read_text("utf-8")
-        files.append(File.generated(config, uri, content=relinked(text, source, uri)))
-    for figure in sorted(ROOT.glob("experiments/laptop/*/figures/*.png")):
-        uri = f"laptop/{figure.relative_to(ROOT / 'experiments/laptop').as_posix()}"
-        files.append(File.generated(config, uri, abs_src_path=str(figure)))
-    uri = "assets/katex.min.js"
-    files.append(File.generated(config, uri, abs_src_path=str(katex())))
-    return files
 
 
 def katex() -> Path:
@@ -73,21 +115,6 @@ def katex() -> Path:
     assert spec is not None, "pip install sphinxcontrib-katex"
     assert spec.origin is not None
     return Path(spec.origin).with_name("katex.min.js")
-
-
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill in commands and studies; fix links that leave docs/."""
-    source = f"docs/{page.file.src_uri}"
-    if page.file.generated_by is None:
-        markdown = relinked(markdown, source, page.file.src_uri)
-    return markdown.replace("<!-- commands -->", commands()).replace("<!-- studies -->", studies())
-
-
-def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Refuse a page that shows an include, or a mark of ours, in place of what belongs there."""
-    if left := LEFT_OVER.search(html.unescape(re.sub(r"<[^>!]*>", "", content))):
-        raise PluginError(f"{page.file.src_uri} shows {left[0]!r}: an include that was not made.")
-    return content
 
 
 def commands() -> str:
@@ -154,3 +181,7 @@ def relinked(text: str, source: str, uri: str) -> str:
         return f"{image}[{words}]({here}{anchor})"
 
     return LINK.sub(fixed, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -170,9 +170,9 @@ def _training(plan: Plan) -> Iterator[Spent]:
     every = steps_between(config.probe, config.hardware.accelerator, look, batch, work.steps)
     probes = rounds * (1 + -(-work.steps // every))
     busy = min(1.0, pairs / ranks)
-    note = f"{probes:,} of {pairs} held-out pairs (probe.every={every}), "
-    every_pair = 2 * config.data.held_out  # in the middle and at the end
-    note += f", and twice all {config.data.held_out}"
+    held_out = config.data.held_out
+    note = f"{probes:,} of {pairs} held-out pairs (probe.every={every}) and 2 of all {held_out}, "
+    every_pair = 2 * held_out  # in the middle and at the end
     yield _computed("probes", plan, rounds * every_pair * look / pairs + probes * look / busy, note)
     asked = len(benchmarks.general(config.benchmarks.tasks, config.probe))
     if asked and not config.hardware.in_parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from spot.grading import math_family
 from spot.grading.family import Answer, Family, Grade
 from spot.grading.registry import Verifier
 from spot.utils.errors import UserError
+
+PACKED = Path(__file__).parents[1] / "support" / "inspect.eval"
 
 
 @pytest.fixture(scope="module")
@@ -85,32 +86,50 @@ def sample(name: str, epoch: int, text: object, stop: str = "stop") -> dict[str,
     return {"id": name, "epoch": epoch, "input": asked, "target": "4", "metadata": {}, "output": output}  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["eval", "json"])
-def test_a_log_of_inspect_is_read_by_sample_and_epoch(
-    tmp_path: Path, family: Family, kind: str
-) -> None:
-    thought = [{"type": "reasoning", "reasoning": r"\boxed{9}"}, {"type": "text", "text": r"\boxed{4}"}]  # fmt: skip
-    samples = [sample("b", 1, r"\boxed{4}", "max_tokens"), sample("a", 2, r"\boxed{5}", "unknown")]
-    samples.append(sample("a", 1, thought))
-    path = tmp_path / f"log.{kind}"
-    if kind == "json":
-        path.write_text(json.dumps({"version": 2, "eval": {}, "samples": samples}))
-    else:
-        with zipfile.ZipFile(path, "w") as log:
-            log.writestr("header.json", "{}")
-            for one in samples:
-                log.writestr(f"samples/{one['id']}_epoch_{one['epoch']}.json", json.dumps(one))
-
+def posed(family: Family) -> saved_responses.Find:
     def find(row: Any, row_id: str) -> tuple[Question, Question]:
         question = family.read(row, row_id)
         return question, question
 
-    rows = saved_responses.read(path, find, "math", {"question": "problem|question"})
-    found = [(r.answer.question.id, r.trial, g.verdict) for r, g in saved_responses.grade(rows, family)]  # fmt: skip
-    assert found == [("a", 0, "correct"), ("a", 1, "wrong"), ("b", 0, "truncated")]
-    path.write_bytes(b"PK")
-    with pytest.raises(UserError, match=rf"log\.{kind}"):
-        saved_responses.read(path, find, "math")
+    return find
+
+
+FIELDS = {"question": "problem|question"}
+
+
+def graded(path: Path, family: Family) -> list[tuple[str, int, str]]:
+    rows = saved_responses.read(path, posed(family), "math", FIELDS)
+    return [
+        (r.answer.question.id, r.trial, g.verdict) for r, g in saved_responses.grade(rows, family)
+    ]
+
+
+def test_a_log_of_inspect_is_read_by_sample_and_epoch(tmp_path: Path, family: Family) -> None:
+    thought = [
+        {"type": "reasoning", "reasoning": r"\boxed{9}"},
+        {"type": "text", "text": r"\boxed{4}"},
+    ]
+    samples = [
+        sample("b", 1, r"\boxed{4}", "max_tokens"),
+        sample("a", 2, r"\boxed{5}", "unknown"),
+        sample("a", 1, thought),
+    ]
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"version": 2, "eval": {}, "samples": samples}))
+    assert graded(path, family) == [
+        ("a", 0, "correct"),
+        ("a", 1, "wrong"),
+        ("b", 0, "truncated"),
+    ]
+
+
+def test_a_log_as_inspect_packs_it(tmp_path: Path, family: Family) -> None:
+    """Written by Inspect 0.3.285: three epochs of 1 + 1, the last one cut off."""
+    verdicts = ["correct", "wrong", "truncated"]
+    assert graded(PACKED, family) == [("q", n, verdict) for n, verdict in enumerate(verdicts)]
+    (tmp_path / "log.eval").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"log\.eval cannot be read"):
+        graded(tmp_path / "log.eval", family)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ Inspect: a log, `.json` or `.eval` (a zip with a file for each sample), with suc
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from spot.data.jsonl import Problem, read_objects
 from spot.utils.errors import UserError, first_line
 
 Row = dict[str, Any]
+ZSTANDARD = 93  # of the methods of a zip
 
 
 def rows(path: Path, fields: Mapping[str, str]) -> Iterator[tuple[int, Row | Problem]]:
@@ -46,8 +48,8 @@ def _inspect(path: Path) -> list[Row] | None:
     try:
         if path.suffix == ".eval":
             with zipfile.ZipFile(path) as log:
-                names = [name for name in log.namelist() if name.startswith("samples/")]
-                samples = [json.loads(log.read(name)) for name in names]
+                members = [one for one in log.infolist() if one.filename.startswith("samples/")]
+                samples = [json.loads(_content(path, log, one)) for one in members]
         elif path.suffix == ".json":
             log_ = json.loads(path.read_bytes())
             if not (isinstance(log_, dict) and "eval" in log_ and "samples" in log_):
@@ -55,13 +57,30 @@ def _inspect(path: Path) -> list[Row] | None:
             samples = log_["samples"]
         else:
             return None
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         if path.suffix == ".json":  # JSON Lines, perhaps
             return None
         raise UserError(
             f"{path} cannot be read ({first_line(error)}): write it as JSON, inspect log convert --to json."
         ) from error
     return sorted(samples, key=lambda sample: (str(sample["id"]), sample["epoch"]))
+
+
+def _content(path: Path, log: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """What a file of a zip holds, by Zstandard, too, which Inspect packs with and zipfile reads from 3.14 on."""
+    if member.compress_type != ZSTANDARD:
+        return log.read(member)
+    import pyarrow
+
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(
+            30
+        )  # the last two numbers in it: how long the name and what follows it are
+        file.seek(sum(struct.unpack("<HH", header[26:])), 1)
+        packed = pyarrow.BufferReader(file.read(member.compress_size))
+    with pyarrow.CompressedInputStream(packed, "zstd") as stream:
+        return bytes(stream.read())
 
 
 def _of_inspect(sample: Row, named: Mapping[str, str]) -> Row:

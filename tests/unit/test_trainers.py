@@ -10,8 +10,10 @@ import pytest
 
 from spot.data.chat import Message
 from spot.data.rows import Attempt, Pair
+from spot.evaluation import elsewhere
 from spot.report.trainers import FORMATS, command
 from spot.utils.errors import UserError
+from tests.support.runs import HOSTILE, MadeRun, made_study
 
 TURNS = [Message(role="system", content="Be brief."), Message(role="user", content="1 + 1?")]
 PAIR = Pair(
@@ -50,12 +52,35 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "jsonl": {"id": "q", "question": "1 + 1?", "answer": "2", "messages": ASKED},
 }  # fmt: skip
 
+WHEN = "2026-01-01T00-00-00"
+
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_fields(name: str) -> None:
     form = FORMATS[name]
     assert (form.pair and form.pair(PAIR)) == PAIRS.get(name)
     assert (form.question and form.question(QUESTION)) == QUESTIONS.get(name)
+
+
+def test_scores_are_a_log_of_inspect_which_is_read_again(tmp_path: Path) -> None:
+    """By the fields of its EvalLog; `spot grade` reads question, response and trial out of it."""
+    made = MadeRun(
+        right={"sums": 50}, base={"sums": 25}, domains={"sums": "in_domain"}, questions=4, trials=2,
+        asked=True, config={"model.name": "tiny", "model.thinking": False},
+    )  # fmt: skip
+    made_study(tmp_path, [made])
+    command([str(tmp_path / "sweep/0"), "format=inspect", f"out={tmp_path}"])
+    log = json.loads((tmp_path / f"{WHEN}_sums_base.json").read_text())
+    assert (log["eval"]["model"], log["eval"]["config"]) == ("tiny", {"epochs": 2})
+    assert log["eval"]["dataset"]["sample_ids"] == ["q0", "q1", "q2", "q3"]
+    assert log["results"]["scores"][0]["metrics"]["accuracy"]["value"] == 0.25
+    assert [s["scores"]["spot"]["value"] for s in log["samples"]] == [*"CC", *"IIIIII"]
+    trained = json.loads((tmp_path / f"{WHEN}_sums_trained.json").read_text())
+    assert trained["eval"]["model"] == "tiny after spot_bco"
+    row = dict(elsewhere.rows(tmp_path / f"{WHEN}_sums_base.json", {}))[2]
+    assert isinstance(row, dict)
+    assert row["question"] == f"{HOSTILE} q0?"
+    assert (row["id"], row["trial"], row["response"], row["finish_reason"]) == ("q0", 1, "text", "stop")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -186,10 +186,10 @@ AFTER = {
         "spot.report.pair_page:command",
     ),
     "export": Command(
-        "pairs and questions as other trainers read them",
-        "<run> [format=trl|trl_sdft|verl|prime_rl|openrlhf|llama_factory|jsonl] [out=<folder>]",
+        "pairs and questions as other trainers read them, scores as Inspect does",
+        "<run> [format=trl|trl_sdft|verl|prime_rl|openrlhf|llama_factory|jsonl|inspect] [out=<folder>]",
         f"Pairs for trainers that learn from both responses, questions with their answers for those that sample. {RUN} "
-        "Leaves pairs and questions in <run>/export/<format>/.",
+        "Leaves pairs and questions in <run>/export/<format>/; with format=inspect a log of each benchmark.",
         ("spot export newest format=trl", "spot export outputs/runs/<date>/<time> format=verl"),
         "spot.report.trainers:command",
     ),

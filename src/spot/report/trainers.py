@@ -17,11 +17,13 @@ from typing import Any
 from spot.config.arguments import read as read_arguments
 from spot.data import artifacts, chat, run_record
 from spot.data.rows import Attempt, Pair
+from spot.report import inspect_log
 from spot.report.load import FinishedRun, load
 from spot.utils.errors import UserError, one_of
 from spot.utils.files import check_output, write_aside
 
 Record = dict[str, Any]
+INSPECT = "inspect"  # not a trainer's: the scores, as logs of an evaluation
 
 
 @dataclass
@@ -39,7 +41,7 @@ def command(arguments: list[str]) -> None:
     names += [] if given.run is None else [given.run]
     if len(names) != 1 or not names[0]:
         raise UserError("name one run: spot export <run> [format=trl] [out=<folder>].")
-    one_of("format", given.format, tuple(FORMATS))
+    one_of("format", given.format, (*FORMATS, INSPECT))
     source = Path(names[0])
     if not run_record.is_finished(source):
         raise UserError(
@@ -54,8 +56,10 @@ def command(arguments: list[str]) -> None:
 def export(source: Path, name: str, out: Path) -> dict[Path, int]:
     """Write a finished run's rows into the folder `out`; returns the rows of every file."""
     (run,), _ = load(source)
-    made, form = {}, FORMATS[name]
     out.mkdir(parents=True, exist_ok=True)
+    if name == INSPECT:
+        return inspect_log.write(run, out)
+    made, form = {}, FORMATS[name]
     if form.pair is not None:
         told = {"chat_template_kwargs": {"enable_thinking": run.config["model.thinking"]}}
         made["pairs"] = [form.pair(pair) | (told if form.told else {}) for pair in _pairs(run)]

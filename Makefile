@@ -33,6 +33,7 @@ $(STAMP): pyproject.toml constraints.txt | own
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 		|| { echo "spot needs Python 3.11, 3.12 or 3.13: make install PYTHON=<path>" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null  # uv makes one without
 	@echo 'Installing into $(VENV): this takes a few minutes the first time.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@

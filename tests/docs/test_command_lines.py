@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spot.cli import arguments as table
-from spot.cli import stages
+from spot.cli import notify, stages
 from spot.config import compose
 from spot.utils.errors import UserError
 
@@ -98,7 +98,7 @@ def test_a_command_line_is_right(line: tuple[str, tuple[str, ...]]) -> None:
     flags = [each for each in arguments if each.startswith("-")]
     assert set(flags) <= set(FLAGS), WHERE[line]
     given = [each for each in arguments if is_override(each) and each not in flags]
-    given = table.spread_worlds(command, given)
+    given = table.spread_worlds(command, notify.taken(given)[0])
     if arguments == MISTAKE:
         with pytest.raises(UserError, match=r"did you mean data\.gamma"):
             compose.compose(given)

@@ -31,6 +31,7 @@ NEEDED = {  # what an option cannot know by itself
     "data=jsonl": ROWS_OF_A_FILE,
     "data=gsm8k_attempts": ["data.path=rows.jsonl"],
     "data=hub": ["data.hub=owner/name"],
+    "data=pairs": ["data.hub=owner/name"],
     "oracle=human": ["oracle.path=corrections.jsonl"],
     "oracle=openai": ["oracle.model=some-model"],
     "oracle=tutor": ["data=everyday"],

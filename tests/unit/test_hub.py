@@ -6,8 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +14,14 @@ import pytest
 from spot.data.hub import identity, load_rows
 from spot.data.jsonl import Fields, read_questions
 from spot.utils.errors import UserError
+from tests.support.hub import COMMIT, Hub, Repository
 
 ROWS = [
     {"question": "a", "answer": "007", "meta": {"id": "x"}},
     {"question": "b, c", "answer": "2020-01-01", "meta": {"id": "y"}},
 ]
 FLAT = [{"question": row["question"], "answer": row["answer"]} for row in ROWS]
-DENIED = "Invalid credentials in Authorization header"  # what a hub says to an expired token
-COMMIT, OTHER = "a" * 40, "b" * 40
+OTHER = "b" * 40
 
 
 def parquet(path, rows):
@@ -170,70 +168,6 @@ for case in json.loads(sys.argv[1]):
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Serves `owner/good`; what else is asked for is gated, unknown, private or breaks."""
-
-    files: dict[str, bytes]
-
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
-
-    def do_GET(self, body=True):
-        path = self.path.partition("?")[0]
-        name = (re.search(r"owner/(\w+)", path) or [None, None])[1]
-        file = re.search(rf"/resolve/{COMMIT}/(.+)", path)
-        if name == "good" and OTHER in path:
-            self.answer(404, b"", body, {"X-Error-Code": "RevisionNotFound"})
-        elif name == "good" and file and file[1] in self.files:
-            content = self.files[file[1]]
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{file[1]}"', "Accept-Ranges": "bytes"}
-            self.answer(200, content, body, headers)
-        elif name in ("good", "gated") and re.search(f"/revision/({COMMIT}|main)", path):
-            info = {"id": f"owner/{name}", "sha": COMMIT, "siblings": [], "gated": False}
-            self.answer(200, info | {"gated": "auto" if name == "gated" else False}, body)
-        elif name == "good" and ("/tree/" in path or "/paths-info/" in path):
-            self.answer(200, self.tree(path), body)
-        elif name == "gated":
-            self.answer(401, b"", body, {"X-Error-Code": "GatedRepo"})
-        elif name == "denied":
-            self.answer(401, b"", body, {"X-Error-Message": DENIED})
-        elif name == "broken":
-            self.answer(503, b"", body)
-        else:
-            code = "EntryNotFound" if name == "good" else "RepoNotFound"
-            self.answer(404 if name == "good" else 401, b"", body, {"X-Error-Code": code})
-
-    def tree(self, path):
-        under = path.partition(f"{COMMIT}/")[2]
-        files = [
-            {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
-            for name, content in self.files.items()
-            if name.startswith(under)
-        ]
-        folders = [{"type": "directory", "path": "en", "oid": "1" * 40, "size": 0}]
-        return files if under else folders + files
-
-    def answer(self, status, content, body, headers=None):
-        if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
-            headers = {"Content-Type": "application/json"}
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        if os.environ.get("HUB_LOG"):
-            print(*args, file=sys.stderr)
-
-
 def ask(home, endpoint, cases, offline="0"):
     env = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline}
     env.pop("HF_TOKEN", None)
@@ -247,19 +181,19 @@ def ask(home, endpoint, cases, offline="0"):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub")
-    name = "en/train-00000-of-00001.parquet"
+    name, folder = "en/train-00000-of-00001.parquet", tmp_path_factory.mktemp("hub")
     card = (
         "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/train-*\n"
     )
-    Hub.files = {
+    files = {
         "README.md": (card + "---\n").encode(),
         name: parquet(folder / "rows.parquet", ROWS).read_bytes(),
     }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+    names = {f"datasets/owner/{state}": state for state in ("good", "gated", "denied", "broken")}
+    served = Hub({name: Repository(files, state=state) for name, state in names.items()})
+    end = served.start()
+    yield served.endpoint
+    end()
 
 
 @pytest.mark.slow

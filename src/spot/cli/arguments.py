@@ -20,7 +20,7 @@ EXIT_CODES = {
     143: "ended by SIGTERM; the same command goes on from there",
 }
 FLAGS = {
-    "--dry-run": "say what would be made and what reused, and make nothing",
+    "--dry-run": "say what would be made, reused or sent, and do nothing",
     "--diff": "only what differs from `python train.py`",
     "--json": "as JSON",
     "--watch": "look again every two seconds, until Ctrl-C",
@@ -28,7 +28,7 @@ FLAGS = {
 
 
 # And show, which names jobs of a sweep, too.
-TAKE_A_RUN = ("evaluate", "report", "pairs", "export", "compare")
+TAKE_A_RUN = ("evaluate", "report", "pairs", "export", "push", "compare")
 RUN = "A run is a folder, newest, or a number from spot runs."
 UNKNOWN = "unrecognized arguments: "  # what argparse says of a flag
 HYDRA = ("multirun", "cfg", "package", "resolve", "info", "hydra_help", "shell_completion")
@@ -192,6 +192,19 @@ AFTER = {
         "Leaves pairs and questions in <run>/export/<format>/; with format=inspect a log of each benchmark.",
         ("spot export newest format=trl", "spot export outputs/runs/<date>/<time> format=verl"),
         "spot.report.trainers:command",
+    ),
+    "push": Command(
+        "model, card, scores and pairs to the Hugging Face Hub",
+        "<run> repo=<owner>/<name> [pairs=<owner>/<name>|none] [public=true] [merged=true] [--dry-run]",
+        "Private, unless public=true. The model's repository gets the checkpoint (of LoRA on a base of the hub the adapter alone, "
+        "or with merged=true all weights), its card and its scores; pairs= (<repo>-pairs) gets the pairs, which data=pairs reads. "
+        f"The same command goes on after an interruption and sends what is missing. {RUN}",
+        (
+            "spot push newest repo=me/qwen3-spot --dry-run",
+            "spot push 3 repo=me/qwen3-spot public=true",
+        ),
+        "spot.cli.commands:push",
+        flags=("--dry-run",),
     ),
     "compare": Command(
         "differences paired by question",

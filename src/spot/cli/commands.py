@@ -1,4 +1,4 @@
-"""Commands that run no stage: compare, grade, connect4, config, report."""
+"""Commands that run no stage: compare, grade, connect4, config, report, push."""
 
 from __future__ import annotations
 
@@ -279,3 +279,60 @@ def _check_report(source: Path, given: ReportArguments) -> None:
 
 def _packed(name: str) -> bool:
     return name.endswith((".tar.gz", ".tgz"))
+
+
+# ---- push --------------------------------------------------------------------------------------
+
+
+@dataclass
+class PushArguments:
+    """Of `spot push`: repositories of the model and of its pairs, who sees them, all weights of LoRA."""
+
+    repo: str = MISSING
+    pairs: str | None = None  # null: <repo>-pairs; none: they stay here
+    public: bool = False
+    merged: bool = False
+
+
+def push(arguments: Sequence[str], dry: bool = False) -> None:
+    """A finished run's model, card, scores and pairs to the hub. dry: only say which files go where."""
+    names, given = read(PushArguments, arguments, "push", named=True)
+    if len(names) != 1 or not names[0]:
+        raise UserError("name one run: spot push <run> repo=<owner>/<name> [--dry-run].")
+    pairs = None if given.pairs == "none" else given.pairs or f"{given.repo}-pairs"
+    for key, repo in {"repo": given.repo, "pairs": pairs}.items():
+        if repo is not None and not _is_repository(repo):
+            raise UserError(f"{key}={short(repo)} is none of the hub: write {key}=<owner>/<name>.")
+    source = Path(names[0])
+    if not run_record.is_finished(source):
+        raise UserError(
+            f"{source} holds no finished run: give one that spot runs lists as complete."
+        )
+    if not dry:
+        _check_access()
+    from spot.report import push as pushing
+
+    pushing.push(source, given.repo, pairs, public=given.public, merged=given.merged, dry=dry)
+
+
+def _is_repository(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def _check_access() -> None:
+    """Refuse what can be sent nowhere."""
+    from huggingface_hub import constants, get_token
+
+    if constants.is_offline_mode():
+        raise UserError("HF_HUB_OFFLINE=1 forbids sending: unset it, or add --dry-run.")
+    if not get_token():
+        raise UserError(
+            "the hub asks who sends: set HF_TOKEN to a token that may write, or hf auth login."
+        )

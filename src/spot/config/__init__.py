@@ -230,7 +230,7 @@ def check_combination(config: Config, until: str | None = None) -> None:
         raise UserError(
             "oracle=human needs corrections: data.fields.solution=<field> or oracle.path=<file>."
         )
-    if oracle.kind == "human" and not (oracle.path or data.path):
+    if oracle.kind == "human" and not (oracle.path or data.path or data.source == "hub"):
         raise UserError("oracle=human corrects from a file: give oracle.path=<file>.")
     if until not in ("rectify", "select") and data.arm == "self":
         _check_without_rejected(config.loss)

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spot.config import DataConfig
 from spot.data.jsonl import (
     LONGEST_LINE,
     NOT_UTF8,
@@ -88,6 +89,16 @@ def load_rows(
     if _ABBREVIATED.fullmatch(revision) or (moves and group == "data"):
         raise UserError(f"{group}.revision={revision} is not a commit: give all 40 digits of one.")
     return _hub(Where(dataset, subset, split, revision, group))
+
+
+def rows_of(data: DataConfig) -> Source:
+    """The rows that the group `data` names."""
+    return load_rows(data.hub, data.subset, data.split, data.revision, data.path)
+
+
+def identity_of(data: DataConfig) -> dict[str, Any]:
+    """What determines them."""
+    return identity(data.hub, data.subset, data.split, data.revision, data.path)
 
 
 def identity(

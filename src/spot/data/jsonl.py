@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 from spot.data.answers import Item, encodable, final_truth, scalar_text
 from spot.data.chat import Message, posed, user
@@ -36,7 +36,8 @@ class Fields:
 
     Without `id` rows are named by their field `id` where each has one of its own, otherwise by their
     line: `row-000017`. `messages` holds the turns of a chat in place of the question; where `response`
-    is the same field, its last turn is the response.
+    is the same field, its last turn is the response. Question, response, solution and answer may be
+    turns of a chat, too.
     """
 
     question: str = "question"
@@ -44,6 +45,7 @@ class Fields:
     id: str | None = None
     response: str | None = None
     messages: str | None = None
+    solution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Problem:
 
 NOT_UTF8 = Problem("not_utf8", "the line is not UTF-8 text")
 NumberedRow = tuple[int, dict[str, Any] | Problem]  # its number, from 1, and what it holds
+
+
+class Read(NamedTuple):
+    """What a row says; response and solution are empty where none is asked for, or the row has none."""
+
+    question: Question
+    response: str
+    solution: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,15 @@ def read_questions(
     The answer may be a worked solution: then what it ends in (by `answer_format`) is the truth.
     """
     rows, dropped = _usable_rows(source, fields, answer_format, task, limit, on_bad_row)
-    return [question for question, _ in rows], dropped
+    return [row.question for row in rows], dropped
+
+
+def read_solutions(
+    source: str | Path | Source, fields: Fields, answer_format: str, *, on_bad_row: str = "error"
+) -> dict[str, str]:
+    """Worked solutions by their question's id, which is the one that `import_attempts` gives it."""
+    rows, _ = _usable_rows(source, fields, answer_format, "data", None, on_bad_row)
+    return {row.question.id: row.solution for row in rows if row.solution}
 
 
 def import_attempts(
@@ -104,7 +122,9 @@ def import_attempts(
     if fields.response is None:
         raise ValueError("importing attempts takes a field of responses")
     rows, dropped = _usable_rows(source, fields, answer_format, task, limit, on_bad_row)
-    verdicts = grade([Item(response, q.answer, "stop", answer_format) for q, response in rows])
+    verdicts = grade(
+        [Item(row.response, row.question.answer, "stop", answer_format) for row in rows]
+    )
     attempts = [
         Attempt(
             id=f"{question.id}#0",
@@ -122,7 +142,7 @@ def import_attempts(
             seed=0,
             messages=question.messages,
         )
-        for (question, response), (verdict, extracted) in zip(rows, verdicts, strict=True)
+        for (question, response, _), (verdict, extracted) in zip(rows, verdicts, strict=True)
     ]
     return attempts, dropped
 
@@ -184,12 +204,12 @@ def _usable_rows(
     task: str,
     limit: int | None,
     on_bad_row: str,
-) -> tuple[list[tuple[Question, str]], dict[str, int]]:
-    """Questions, each with its response (empty where none is asked for), and what was left out."""
+) -> tuple[list[Read], dict[str, int]]:
+    """What the rows say, and how many were left out, by reason."""
     if not isinstance(source, Source):
         source = Source(str(source), read_objects(source), "line")
     numbers: dict[str, int] = {}
-    rows: list[tuple[Question, str]] = []
+    rows: list[Read] = []
     own: list[str] = []  # what the rows call themselves, unasked
     dropped: Counter[str] = Counter()
     for number, found in source.rows:
@@ -198,9 +218,10 @@ def _usable_rows(
             if isinstance(found, Problem)
             else _row(found, number, fields, answer_format, task)
         )
-        if not isinstance(row, Problem) and row[0].id in numbers:
-            first = f"{source.unit} {numbers[row[0].id]}"
-            row = Problem("duplicate_id", f"the id {row[0].id!r} is that of {first} already")
+        if not isinstance(row, Problem) and row.question.id in numbers:
+            name = row.question.id
+            first = f"{source.unit} {numbers[name]}"
+            row = Problem("duplicate_id", f"the id {name!r} is that of {first} already")
         if isinstance(row, Problem):
             if on_bad_row == "error":
                 where = f"{source.name}, {source.unit} {number}"
@@ -208,7 +229,7 @@ def _usable_rows(
                 raise UserError(f"{where}: {row.explanation}; {next_step}.")
             dropped[row.reason] += 1
             continue
-        numbers[row[0].id] = number
+        numbers[row.question.id] = number
         own.append(scalar_text(found.get(OWN_ID)) if isinstance(found, dict) else "")
         if limit is not None and len(rows) >= limit:
             dropped["beyond_questions"] += 1
@@ -216,7 +237,7 @@ def _usable_rows(
             rows.append(row)
     if fields.id is None and all(own) and len(set(own)) == len(own):
         named = zip(own, rows, strict=False)
-        rows = [(replace(question, id=name), response) for name, (question, response) in named]
+        rows = [row._replace(question=replace(row.question, id=name)) for name, row in named]
     if not rows and not dropped:
         raise UserError(f"{source.name} is empty: give data with at least one row.")
     if not rows:
@@ -256,13 +277,13 @@ def object_or_problem(value: Any) -> dict[str, Any] | Problem:
 
 def _row(
     row: dict[str, Any], number: int, fields: Fields, answer_format: str, task: str
-) -> tuple[Question, str] | Problem:
+) -> Read | Problem:
     found = _asked(row, fields)
     if isinstance(found, Problem):
         return found
     turns, said = found
     text, messages = posed(turns)
-    answer = value_at(row, fields.answer)
+    answer = _last_said(value_at(row, fields.answer))
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     truth = final_truth(scalar_text(answer), answer_format)
@@ -271,16 +292,19 @@ def _row(
     response: Any = ""
     if fields.response is not None:
         own = fields.response == fields.messages
-        response = said if own else value_at(row, fields.response)
+        response = said if own else _last_said(value_at(row, fields.response))
     if not isinstance(response, str):
         return _missing("response", str(fields.response))
+    solution = None if fields.solution is None else _last_said(value_at(row, fields.solution))
+    if not isinstance(solution, str) or not scalar_text(solution):
+        solution = ""
     # a line number is stable while lines are only appended
     name = f"row-{number:06d}" if fields.id is None else value_at(row, fields.id)
     if not scalar_text(name):
         return _missing("id", str(fields.id))
-    if not encodable(f"{name}{text}{truth}{response}"):
+    if not encodable(f"{name}{text}{truth}{response}{solution}"):
         return Problem("not_utf8", "half a character (surrogate)")
-    return Question(str(name), task, text, truth, messages=messages), response
+    return Read(Question(str(name), task, text, truth, messages=messages), response, solution)
 
 
 def _asked(row: dict[str, Any], fields: Fields) -> tuple[list[Message], str | None] | Problem:
@@ -288,9 +312,19 @@ def _asked(row: dict[str, Any], fields: Fields) -> tuple[list[Message], str | No
     if fields.messages is not None:
         return chat_turns(value_at(row, fields.messages), fields.messages)
     text = value_at(row, fields.question)
+    if isinstance(text, list) and all(isinstance(turn, dict) for turn in text):
+        return chat_turns(text, fields.question)
     if not isinstance(text, str) or not scalar_text(text):
         return _missing("question", fields.question)
     return list(user(text)), None
+
+
+def _last_said(value: Any) -> Any:
+    """Of turns of a chat what the assistant says last; any other value as it is."""
+    last = value[-1] if isinstance(value, list) and value else None
+    return (
+        last.get("content") if isinstance(last, dict) and last.get("role") == ROLES[-1] else value
+    )
 
 
 def chat_turns(value: Any, name: str = "messages") -> tuple[list[Message], str | None] | Problem:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spot.config import ASKED, PAID, DataConfig, OracleConfig
-from spot.data import artifacts, chat
+from spot.data import artifacts, chat, hub
+from spot.data.jsonl import Fields, read_solutions
 from spot.generation.types import Generator, Sampling
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle, human, human_sheet, pricing, tutor
@@ -121,7 +122,9 @@ def check(config: OracleConfig, data: DataConfig) -> None:
     A file that cannot be read, a prompt without its placeholders, a model without a price, a key that
     is not there.
     """
-    if config.kind == "human":
+    if config.kind == "human" and (
+        config.path or data.path
+    ):  # those of the hub are not fetched here
         written(config, data, str)
     if config.kind not in ASKED:
         return
@@ -208,12 +211,26 @@ def _prompts(config: OracleConfig, data: DataConfig, mode: str) -> Prompts:
 
 
 def corrections_digest(config: OracleConfig, data: DataConfig) -> str:
-    """Of the file of a human's corrections."""
-    return digests.hash_file(_file(config, data))
+    """Of a human's corrections: of a file its content, of the hub the commit."""
+    if not _in_rows(config, data):
+        return digests.hash_file(_file(config, data))
+    found = hub.identity_of(data)
+    return str(found.get("file") or artifacts.hash_text(json.dumps(found, sort_keys=True)))
 
 
 def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
-    """Corrections out of a sheet of `spot correct`, or worked solutions in JSON Lines."""
+    """Corrections in the rows of the questions, in a sheet of `spot correct`, or in JSON Lines."""
+    if _in_rows(config, data):
+        names = Fields(**asdict(data.fields))
+        found = read_solutions(
+            hub.rows_of(data), names, data.answer_format, on_bad_row=data.on_bad_row
+        )
+        if not found:
+            raise UserError(
+                f"{data.path or data.hub} holds no correction in the field {names.solution!r}: check "
+                "data.fields.solution."
+            )
+        return lambda _: human.from_rows(found)
     path = _file(config, data)
     if path.suffix.lower() in human_sheet.SHEETS:
         return partial(human.from_sheet, path)
@@ -222,6 +239,11 @@ def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) 
         path, names.solution or "solution", names.id, names.messages or names.question, pose
     )
     return lambda _: solutions.correct
+
+
+def _in_rows(config: OracleConfig, data: DataConfig) -> bool:
+    """Whether a human's corrections came with the questions."""
+    return config.path is None and data.source in ("jsonl", "hub")
 
 
 def _file(config: OracleConfig, data: DataConfig) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,20 @@ def from_sheet(path: Path, tasks: Sequence[Task]) -> Correct:
     return lambda task: corrections.get(task.id)
 
 
+def from_rows(solutions: Mapping[str, str]) -> Correct:
+    """Worked solutions that came in the rows of the questions, by the question's id."""
+    return lambda task: _in_its_style(solutions.get(task.question_id), task)
+
+
+def _in_its_style(solution: str | None, task: Task) -> str | None:
+    """A correction keeps the student's style: no calculator annotations it has not, its line ends."""
+    if solution is None:
+        return None
+    if not _CALCULATION.search(task.response):
+        solution = _CALCULATION.sub("", solution)
+    return human_sheet.like_the_attempt(solution, task.response)
+
+
 def _asked(key: Any, pose: Callable[[str], str]) -> str | None:
     """A question of the file, or a chat's transcript, as it was put to the student; None for neither."""
     if isinstance(key, (str, int)):
@@ -42,9 +56,7 @@ class Solutions:
 
     A row of the file names what it corrects in `id_field` or `question_field`; without `id_field`, a row
     that has no question names it in `id`. Rows without a
-    solution correct nothing. Calculator annotations are taken out of a solution, unless the attempt
-    is written with them too: a correction keeps the student's style. pose: how a question of the file
-    was put to the student.
+    solution correct nothing. pose: how a question of the file was put to the student.
     """
 
     def __init__(
@@ -87,8 +99,4 @@ class Solutions:
         """The worked solution, which does not look at the attempt; None where there is none."""
         by_question = self._by_question.get(task.question)
         solution = self._by_id.get(task.id, self._by_id.get(task.question_id, by_question))
-        if solution is None:
-            return None
-        if not _CALCULATION.search(task.response):
-            solution = _CALCULATION.sub("", solution)
-        return human_sheet.like_the_attempt(solution, task.response)
+        return _in_its_style(solution, task)

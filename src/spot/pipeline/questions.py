@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from spot.config import MADE_SOURCES, Config, DataConfig
-from spot.data import chat, templates
-from spot.data.jsonl import Fields, Source, import_attempts, read_questions
+from spot.data import chat, hub, templates
+from spot.data.jsonl import Fields, import_attempts, read_questions
 from spot.data.rows import Attempt, Question
 from spot.evaluation import benchmarks
 from spot.grading.registry import Verifier
@@ -24,11 +24,9 @@ def settings(config: Config) -> dict[str, Any]:
     if data.source in MADE_SOURCES:
         made = {"source": data.source, "count": data.questions, "seed": data.seed}
         return made | {"prompt": _template(config).text}
-    from spot.data import hub
-
     decisive: dict[str, Any] = {
         "source": data.source,
-        "rows": hub.identity(data.hub, data.subset, data.split, data.revision, data.path),
+        "rows": hub.identity_of(data),
         "fields": data.fields.decisive(),
         "count": data.questions,
         "on_bad_row": data.on_bad_row,
@@ -62,9 +60,13 @@ def _read(config: Config) -> tuple[list[Question], dict[str, int]]:
     if data.source == "dapo":
         from spot.data import dapo
 
-        return dapo.read_problems(_rows(config), limit=limit, on_bad_row=data.on_bad_row)
+        return dapo.read_problems(hub.rows_of(data), limit=limit, on_bad_row=data.on_bad_row)
     return read_questions(
-        _rows(config), fields(config), data.answer_format, limit=limit, on_bad_row=data.on_bad_row
+        hub.rows_of(data),
+        fields(config),
+        data.answer_format,
+        limit=limit,
+        on_bad_row=data.on_bad_row,
     )
 
 
@@ -95,7 +97,7 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
     """Responses that came with the data, graded here, and how many rows were dropped by reason."""
     data = config.data
     rows, dropped = import_attempts(
-        _rows(config),
+        hub.rows_of(data),
         fields(config),
         data.answer_format,
         verifier.verdicts,
@@ -132,8 +134,7 @@ def _posed(config: Config, questions: list[Question]) -> list[Question]:
 
 def fields(config: Config) -> Fields:
     """Which fields of a row hold what."""
-    names = config.data.fields
-    return Fields(names.question, names.answer, names.id, names.response, names.messages)
+    return Fields(**asdict(config.data.fields))
 
 
 def _template(config: Config) -> templates.Template:
@@ -156,13 +157,6 @@ def _made(source: str, count: int, seed: int) -> list[Question]:
     from spot.data import laptop_world
 
     return laptop_world.questions(count, seed)
-
-
-def _rows(config: Config) -> Source:
-    from spot.data import hub
-
-    data = config.data
-    return hub.load_rows(data.hub, data.subset, data.split, data.revision, data.path)
 
 
 def _decontaminated(config: Config, rows: list[Question], dropped: Counter[str]) -> list[Question]:

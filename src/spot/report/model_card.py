@@ -1,4 +1,4 @@
-"""The card of a trained model: `README.md` in its folder, with front matter as the Hugging Face Hub reads it.
+"""The card of a trained model, `README.md` in its folder, and that of its pairs, as the Hugging Face Hub reads them.
 
 Everything in it comes from the manifests of the run's products and its resolved configuration. It is
 written when training ends, and again, with scores, when the run is complete. A product's digest must
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCardData
+from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from spot.config import LOSSES, arm_label
@@ -59,7 +59,7 @@ def write(
             trained=trained,
             loss=trained["settings"]["loss"],
             front_matter=_front_matter(config),
-            name=hub_id(config["model"]) or config["model"]["name"],
+            name=_name(config["model"]),
             method=style.label(arm_label(config["arm"], config["loss"]["name"], arm)),
             number=number or config["rounds"],
             pairs=selected - len(trained["details"].get("over_long", [])),
@@ -76,12 +76,54 @@ def write(
     return path
 
 
+def published(card: str, pairs: str | None, adapter: bool) -> str:
+    """A model's card as it goes to the hub: it names the data set of its pairs, and what an adapter is."""
+    told = ModelCard(card)
+    told.data.datasets = None if pairs is None else [pairs]
+    if adapter:
+        told.data.library_name, told.data.base_model_relation = "peft", "adapter"
+    return str(told)
+
+
+def pairs_card(run: FinishedRun, pairs: int, repo: str) -> str:
+    """The card of a run's pairs as a data set of the hub, `repo`."""
+    config, counts = run.record["config"], run.manifest("pairs")["counts"]
+    arm = config["data"]["arm"]
+    data = DatasetCardData(
+        task_categories=["text-generation"],
+        tags=["spot", "surgical-post-training", "preference"],
+        configs=[
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+        ],
+    )
+    return (
+        _environment()
+        .get_template("pairs_card.md.j2")
+        .render(
+            front_matter=str(data.to_yaml()),
+            repo=repo,
+            pairs=pairs,
+            name=_name(config["model"]),
+            learned_from=LEARNED_FROM[arm],
+            gamma=config["data"]["gamma"] if arm == "rectified" else None,
+            oracle=scrubbed(config["oracle"]["model"] or config["oracle"]["kind"]),
+            answer_format=config["data"]["answer_format"],
+            dropped=[(k.replace("_", " "), n) for k, n in counts.items() if k != arm],
+        )
+    )
+
+
 def hub_id(model: Values) -> str | None:
     """What the policy is called on the Hub; None for a folder and for a student made here."""
     path = model["path"]
     if path is None or Path(path).expanduser().is_dir() or not HUB_ID.fullmatch(path):
         return None
     return str(path)
+
+
+def _name(model: Values) -> str:
+    """What a card calls the policy, without the place of its folder."""
+    return str(scrubbed(hub_id(model) or model["name"]))
 
 
 def _environment() -> Environment:

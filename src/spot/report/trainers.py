@@ -68,7 +68,7 @@ def export(source: Path, name: str, out: Path) -> dict[Path, int]:
     written = {}
     for kind, rows in made.items():
         file = out / f"{kind}.{form.suffix}"
-        _parquet(file, rows) if form.suffix == "parquet" else _lines(file, rows)
+        write_parquet(file, rows) if form.suffix == "parquet" else _lines(file, rows)
         written[file] = len(rows)
     if form.beside:
         write_aside(out / form.beside[0], json.dumps(form.beside[1], indent=2) + "\n")
@@ -225,7 +225,8 @@ def _lines(file: Path, rows: Sequence[Record]) -> None:
     write_aside(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _parquet(file: Path, rows: Sequence[Record]) -> None:
+def write_parquet(file: Path, rows: Sequence[Record]) -> None:
+    """The rows as a table, written whole or not at all."""
     import io
 
     import pyarrow

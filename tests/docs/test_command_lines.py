@@ -36,6 +36,7 @@ FLAGS = (
     "--help",
     "--json",
     "--diff",
+    "--watch",
     "--version",
     "--info",
     "-sc",

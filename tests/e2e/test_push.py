@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -155,7 +156,8 @@ def test_no_key_and_no_path_of_this_machine_goes_up(laptop, tmp_path, hub):
 
 def adapted(folder: Path, path: str | None) -> FinishedRun:
     """A run that trained adapters on a base of the hub, or of a folder here, and was measured on some benchmarks."""
-    benchmark = {"hub": None, "path": None, "subset": None, "revision": None, "questions": None}
+    empty = ("hub", "path", "subset", "revision", "questions")
+    benchmark: dict[str, Any] = dict.fromkeys(empty)
     task = {f"benchmarks.tasks.sums.{key}": value for key, value in benchmark.items()}
     task |= {"benchmarks.tasks.sums.hub": "Owner/sums", "benchmarks.tasks.sums.subset": "easy"}
     task |= {f"benchmarks.tasks.{name}.{key}": value for name in ("word_problems", "instructions") for key, value in benchmark.items()}  # fmt: skip
@@ -246,11 +248,12 @@ def test_pairs_of_others_are_filtered_and_counted_as_our_own(laptop, tmp_path):
     """Columns of other names, texts or chats, and rows that are no pairs."""
     ours = artifacts.read_rows(products(laptop)["pairs"], Pair)
 
-    def said(text: str | None) -> list[dict[str, str]]:
+    def said(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
-    rows = [
-        {"x": pair.question, "good": pair.chosen, "bad": pair.rejected, "score": 1} for pair in ours
+    rows: list[dict[str, Any]] = [
+        {"x": pair.question, "good": pair.chosen, "bad": str(pair.rejected), "score": 1}
+        for pair in ours
     ]
     for row in rows[1:3]:  # as TRL has them, and as whole chats
         row |= {"good": said(row["good"]), "bad": said(row["bad"]), "x": [{"role": "user", "content": row["x"]}]}  # fmt: skip

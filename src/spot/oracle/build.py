@@ -221,13 +221,13 @@ def corrections_digest(config: OracleConfig, data: DataConfig) -> str:
 def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
     """Corrections in the rows of the questions, in a sheet of `spot correct`, or in JSON Lines."""
     if _in_rows(config, data):
-        names = Fields(**asdict(data.fields))
+        fields = Fields(**asdict(data.fields))
         found = read_solutions(
-            hub.rows_of(data), names, data.answer_format, on_bad_row=data.on_bad_row
+            hub.rows_of(data), fields, data.answer_format, on_bad_row=data.on_bad_row
         )
         if not found:
             raise UserError(
-                f"{data.path or data.hub} holds no correction in the field {names.solution!r}: check "
+                f"{data.path or data.hub} holds no correction in the field {fields.solution!r}: check "
                 "data.fields.solution."
             )
         return lambda _: human.from_rows(found)

@@ -117,10 +117,10 @@ def _lay_out_model(run: FinishedRun, merged: bool, pairs: str | None, out: Path)
             (out / name).write_text(settings, encoding="utf-8")
     text = model_card.published(card.read_text(encoding="utf-8"), pairs, adapter=alone)
     (out / model_card.CARD).write_text(text, encoding="utf-8")
-    for name, entries in eval_results(run).items():
+    for benchmark, entries in eval_results(run).items():
         (out / SCORES).mkdir(exist_ok=True)
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
-        (out / SCORES / f"{name}.yaml").write_text(text, encoding="utf-8")
+        (out / SCORES / f"{benchmark}.yaml").write_text(text, encoding="utf-8")
 
 
 def _without_places(file: Path, base: str | None) -> str | None:

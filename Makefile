@@ -53,7 +53,7 @@ test-more: install  ## what make test leaves out but for several processes and v
 	$(PYTEST) $(PARALLEL) -m 'not ($(FAST)) and not distributed and not vllm'
 	$(PYTEST) --nbmake notebooks
 
-test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM's launcher
+test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM
 	$(PYTEST) -m distributed --timeout 600
 
 test-oracle: install  ## paid Oracles against a local server

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_store import ConfigStore
@@ -45,4 +46,13 @@ class CheckedSweeper(basic_sweeper.BasicSweeper):
         return basic_sweeper.BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Nothing: `spot.config.compose.expand` has composed and checked every job."""
+        """Nothing: `spot.config.compose.expand` has composed and checked every job.
+
+        Just before they are launched, this lists the jobs for `spot runs`, which submitit does not.
+        """
+        assert self.config is not None
+        if "submitit" in str(self.config.hydra.launcher._target_):
+            from spot.pipeline import sweep_jobs
+
+            jobs = [job for batch in self.overrides or () for job in batch]
+            sweep_jobs.list_waiting(jobs, Path(str(self.config.hydra.sweep.dir)))

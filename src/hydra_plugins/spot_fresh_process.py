@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from spot.config import compose
 from spot.config.text import quoted
 from spot.data import run_record
-from spot.pipeline.sweep_jobs import Job, is_complete, run, set_aside
+from spot.pipeline.sweep_jobs import Job, about, is_complete, run, set_aside
 from spot.utils.errors import in_range
 from spot.utils.processes import visible_gpus
 from spot.utils.terminal import count
@@ -109,8 +109,7 @@ class FreshProcessLauncher(Launcher):
         command = [sys.executable, str(TRAIN), *overrides, *passed_on]
         command += [f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
         config = compose.compose(overrides)  # cached: the check before the sweep composed it
-        about = {"arm": config.arm, "seed": config.seed, "study": config.study}
-        job = Job(str(number), overrides, command, folder / "job.log", about)
+        job = Job(str(number), overrides, command, folder / "job.log", about(config))
         if config.hardware.accelerator == "gpu":
             job.needs = config.hardware.devices
         if is_complete(folder, overrides, config):

@@ -1,105 +1,23 @@
-"""SLURM through submitit: its local executor, and its SLURM executor with stand-ins for SLURM's commands."""
+"""SLURM, which runs here as a cluster of two nodes: through submitit, and with a script of our own."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
+from spot.pipeline import run_status
 from tests.distributed import commands
 from tests.distributed.commands import train
+from tests.support import slurm
+from tests.support.command_line import spot
+from tests.support.processes import wait_for
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
-
-# What SLURM does with one machine as all of its nodes: sbatch queues a script once for each index of
-# an array, srun starts a task for each place and ends all when one fails, if it is told to.
-STAND_IN = """#!{python}
-import itertools, os, re, shlex, signal, subprocess, sys, time
-from pathlib import Path
-
-here, name, arguments = Path(__file__).parent, Path(__file__).name, sys.argv[1:]
-
-
-def place(text, task):
-    e = os.environ
-    values = dict(A=e.get("SLURM_ARRAY_JOB_ID"), a=e.get("SLURM_ARRAY_TASK_ID"))
-    values |= dict(j=e["SLURM_JOB_ID"], t=str(task))
-    return re.sub("%([Aajt])", lambda m: values[m[1]], text)
-
-
-def sbatch(script):
-    asked = dict(re.findall(r"#SBATCH --([\\w-]+)=(\\S+)", Path(script).read_text()))
-    nodes, tasks = int(asked["nodes"]), int(asked.get("ntasks-per-node", 1))
-    job = 100 * next(n for n in itertools.count(1) if not (here / f"{{100 * n}}").exists())
-    first, _, last = asked.get("array", "0").partition("%")[0].partition("-")
-    environment = {{
-        **os.environ,
-        "SLURM_JOB_NUM_NODES": str(nodes),
-        "SLURM_NTASKS": str(nodes * tasks),
-        "SLURM_NTASKS_PER_NODE": str(tasks),
-        "SLURM_JOB_NODELIST": f"127.0.0.[1-{{nodes}}]" if nodes > 1 else "127.0.0.1",
-        "SLURM_JOB_NAME": asked["job-name"],
-    }}
-    for index in range(int(first), int(last or first) + 1):
-        own = {{"SLURM_JOB_ID": str(job + index), "SLURM_JOBID": str(job + index)}}
-        label = str(job)
-        if "array" in asked:
-            own |= {{"SLURM_ARRAY_JOB_ID": str(job), "SLURM_ARRAY_TASK_ID": str(index)}}
-            label = f"{{job}}_{{index}}"
-        (here / str(job + index)).write_text(f"{{label}}|RUNNING|host")
-        command = [sys.executable, __file__, "run", str(job + index), script]
-        with open(here / f"{{job + index}}.log", "w") as log:
-            subprocess.Popen(
-                command, env=environment | own, stdout=log, stderr=log, start_new_session=True
-            )
-    print("Submitted batch job", job)
-
-
-def run(job, script):
-    code = subprocess.call(["bash", script])
-    label = (here / job).read_text().split("|")[0]
-    (here / job).write_text(f"{{label}}|{{'FAILED' if code else 'COMPLETED'}}|host")
-
-
-def srun(*arguments):
-    arguments = list(arguments)
-    to = {{}}
-    while arguments[0].startswith("-"):
-        option = arguments.pop(0)
-        if option in ("--output", "--error"):
-            to[option] = arguments.pop(0)
-    per_node = int(os.environ["SLURM_NTASKS_PER_NODE"])
-    processes = []
-    for task in range(int(os.environ["SLURM_NTASKS"])):
-        own = {{"SLURM_PROCID": task, "SLURM_NODEID": task // per_node, "SLURM_STEP_ID": 0}}
-        own |= {{"SLURM_LOCALID": task % per_node, "SLURM_STEP_NUM_TASKS": os.environ["SLURM_NTASKS"]}}
-        own |= {{"SLURM_STEP_NUM_NODES": os.environ["SLURM_JOB_NUM_NODES"]}}
-        environment = os.environ | {{name: str(value) for name, value in own.items()}}
-        with open(place(to["--output"], task), "a") as out, open(place(to["--error"], task), "a") as err:
-            processes.append(subprocess.Popen(arguments, env=environment, stdout=out, stderr=err))
-    while any(p.poll() is None for p in processes):
-        if os.environ.get("SLURM_KILL_BAD_EXIT") == "1" and any(p.poll() for p in processes):
-            time.sleep(1)
-            [p.kill() for p in processes if p.poll() is None]
-        time.sleep(0.1)
-    sys.exit(max(abs(p.returncode) for p in processes))
-
-
-def sacct():
-    print("JobID|State|NodeList")
-    print("\\n".join(file.read_text() for file in here.iterdir() if file.name.isdigit()))
-
-
-if name == "sacct":
-    sacct()
-elif arguments[0] == "run":
-    run(*arguments[1:])
-else:
-    dict(sbatch=sbatch, srun=srun)[name](*arguments)
-"""
 
 
 @pytest.fixture
@@ -108,25 +26,14 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, prerequisit
     return commands.prepared(tmp_path_factory.getbasetemp(), tmp_path)
 
 
-@pytest.fixture
-def slurm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment in which submitit finds SLURM. What it started is gone at the end of a test."""
-    programs = tmp_path_factory.mktemp("slurm")
-    for name in ("sbatch", "srun", "sacct"):
-        (programs / name).write_text(STAND_IN.format(python=sys.executable))
-        (programs / name).chmod(0o755)
-    path = f"{programs}:{commands.environment()['PATH']}"
-    yield {"PATH": path, "GLOO_SOCKET_IFNAME": "lo"}
-    alive = psutil.wait_procs(left(folder), timeout=10)[1]
-    for process in alive:
-        process.kill()
-    assert not alive
-
-
-def left(folder: Path) -> list[psutil.Process]:
-    """Processes that work on something in this folder: SLURM's are nobody's children."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    return [p for p in found if str(folder) in " ".join(p.info["cmdline"])]
+@pytest.fixture(scope="module")
+def cluster(
+    needs: Callable[[object, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """What the environment of a cluster's user has."""
+    needs(not slurm.missing(), f"SLURM and munge: {', '.join(slurm.missing())}")
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as more:
+        yield more | {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 def logs(folder: Path, ending: str) -> list[str]:
@@ -156,10 +63,10 @@ def test_slurm_starts_a_task_for_each(
     per_task: str,
     layout: list[str],
     folder: Path,
-    slurm: dict[str, str],
+    cluster: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    commands.finish(folder, train("-m", "hydra/launcher=submitit_slurm", *layout), slurm)
+    commands.finish(folder, train("-m", "hydra/launcher=submitit_slurm", *layout), cluster)
     (run,) = commands.runs(folder)
     assert run["status"] == "complete"
     first, second = logs(folder, "_log.out")
@@ -171,12 +78,12 @@ def test_slurm_starts_a_task_for_each(
     assert commands.distance(trained, expected) < 1e-6
 
 
-def test_slurm_needs_nobody_to_end_who_waits(folder: Path, slurm: dict[str, str]) -> None:
+def test_slurm_needs_nobody_to_end_who_waits(folder: Path, cluster: dict[str, str]) -> None:
     """The other node's task ends by itself and says why, without srun's help."""
     mistake = commands.spoil(folder)
     layout = ("hydra.launcher.nodes=2", "hardware.nodes=2")
     command = train("-m", "hydra/launcher=submitit_slurm", *layout)
-    with commands.start(folder, command, slurm) as started:
+    with commands.start(folder, command, cluster) as started:
         assert started.ends() != 0
         lines = started.lines()
     told = [line for line in lines if line.startswith("spot: ")]  # submitit repeats it
@@ -185,3 +92,73 @@ def test_slurm_needs_nobody_to_end_who_waits(folder: Path, slurm: dict[str, str]
     assert mistake in first
     assert "spot: The first process has failed: " in second
     assert mistake in second
+
+
+def test_a_sweep_says_how_its_jobs_stand_in_the_queue(
+    tmp_path: Path,
+    cluster: dict[str, str],
+    fake_pipeline: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Waiting, running, failed, put back after a warning, cancelled, complete: one that fails stops no other."""
+    environment = {**fake_pipeline, **cluster, "OMP_NUM_THREADS": "1"}
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
+    overrides = ["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=1"]
+    overrides += ["seed=99,13,1", "hydra.sweep.dir=here"]
+
+    def are(*expected: str) -> None:
+        def look() -> bool:
+            time.sleep(0.5)
+            found = run_status.look_at_sweep(tmp_path / "here").jobs
+            return [job.state for job in found] == [*expected]
+
+        wait_for(look)
+
+    def tell(*command: str) -> None:
+        assert slurm.ask(environment, *command) == ""
+
+    with commands.start(tmp_path, [sys.executable, commands.TRAIN, "-m", *overrides], environment):
+        are("running", "waiting", "waiting")
+        shown = spot(tmp_path, "show", "here", environment=environment).stdout
+        assert "1 running, 2 waiting" in shown.splitlines()[0]
+        wait_for((tmp_path / "here" / "0" / "began").exists)
+        (job,) = (path.name for path in (tmp_path / "here" / ".submitit").glob("*_0"))
+        tell("scancel", "--signal=USR2", job)
+        are("waiting", "failed", "complete")
+        record = json.loads((tmp_path / "here" / "0" / "run.json").read_text())
+        assert (record["status"], record["exit"]) == ("interrupted", -1)
+        tell("scontrol", "update", f"JobId={job}", "StartTime=now")
+        are("running", "failed", "complete")
+        tell("scancel", job)
+        are("interrupted", "failed", "complete")
+
+
+def test_a_script_goes_on_when_its_time_was_over(folder: Path, cluster: dict[str, str]) -> None:
+    """SLURM's warning ends the training on both nodes; queued again, it goes on from its last state."""
+    layout = ["hardware=2xcpu", "hardware.devices=1", "hardware.nodes=2", "loss.epochs=2"]
+    secret = {"OPENAI_API_KEY": "sk-planted"}
+    made = spot(folder, "sbatch", *commands.SMALL, *layout, environment={**cluster, **secret})
+    assert made.returncode == 0, made.stderr
+    assert "planted" not in made.stdout
+    (folder / "job.sh").write_text(made.stdout)
+
+    def queue(what: str) -> str:
+        return slurm.ask(
+            cluster, "squeue", "--noheader", "--states=all", f"--jobs={job}", "-o", what
+        )
+
+    options = ["--parsable", f"--chdir={folder}", "--time=30", "--signal=TERM@60", "--output=log"]
+    environment = commands.environment(cluster)
+    job = slurm.ask(environment, "sbatch", *options, str(folder / "job.sh"))
+    log = folder / "log"
+    wait_for(lambda: max(commands.states(folder), default=0) > 1)
+    minutes = int(queue("%M").split(":")[0]) + 1
+    slurm.ask(cluster, "scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    wait_for(lambda: queue("%T") == "PENDING")
+    (run,) = commands.runs(folder)
+    assert (run["status"], run["exit"]) == ("interrupted", 143)
+    assert "ended by SIGTERM; the same command goes on from here." in log.read_text()
+    slurm.ask(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=30")
+    wait_for(lambda: queue("%T") == "COMPLETED")
+    assert "Training goes on after step" in log.read_text()
+    assert [run["status"] for run in commands.runs(folder)] == ["interrupted", "complete"]

@@ -145,6 +145,16 @@ BEFORE = {
         configured=True,
         hydra=HYDRA,
     ),
+    "sbatch": Command(
+        "a script with which SLURM makes a run",
+        "[key=value …]",
+        "Prints it, to be read and changed: nodes and GPUs of hardware=, time, the signal before its end, srun. "
+        "It holds no keys of services.",
+        ("spot sbatch hardware=2x8xh800 model=qwen3_8b > job.sh && sbatch job.sh",),
+        "spot.cli.stages:sbatch",
+        configured=True,
+        hydra=("multirun",),
+    ),
     "pretrain": _stage(
         "make a student from its corpus",
         "Makes the model that model.pretrain describes; a run does so by itself. Leaves "

@@ -19,7 +19,7 @@ from spot.config import difference
 from spot.config.arguments import read
 from spot.data import run_record
 from spot.data.rows import CORRECT, TRUNCATED, UNPARSEABLE, WRONG
-from spot.pipeline import run_status
+from spot.pipeline import heartbeat, run_status
 from spot.pipeline.run_status import METRICS, STATES, Mean, RunStatus, SweepStatus
 from spot.utils import terminal
 from spot.utils.errors import UserError
@@ -53,6 +53,7 @@ WATCHED = {  # metric, as a person reads it
     "learning_rate": "learning rate",
 }
 ENDS = {
+    heartbeat.REQUEUED: "by SLURM, which was to queue it again",
     129: "by its terminal, which was closed",
     130: "by Ctrl-C",
     131: "by SIGQUIT",

@@ -303,3 +303,16 @@ def plan(name: str, arguments: argparse.Namespace) -> None:
     result = planning.plan(settings, lengths, wrong)
     planning.show(result)
     raise SystemExit(result.exit_code)
+
+
+def sbatch(name: str, arguments: argparse.Namespace) -> None:
+    """Print a script with which SLURM runs the loop."""
+    overrides = list(arguments.overrides)
+    asked = compose.expand(overrides, arguments.multirun)
+    if asked.sweep:
+        raise UserError("spot sbatch takes one configuration: a sweep goes to SLURM by spot run -m "
+                        "hydra/launcher=submitit_slurm.")  # fmt: skip
+    from spot.pipeline import slurm
+
+    command = [sys.executable, str(compose.CONF.parent / "train.py"), *overrides]
+    print(slurm.script(asked.jobs[0][1].hardware, command), end="")

@@ -17,7 +17,8 @@ from spot.utils.files import is_locked, locked
 from spot.utils.progress import say
 
 LOCK, PROGRESS = "lock", "progress.json"
-STOPPED = (129, 130, 131, 143)  # exit codes of SIGHUP, Ctrl-C, SIGQUIT and SIGTERM
+REQUEUED = -1  # what submitit ends a job with that it has put back into SLURM's queue
+STOPPED = (129, 130, 131, 143, REQUEUED)  # exit codes of SIGHUP, Ctrl-C, SIGQUIT and SIGTERM
 SECONDS_BETWEEN_NOTES = 1.0
 
 

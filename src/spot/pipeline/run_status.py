@@ -27,7 +27,7 @@ from spot.data import run_record
 from spot.data.artifacts import ROWS
 from spot.data.rows import Attempt, from_json
 from spot.data.run_record import COMPLETE, EVALUATION, INTERRUPTED, RUN_FILE
-from spot.pipeline import heartbeat
+from spot.pipeline import heartbeat, slurm
 from spot.pipeline.sweep_jobs import JOBS
 from spot.utils import terminal
 from spot.utils.cells import original
@@ -225,14 +225,23 @@ def look_at_sweep(folder: Path) -> SweepStatus:
     planned = read_json(folder / JOBS).get("jobs")
     if not isinstance(planned, list):
         return SweepStatus(folder, tuple(map(look, _numbered(folder))), alive)
-    jobs = (_as_launched(look(folder / str(job["name"])), job, alive) for job in planned)
+    queued = slurm.queued(folder)
+    jobs = (
+        _as_launched(look(folder / name), job, alive, queued.get(name))
+        for job in planned
+        if (name := str(job["name"]))
+    )
     return SweepStatus(folder, tuple(jobs), alive)
 
 
-def _as_launched(run: RunStatus, job: Mapping[str, Any], alive: bool) -> RunStatus:
-    """A job as its folder has it, corrected by what its launcher recorded."""
+def _as_launched(
+    run: RunStatus, job: Mapping[str, Any], alive: bool, queued: str | None
+) -> RunStatus:
+    """A job as its folder has it, corrected by what its launcher recorded and what SLURM says."""
     state = run.state
-    if alive and job["state"] in ("waiting", "running"):
+    if queued == "waiting" or (queued and state == INTERRUPTED):
+        state = queued  # put back into the queue, or about to leave its first trace
+    elif alive and job["state"] in ("waiting", "running"):
         state = job["state"]  # what an earlier sweep left in the folder does not count
     elif job["state"] == "failed" and state != COMPLETE:
         state = "failed"

@@ -6,14 +6,14 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spot.config import Config, plain
+from spot.config import Config, compose, plain
 from spot.data import run_record
 from spot.data.run_record import COMPLETE, RUN_FILE
 from spot.utils.errors import UserError
@@ -130,6 +130,20 @@ def set_aside(folder: Path) -> None:
     """Rename the record that another job left in this folder, so that no report counts it."""
     if (folder / RUN_FILE).exists():
         (folder / RUN_FILE).replace(folder / "run.replaced.json")
+
+
+def about(config: Config) -> dict[str, Any]:
+    """What the list of jobs says of one."""
+    return {"arm": config.arm, "seed": config.seed, "study": config.study}
+
+
+def list_waiting(overrides: Sequence[Sequence[str]], sweep: Path) -> None:
+    """List jobs that others will start, and of which nothing else tells before they begin."""
+    jobs = [
+        Job(str(n), list(each), [], sweep / str(n) / "job.log", about(compose.compose(each)))
+        for n, each in enumerate(overrides)
+    ]
+    _record(jobs, sweep)
 
 
 def _record(jobs: list[Job], sweep: Path | None) -> None:

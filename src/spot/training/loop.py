@@ -338,6 +338,8 @@ def make_trainer(hardware: HardwareConfig, loggers: Sequence[Any], clip: float) 
         raise UserError(too_few_gpus(hardware.devices, torch.cuda.device_count()))
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # where SLURM is installed, but whoever starts this training, it has its ranks already
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     return pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,

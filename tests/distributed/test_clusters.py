@@ -151,7 +151,7 @@ def test_a_script_goes_on_when_its_time_was_over(folder: Path, cluster: dict[str
     environment = commands.environment(cluster)
     job = slurm.ask(environment, "sbatch", *options, str(folder / "job.sh"))
     log = folder / "log"
-    wait_for(lambda: max(commands.states(folder), default=0) > 1)
+    wait_for(lambda: max(commands.states(folder), default=0) > 1, commands.LIMIT)
     minutes = int(queue("%M").split(":")[0]) + 1
     slurm.ask(cluster, "scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     wait_for(lambda: queue("%T") == "PENDING")
@@ -159,6 +159,6 @@ def test_a_script_goes_on_when_its_time_was_over(folder: Path, cluster: dict[str
     assert (run["status"], run["exit"]) == ("interrupted", 143)
     assert "ended by SIGTERM; the same command goes on from here." in log.read_text()
     slurm.ask(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=30")
-    wait_for(lambda: queue("%T") == "COMPLETED")
+    wait_for(lambda: queue("%T") == "COMPLETED", commands.LIMIT)
     assert "Training goes on after step" in log.read_text()
     assert [run["status"] for run in commands.runs(folder)] == ["interrupted", "complete"]

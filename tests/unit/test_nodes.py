@@ -19,10 +19,10 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from spot.config import HardwareConfig
 from spot.config.compose import compose
 from spot.data import artifacts
-from spot.pipeline import policy
+from spot.pipeline import heartbeat, policy
 from spot.pipeline.distributed import launch, nodes, rank
 from spot.utils import files
-from spot.utils.errors import UserError
+from spot.utils.errors import Terminated, UserError
 
 ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell
 # a batch script's or salloc's own shell: srun has not been called
@@ -261,7 +261,6 @@ def test_what_torchruns_agent_logs_is_not_shown(capfd: pytest.CaptureFixture[str
     [
         ({1: -9, 0: 143}, "rank 1 was ended by SIGKILL; the same command goes on from here."),
         ({1: 1, 0: -9}, "rank 1 ended with exit code 1 and reported nothing."),
-        ({1: 143, 0: 143}, "rank 1 ended with exit code 143 and reported nothing."),
     ],
 )
 def test_the_rank_that_failed_first_is_named_and_not_one_that_was_ended_for_it(
@@ -272,6 +271,19 @@ def test_the_rank_that_failed_first_is_named_and_not_one_that_was_ended_for_it(
     for later, failure in enumerate(failures.values()):
         failure.timestamp += 5 * later  # the agent kills what has not ended by itself
     assert str(launch._first(failures, None)) == message
+
+
+def test_a_signal_to_every_process_ends_the_run_and_does_not_fail_it(tmp_path: Path) -> None:
+    """SLURM sends SIGTERM to the ranks, too, and to the nodes that follow, in any order."""
+    failures = {n: ProcessFailure(n, 7, 143, str(tmp_path / "no")) for n in (1, 0)}
+    ends = [launch._first(failures, None)]
+    first, second = sessions()
+    with pytest.raises(SystemExit), second.reporting():
+        raise SystemExit(143)
+    failure = first.failure()
+    assert failure is not None
+    ends.append(launch._as_exception(failure))
+    assert [(type(end), heartbeat.exit_code(end)) for end in ends] == [(Terminated, 143)] * 2
 
 
 def test_no_gpu_trains_in_the_process_that_evaluates() -> None:

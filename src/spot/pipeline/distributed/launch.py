@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from spot.pipeline import policy
 from spot.pipeline.distributed.nodes import POLL, Session, session
 from spot.pipeline.distributed.training_job import TrainingJob
-from spot.utils.errors import RankError, UserError
+from spot.utils.errors import RankError, Terminated, UserError
 from spot.utils.progress import say
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _watching(nodes: Session | None) -> Iterator[None]:
             thread.join()
 
 
-def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Exception:
+def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> BaseException:
     """What went wrong first: the ranks that wait for a failed one fail, too, some moments later.
 
     A rank that was killed, or whose disk is full, leaves no report, and is noticed within a second;
@@ -191,7 +191,8 @@ def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Exc
             reports.append(report["extraInfo"] | {"message": report["message"]})
         elif failure.exitcode not in ENDED_BY_US:
             reports.append({"message": _silent(rank, failure), "time": failure.timestamp - 1.0})
-    nothing: dict[str, Any] = {"message": _silent(*next(iter(failures.items())))}
+    # only ended by SIGTERM, and not by the agent: SLURM sends it to every process
+    nothing = {"message": _silent(*next(iter(failures.items()))), "stopped": True}
     first = min(reports, key=lambda each: float(each["time"]), default=nothing)
     if nodes is not None:
         nodes.fail(first)
@@ -209,8 +210,10 @@ def _silent(rank: int, failure: ProcessFailure) -> str:
     return f"rank {rank} ended with exit code {failure.exitcode} and reported nothing."
 
 
-def _as_exception(failure: Mapping[str, Any]) -> Exception:
+def _as_exception(failure: Mapping[str, Any]) -> BaseException:
     """A failure as what it was where it happened."""
+    if failure.get("stopped"):
+        return Terminated(128 + signal.SIGTERM)
     if failure.get("os"):
         return OSError(*failure["os"])
     return (UserError if failure.get("mistake") else RankError)(failure["message"])

@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Any
 
 from spot.config import HardwareConfig
+from spot.pipeline import heartbeat
 from spot.utils.errors import UserError
 
 PORTS = range(15000, 32000)  # for srun: below those that systems give to outgoing connections
@@ -28,7 +29,9 @@ HELLO = 180.0  # seconds in which the first process must begin its run
 LINGER = 60.0  # seconds that a failed run waits for the others to learn of it
 POLL = 0.5  # seconds between looks at the store
 LOST = "The first process is gone or has not begun; its own output says why."
-Failure = dict[str, Any]  # message, time, whether it is a mistake of the user, the system's error
+Failure = dict[
+    str, Any
+]  # message, time, a mistake of the user? stopped by a signal? the system's error
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class Session:
         except BaseException as error:
             with suppress(self.error):  # the store may be what is gone
                 message = str(error) or type(error).__name__
-                self.fail({"mistake": isinstance(error, UserError), "message": message})
+                stopped = heartbeat.exit_code(error) in heartbeat.STOPPED
+                mistake = isinstance(error, UserError)
+                self.fail({"mistake": mistake, "stopped": stopped, "message": message})
             raise
 
     @contextmanager

@@ -192,7 +192,7 @@ def _first(failures: Mapping[int, ProcessFailure], nodes: Session | None) -> Bas
         elif failure.exitcode not in ENDED_BY_US:
             reports.append({"message": _silent(rank, failure), "time": failure.timestamp - 1.0})
     # only ended by SIGTERM, and not by the agent: SLURM sends it to every process
-    nothing = {"message": _silent(*next(iter(failures.items()))), "stopped": True}
+    nothing: dict[str, Any] = {"message": _silent(*next(iter(failures.items()))), "stopped": True}
     first = min(reports, key=lambda each: float(each["time"]), default=nothing)
     if nodes is not None:
         nodes.fail(first)

@@ -11,7 +11,7 @@ comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench smollm2 clean
+.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench smollm2 audit clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -106,6 +106,11 @@ lint: install house  ## style, types, the order of the rooms, and their size
 
 house: install  ## how large the code is: entries, lines, import circles, the longest file and function
 	$(BIN)/python docs/tools/house.py
+
+audit:  ## known vulnerabilities of the pinned packages, as the package index tells; what it cannot tell is listed
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit \
+		&& .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
 clean:  ## remove caches (never results: delete outputs/ yourself)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -175,7 +175,9 @@ def ask(home, endpoint, cases, offline="0"):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert all(seconds < 15 for _, seconds in answers)
+    assert all(
+        seconds < 60 for _, seconds in answers
+    )  # one has its answer in seconds, or waits for ever
     return [said for said, _ in answers]
 
 

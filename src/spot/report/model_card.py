@@ -79,9 +79,10 @@ def write(
 def published(card: str, pairs: str | None, adapter: bool) -> str:
     """A model's card as it goes to the hub: it names the data set of its pairs, and what an adapter is."""
     told = ModelCard(card)
-    told.data.datasets = None if pairs is None else [pairs]
+    data: Any = told.data  # what it holds is not in its type
+    data.datasets = None if pairs is None else [pairs]
     if adapter:
-        told.data.library_name, told.data.base_model_relation = "peft", "adapter"
+        data.library_name, data.base_model_relation = "peft", "adapter"
     return str(told)
 
 

@@ -36,6 +36,12 @@ def cluster(
         yield more | {"GLOO_SOCKET_IFNAME": "lo"}
 
 
+def logs(folder: Path, ending: str) -> list[str]:
+    """What the tasks of all jobs wrote."""
+    files = folder.glob(f"outputs/sweeps/*/.submitit/*/*{ending}")
+    return [file.read_text() for file in sorted(files)]
+
+
 def test_submitit_runs_a_sweep_on_this_machine(folder: Path) -> None:
     overrides = ("-m", "hydra/launcher=submitit_local", "hardware=cpu", "loss=bco,sft")
     commands.finish(folder, train(*overrides))
@@ -44,6 +50,48 @@ def test_submitit_runs_a_sweep_on_this_machine(folder: Path) -> None:
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
     lines = commands.finish(folder, [sys.executable, "-m", "spot.cli.main", "report", str(sweep)])
     assert lines[-1] == f"report: {sweep / 'report.html'}"
+
+
+@pytest.mark.parametrize(
+    ("per_task", "layout"),
+    [
+        ("rank", ["hydra.launcher.tasks_per_node=2"]),
+        ("node", ["hydra.launcher.nodes=2", "hardware.nodes=2"]),  # four ranks
+    ],
+)
+def test_slurm_starts_a_task_for_each(
+    per_task: str,
+    layout: list[str],
+    folder: Path,
+    cluster: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    commands.finish(folder, train("-m", "hydra/launcher=submitit_slurm", *layout), cluster)
+    (run,) = commands.runs(folder)
+    assert run["status"] == "complete"
+    first, second = logs(folder, "_log.out")
+    assert "report: " in first
+    assert "report: " not in second
+    whole = commands.whole(tmp_path_factory.getbasetemp())
+    expected = commands.weights(commands.checkpoint(whole))
+    trained = commands.weights(commands.checkpoint(folder))
+    assert commands.distance(trained, expected) < 1e-6
+
+
+def test_slurm_needs_nobody_to_end_who_waits(folder: Path, cluster: dict[str, str]) -> None:
+    """The other node's task ends by itself and says why, without srun's help."""
+    mistake = commands.spoil(folder)
+    layout = ("hydra.launcher.nodes=2", "hardware.nodes=2")
+    command = train("-m", "hydra/launcher=submitit_slurm", *layout)
+    with commands.start(folder, command, cluster) as started:
+        assert started.ends() != 0
+        lines = started.lines()
+    told = [line for line in lines if line.startswith("spot: ")]  # submitit repeats it
+    assert any(mistake in line for line in told)
+    first, second = logs(folder, "_log.err")
+    assert mistake in first
+    assert "spot: The first process has failed: " in second
+    assert mistake in second
 
 
 def test_a_sweep_says_how_its_jobs_stand_in_the_queue(

@@ -84,7 +84,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a small run of the laptop world has finished: to read, and to copy."""
     from filelock import FileLock
 
-    from tests.support.laptop import run
+    from tests.support.laptop import PLANTED, run
 
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -93,6 +93,9 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(base / "laptop.lock"):
         if not done.exists():
             folder.mkdir()
-            run(folder, "run")
+            with pytest.MonkeyPatch.context() as patch:
+                for name, key in PLANTED.items():
+                    patch.setenv(name, key)
+                run(folder, "run")
             done.touch()
     return folder

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from spot.data import artifacts
 from spot.data.rows import Attempt, Pair, Rectification
 from spot.pipeline.distributed.training_job import selected
 from spot.pipeline.policy import SHIPPED
+from spot.report import archive
 from spot.training.loop import tokenise
 from spot.training.packing import PairTokens
 from spot.utils.errors import UserError
 from tests.support.command_line import spot
-from tests.support.laptop import SMALL, content, copy, last_run, products, run
+from tests.support.laptop import PLANTED, SMALL, content, copy, last_run, products, run
 from tests.support.processes import ended
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -178,3 +180,18 @@ def test_ended_while_it_trains_it_ends_the_same(
     assert "interrupted train" in spot(tmp_path, "runs").stdout
     assert "Training goes on after step" in run(tmp_path, "run")
     assert content(tmp_path) == content(laptop)
+
+
+def test_no_key_is_in_anything_that_a_run_leaves(laptop: Path, tmp_path: Path) -> None:
+    """Nor in an archive of it, the page of its pairs, or what is exported: six planted keys."""
+    folder, _ = last_run(laptop)
+    with tarfile.open(archive.pack(folder, tmp_path / "study.tar.gz")) as packed:
+        packed.extractall(tmp_path / "study", filter="data")
+    for more in (["pairs", f"out={tmp_path / 'pairs.html'}"], ["export", "format=inspect", f"out={tmp_path}"]):  # fmt: skip
+        assert spot(tmp_path, more[0], str(folder), *more[1:]).returncode == 0
+    files = [file for root in (laptop, tmp_path) for file in root.rglob("*") if file.is_file()]
+    names = {file.name for file in files}
+    assert {"run.json", "report.html", "README.md", "pairs.html"} <= names
+    for file in files:
+        content = file.read_bytes()
+        assert not any(key.encode() in content for key in PLANTED.values()), file

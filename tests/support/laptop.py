@@ -17,6 +17,20 @@ SMALL = [
     *("generator.batch=80", "generator.max_new_tokens=96"),
 ]
 
+PLANTED = {  # keys in the environment of the run that many tests read
+    name: f"planted-{number}-0123456789abcdef0123456789abcdef"
+    for number, name in enumerate(
+        (
+            "OPENAI_API_KEY",
+            "GOOGLE_API_KEY",
+            "GEMINI_API_KEY",
+            "HF_TOKEN",
+            "WANDB_API_KEY",
+            "MY_KEY",
+        )
+    )
+}
+
 
 def run(folder: Path, *arguments: str) -> str:
     """`spot …` with the small settings, which must succeed; what it printed, errors last."""

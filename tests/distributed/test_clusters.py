@@ -135,7 +135,7 @@ def test_a_sweep_says_how_its_jobs_stand_in_the_queue(
 
 def test_a_script_goes_on_when_its_time_was_over(folder: Path, cluster: dict[str, str]) -> None:
     """SLURM's warning ends the training on both nodes; queued again, it goes on from its last state."""
-    layout = ["hardware=2xcpu", "hardware.devices=1", "hardware.nodes=2", "loss.epochs=2"]
+    layout = ["hardware=2xcpu", "hardware.devices=1", "hardware.nodes=2", "loss.epochs=100"]
     secret = {"OPENAI_API_KEY": "sk-planted"}
     made = spot(folder, "sbatch", *commands.SMALL, *layout, environment={**cluster, **secret})
     assert made.returncode == 0, made.stderr
@@ -158,5 +158,6 @@ def test_a_script_goes_on_when_its_time_was_over(folder: Path, cluster: dict[str
     (run,) = commands.runs(folder)
     assert (run["status"], run["exit"]) == ("interrupted", 143)
     assert "ended by SIGTERM; the same command goes on from here." in log.read_text()
-    slurm.ask(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=30")
+    later = "StartTime=now+5"  # of the same second, its credential would count as revoked
+    slurm.ask(cluster, "scontrol", "update", f"JobId={job}", later, "TimeLimit=30")
     wait_for(lambda: "Training goes on after step" in log.read_text(), commands.LIMIT)

@@ -54,7 +54,7 @@ test-more: install  ## what make test leaves out but for several processes and v
 	$(PYTEST) --nbmake notebooks
 
 test-dist: install  ## the tests of several processes: DeepSpeed, torchrun, SLURM
-	$(PYTEST) -m distributed --timeout 600
+	$(PYTEST) $(PARALLEL) -m distributed --timeout 600
 
 test-oracle: install  ## paid Oracles against a local server
 	$(PYTEST) $(PARALLEL) -m 'oracle and not browser'

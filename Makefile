@@ -82,7 +82,7 @@ docs: install  ## the documentation as pages, in site/
 	$(BIN)/python docs/tools/pages.py
 
 test-vllm: install vllm-env  ## generation with the real vLLM, on the CPU
-	SPOT_VLLM=$(VLLM)/bin/vllm $(PYTEST) -m vllm --timeout 600
+	SPOT_VLLM=$(VLLM)/bin/vllm $(PYTEST) -m vllm --timeout 1200
 
 vllm-env: $(VLLM)/.installed  ## $(VLLM): vLLM for CPUs, which pins a torch and needs an environment of its own
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from spot.config import FieldsConfig
 from spot.data import chat
-from spot.data.jsonl import Fields, import_attempts, read_questions
+from spot.data.jsonl import import_attempts, read_questions
 from spot.data.rows import Question, from_json, to_json
 from spot.data.templates import load
 from spot.generation import Sampling
@@ -81,7 +82,7 @@ PROMPTS = {  # template, what ends a sequence, special tokens, and the prompt of
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n"
         "<think>\neasy\n</think>\n\n2<|im_end|>\n<|im_start|>user\nAnd 2 + 2?<|im_end|>\n<|im_start|>assistant\n"),
 }  # fmt: skip
-FIELDS = Fields(messages="messages", response="messages")
+FIELDS = FieldsConfig(messages="messages", response="messages")
 
 
 def write(tmp_path, *rows):
@@ -148,7 +149,7 @@ def test_the_last_response_is_the_attempt_and_what_comes_before_it_the_prompt(tm
 
 def test_the_last_response_is_asked_for_anew_and_prompts_go_around_the_last_question(tmp_path):
     said = {"role": "assistant", "content": "5"}
-    fields = Fields(messages="messages")
+    fields = FieldsConfig(messages="messages")
     (question,), _ = read_questions(write(tmp_path, chat_of(SYSTEM, *TURNS, said)), fields)
     put = pose(question, 0, load("math").text)
     asked = elicitation.requests([put], 2, Sampling(0, 1, 0, 9), seed=0)
@@ -161,7 +162,7 @@ def test_the_last_response_is_asked_for_anew_and_prompts_go_around_the_last_ques
 
 def test_a_chat_finds_its_worked_solution(tmp_path):
     path = write(tmp_path, chat_of(SYSTEM, *TURNS, solution="2 + 2 = 4"))
-    (question,), _ = read_questions(path, Fields(messages="messages"))
+    (question,), _ = read_questions(path, FieldsConfig(messages="messages"))
     solutions = Solutions(path, "solution", None, "messages")
     asked = elicitation.requests([question], 1, Sampling(0, 1, 0, 9), seed=0)
     ((question, _),) = asked.values()

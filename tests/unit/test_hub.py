@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spot.config import FieldsConfig
 from spot.data.hub import identity, load_rows
-from spot.data.jsonl import Fields, read_questions
+from spot.data.jsonl import read_questions
 from spot.utils.errors import UserError
 from tests.support.hub import COMMIT, Hub, Repository
 
@@ -63,8 +64,8 @@ def test_rows_of_files_pass_the_same_checks_and_counts(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('question,answer\na,4\n,5\n"c\nd",6\n\ne,7,8\nf,\n')
     with pytest.raises(UserError, match=r"rows\.csv, line 3: no question in the field 'question'"):
-        read_questions(load_rows(path=path), Fields())
-    questions, dropped = read_questions(load_rows(path=path), Fields(), on_bad_row="drop")
+        read_questions(load_rows(path=path), FieldsConfig())
+    questions, dropped = read_questions(load_rows(path=path), FieldsConfig(), on_bad_row="drop")
     assert [(q.id, q.text, q.answer) for q in questions] == [
         ("row-000002", "a", "4"),
         ("row-000005", "c\nd", "6"),
@@ -75,7 +76,7 @@ def test_rows_of_files_pass_the_same_checks_and_counts(tmp_path):
 def test_rows_that_are_no_lines_are_called_rows(tmp_path):
     path = parquet(tmp_path / "rows.parquet", [*FLAT, {"question": "d", "answer": None}])
     with pytest.raises(UserError, match=r"row 3: no answer in the field 'answer'.*fix the row"):
-        read_questions(load_rows(path=path), Fields())
+        read_questions(load_rows(path=path), FieldsConfig())
 
 
 def test_a_folder_is_a_data_set_as_it_lies_on_the_hub(tmp_path):
@@ -120,7 +121,7 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        read_questions(load_rows(path=tmp_path / name), Fields())
+        read_questions(load_rows(path=tmp_path / name), FieldsConfig())
     assert "\n" not in str(error.value)
 
 

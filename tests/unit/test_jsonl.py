@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from spot.data.jsonl import Fields, import_attempts, read_questions, value_at
+from spot.config import FieldsConfig
+from spot.data.jsonl import import_attempts, read_questions, value_at
 from spot.grading.registry import Verifier
 from spot.utils.errors import UserError
 
-ATTEMPTS = Fields("question", "truth", response="small model.solution")
+ATTEMPTS = FieldsConfig(answer="truth", response="small model.solution")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def row(question="How many?", answer="4", **more):
 
 def test_questions_in_their_order_with_stable_ids(tmp_path):
     path = write(tmp_path, row("a"), "", row("b", 5), row("c", r"so \boxed{\frac{1}{2}}"))
-    questions, dropped = read_questions(path, Fields(), task="mine")
+    questions, dropped = read_questions(path, FieldsConfig(), task="mine")
     assert [(q.id, q.text, q.answer, q.task) for q in questions] == [
         ("row-000001", "a", "4", "mine"),
         ("row-000003", "b", "5", "mine"),  # the blank line keeps its number
@@ -43,7 +44,9 @@ def test_questions_in_their_order_with_stable_ids(tmp_path):
 
 def test_fields_may_be_nested_and_ids_given(tmp_path):
     path = write(tmp_path, {"prompt": "p", "reward": {"truth": "34"}, "meta": {"index": 7}})
-    (question,), _ = read_questions(path, Fields("prompt", "reward.truth", id="meta.index"))
+    (question,), _ = read_questions(
+        path, FieldsConfig(question="prompt", answer="reward.truth", id="meta.index")
+    )
     assert (question.id, question.text, question.answer) == ("7", "p", "34")
 
 
@@ -64,13 +67,15 @@ def test_a_field_named_with_a_dot_comes_before_the_path():
     ],
 )
 def test_the_truth_may_end_a_worked_solution(tmp_path, answer, answer_format, truth):
-    (question,), _ = read_questions(write(tmp_path, row(answer=answer)), Fields(), answer_format)
+    (question,), _ = read_questions(
+        write(tmp_path, row(answer=answer)), FieldsConfig(), answer_format
+    )
     assert question.answer == truth
 
 
 def test_a_limit_takes_the_first_and_counts_the_rest(tmp_path):
     path = write(tmp_path, *[row(f"q{n}") for n in range(5)])
-    questions, dropped = read_questions(path, Fields(), limit=2)
+    questions, dropped = read_questions(path, FieldsConfig(), limit=2)
     assert [q.text for q in questions] == ["q0", "q1"]
     assert dropped == {"beyond_questions": 3}
 
@@ -99,7 +104,7 @@ def test_existing_responses_are_graded_and_all_accounted_for(tmp_path, verifier)
 
 def test_json_responses_are_read_as_models_write_them(tmp_path, verifier):
     broken = '{"reasoning": "first\nsecond \\frac", "answer": "\\frac{8}{2}"}'
-    fields = Fields(response="output")
+    fields = FieldsConfig(response="output")
     path = write(tmp_path, row(output=broken), row(output='{"reasoning": "cut of'))
     attempts, _ = import_attempts(path, fields, "json", verifier.verdicts)
     assert [(a.verdict, a.extracted) for a in attempts] == [
@@ -125,18 +130,18 @@ BAD_ROWS = [
 def test_a_bad_row_stops_with_its_line_or_is_counted(tmp_path, reason, line, message):
     path = write(tmp_path, GOOD, line, row("fine too"))
     with pytest.raises(UserError) as error:
-        read_questions(path, Fields())
+        read_questions(path, FieldsConfig())
     assert message in str(error.value)
     assert "line 2" in str(error.value)
     assert "\n" not in str(error.value)
-    questions, dropped = read_questions(path, Fields(), on_bad_row="drop")
+    questions, dropped = read_questions(path, FieldsConfig(), on_bad_row="drop")
     assert [q.text for q in questions] == ["fine", "fine too"]
     assert dropped == {reason: 1}
 
 
 def test_a_row_without_a_response(tmp_path, verifier):
     path = write(tmp_path, row(), row(output="A: 4"))
-    fields = Fields(response="output")
+    fields = FieldsConfig(response="output")
     with pytest.raises(UserError, match=r"line 1: no response in the field 'output'"):
         import_attempts(path, fields, "last", verifier.verdicts)
     attempts, dropped = import_attempts(path, fields, "last", verifier.verdicts, on_bad_row="drop")
@@ -146,32 +151,32 @@ def test_a_row_without_a_response(tmp_path, verifier):
 def test_duplicate_ids_name_both_lines(tmp_path):
     path = write(tmp_path, row("a", id="x"), row("b", id="y"), row("c", id="x"))
     with pytest.raises(UserError, match=r"line 3: the id 'x' is that of line 1"):
-        read_questions(path, Fields(id="id"))
-    questions, dropped = read_questions(path, Fields(id="id"), on_bad_row="drop")
+        read_questions(path, FieldsConfig(id="id"))
+    questions, dropped = read_questions(path, FieldsConfig(id="id"), on_bad_row="drop")
     assert [q.text for q in questions] == ["a", "b"]
     assert dropped == {"duplicate_id": 1}
 
 
 def test_a_missing_id(tmp_path):
     with pytest.raises(UserError, match="no id in the field 'id'"):
-        read_questions(write(tmp_path, row()), Fields(id="id"))
+        read_questions(write(tmp_path, row()), FieldsConfig(id="id"))
 
 
 def test_files_that_hold_nothing(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_questions(tmp_path / "absent.jsonl", Fields())
+        read_questions(tmp_path / "absent.jsonl", FieldsConfig())
     with pytest.raises(UserError, match="cannot be read"):
-        read_questions(tmp_path, Fields())
+        read_questions(tmp_path, FieldsConfig())
     with pytest.raises(UserError, match="is empty"):
-        read_questions(write(tmp_path, "", "  "), Fields())
+        read_questions(write(tmp_path, "", "  "), FieldsConfig())
     with pytest.raises(UserError, match=r"no usable row \(malformed_json 2\)"):
-        read_questions(write(tmp_path, "{", "}"), Fields(), on_bad_row="drop")
+        read_questions(write(tmp_path, "{", "}"), FieldsConfig(), on_bad_row="drop")
 
 
 def test_odd_bytes(tmp_path):
     path = tmp_path / "rows.jsonl"
     good = json.dumps(row("é")).encode()
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\xff\xfe\n" + b"[" * 100_000 + b"\n")
-    questions, dropped = read_questions(path, Fields(), on_bad_row="drop")
+    questions, dropped = read_questions(path, FieldsConfig(), on_bad_row="drop")
     assert [q.text for q in questions] == ["é"]
     assert dropped == {"not_utf8": 1, "malformed_json": 1}

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from spot.config import FieldsConfig
 from spot.data.dapo import read_problems
 from spot.data.hub import load_rows
-from spot.data.jsonl import Fields, import_attempts, read_questions
+from spot.data.jsonl import import_attempts, read_questions
 from spot.grading.registry import Verifier
 from spot.oracle import human_sheet
 from spot.oracle.human import Solutions
@@ -43,7 +44,7 @@ VALUES = [
 
 def read(path: Path, **settings: Any) -> tuple[list[tuple[str, str, str]], dict[str, int]]:
     found, dropped = read_questions(
-        load_rows(path=path), Fields(), **{"on_bad_row": "drop", **settings}
+        load_rows(path=path), FieldsConfig(), **{"on_bad_row": "drop", **settings}
     )
     return [(q.id, q.text, q.answer) for q in found], dropped
 
@@ -229,7 +230,9 @@ def test_an_id_is_used_without_being_told(ids: list[Any], named: list[str], tmp_
 def test_an_id_that_was_told_must_be_there(tmp_path: Path) -> None:
     rows = [{"k": k, "question": "q", "answer": "1"} for k in ("a", 7.0, math.nan, " ", "a", None)]
     (tmp_path / "rows.jsonl").write_text(lines(rows))
-    found, dropped = read_questions(tmp_path / "rows.jsonl", Fields(id="k"), on_bad_row="drop")
+    found, dropped = read_questions(
+        tmp_path / "rows.jsonl", FieldsConfig(id="k"), on_bad_row="drop"
+    )
     assert [q.id for q in found] == ["a", "7.0"]
     assert dropped == {"no_id": 3, "duplicate_id": 1}
 
@@ -237,7 +240,7 @@ def test_an_id_that_was_told_must_be_there(tmp_path: Path) -> None:
 def test_responses_and_dapo_count_the_same(tmp_path: Path) -> None:
     rows = [{"question": f"q{n}", "answer": value, "r": "so 4"} for n, value in enumerate(VALUES)]
     (tmp_path / "rows.jsonl").write_text(lines(rows))
-    fields = Fields(response="r")
+    fields = FieldsConfig(response="r")
     with Verifier() as verifier:
         found, dropped = import_attempts(
             tmp_path / "rows.jsonl", fields, "last", verifier.verdicts, on_bad_row="drop"

@@ -111,7 +111,12 @@ class ModelConfig:
 
 @dataclass
 class FieldsConfig:
-    """Which fields of an imported row hold what; dots reach into nested objects."""
+    """Which fields of an imported row hold what; dots reach into nested objects (`a.b`).
+
+    Without `id` rows are named by their field `id` where each has one of its own, otherwise by their
+    line: `row-000017`. Where `response` is the same field as `messages`, its last turn is the response.
+    Question, response, solution and answer may be turns of a chat, too.
+    """
 
     id: str | None = None
     question: str = "question"

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from spot.config import FieldsConfig
 from spot.data.answers import scalar_text
 from spot.data.contamination import tokens
-from spot.data.jsonl import Fields, NumberedRow, Problem, Source, read_questions, value_at
+from spot.data.jsonl import NumberedRow, Problem, Source, read_questions, value_at
 from spot.data.rows import Question
 from spot.utils.errors import UserError
 
@@ -47,7 +48,7 @@ def read_problems(
             f"{source.name} holds no English problem ({reasons or 'it is empty'}): "
             "give rows of DAPO-Math-17k."
         )
-    fields = Fields(question="prompt", answer="solution", id="id")
+    fields = FieldsConfig(question="prompt", answer="solution", id="id")
     kept = Source(source.name, rows, source.unit)
     questions, unusable = read_questions(
         kept, fields, task=task, limit=limit, on_bad_row=on_bad_row

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
+from spot.config import FieldsConfig
 from spot.data.answers import Item, encodable, final_truth, scalar_text
 from spot.data.chat import Message, posed, user
 from spot.data.rows import Attempt, Question
@@ -28,24 +29,6 @@ ROLES = ("system", "user", "assistant")
 OWN_ID = "id"  # the field that names a row where data.fields.id names none
 # What a damaged file raises while it is read.
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Which field of a row holds what; dots reach into nested objects (`a.b`).
-
-    Without `id` rows are named by their field `id` where each has one of its own, otherwise by their
-    line: `row-000017`. `messages` holds the turns of a chat in place of the question; where `response`
-    is the same field, its last turn is the response. Question, response, solution and answer may be
-    turns of a chat, too.
-    """
-
-    question: str = "question"
-    answer: str = "answer"
-    id: str | None = None
-    response: str | None = None
-    messages: str | None = None
-    solution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +62,7 @@ class Source:
 
 def read_questions(
     source: str | Path | Source,
-    fields: Fields,
+    fields: FieldsConfig,
     answer_format: str = "boxed",
     *,
     task: str = "data",
@@ -96,7 +79,11 @@ def read_questions(
 
 
 def read_solutions(
-    source: str | Path | Source, fields: Fields, answer_format: str, *, on_bad_row: str = "error"
+    source: str | Path | Source,
+    fields: FieldsConfig,
+    answer_format: str,
+    *,
+    on_bad_row: str = "error",
 ) -> dict[str, str]:
     """Worked solutions by their question's id, which is the one that `import_attempts` gives it."""
     rows, _ = _usable_rows(source, fields, answer_format, "data", None, on_bad_row)
@@ -105,7 +92,7 @@ def read_solutions(
 
 def import_attempts(
     source: str | Path | Source,
-    fields: Fields,
+    fields: FieldsConfig,
     answer_format: str,
     grade: Callable[[Sequence[Item]], list[tuple[str, str | None]]],
     *,
@@ -199,7 +186,7 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
 
 def _usable_rows(
     source: str | Path | Source,
-    fields: Fields,
+    fields: FieldsConfig,
     answer_format: str,
     task: str,
     limit: int | None,
@@ -276,7 +263,7 @@ def object_or_problem(value: Any) -> dict[str, Any] | Problem:
 
 
 def _row(
-    row: dict[str, Any], number: int, fields: Fields, answer_format: str, task: str
+    row: dict[str, Any], number: int, fields: FieldsConfig, answer_format: str, task: str
 ) -> Read | Problem:
     found = _asked(row, fields)
     if isinstance(found, Problem):
@@ -307,7 +294,7 @@ def _row(
     return Read(Question(str(name), task, text, truth, messages=messages), response, solution)
 
 
-def _asked(row: dict[str, Any], fields: Fields) -> tuple[list[Message], str | None] | Problem:
+def _asked(row: dict[str, Any], fields: FieldsConfig) -> tuple[list[Message], str | None] | Problem:
     """The turns up to the question, and what the assistant answers there if the row says it."""
     if fields.messages is not None:
         return chat_turns(value_at(row, fields.messages), fields.messages)

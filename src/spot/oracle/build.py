@@ -11,7 +11,7 @@ from typing import Any
 
 from spot.config import ASKED, PAID, DataConfig, OracleConfig
 from spot.data import artifacts, chat, hub
-from spot.data.jsonl import Fields, read_solutions
+from spot.data.jsonl import read_solutions
 from spot.generation.types import Generator, Sampling
 from spot.grading.registry import Verifier
 from spot.oracle import Oracle, human, human_sheet, pricing, tutor
@@ -122,9 +122,8 @@ def check(config: OracleConfig, data: DataConfig) -> None:
     A file that cannot be read, a prompt without its placeholders, a model without a price, a key that
     is not there.
     """
-    if config.kind == "human" and (
-        config.path or data.path
-    ):  # those of the hub are not fetched here
+    here = config.path or data.path  # what is on the hub is not fetched for a check
+    if config.kind == "human" and here:
         written(config, data, str)
     if config.kind not in ASKED:
         return
@@ -221,7 +220,7 @@ def corrections_digest(config: OracleConfig, data: DataConfig) -> str:
 def written(config: OracleConfig, data: DataConfig, pose: Callable[[str], str]) -> human.Source:
     """Corrections in the rows of the questions, in a sheet of `spot correct`, or in JSON Lines."""
     if _in_rows(config, data):
-        fields = Fields(**asdict(data.fields))
+        fields = data.fields
         found = read_solutions(
             hub.rows_of(data), fields, data.answer_format, on_bad_row=data.on_bad_row
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from spot.config import MADE_SOURCES, Config, DataConfig
 from spot.data import chat, hub, templates
-from spot.data.jsonl import Fields, import_attempts, read_questions
+from spot.data.jsonl import import_attempts, read_questions
 from spot.data.rows import Attempt, Question
 from spot.evaluation import benchmarks
 from spot.grading.registry import Verifier
@@ -63,7 +63,7 @@ def _read(config: Config) -> tuple[list[Question], dict[str, int]]:
         return dapo.read_problems(hub.rows_of(data), limit=limit, on_bad_row=data.on_bad_row)
     return read_questions(
         hub.rows_of(data),
-        fields(config),
+        data.fields,
         data.answer_format,
         limit=limit,
         on_bad_row=data.on_bad_row,
@@ -98,7 +98,7 @@ def attempts(config: Config, verifier: Verifier) -> tuple[list[Attempt], dict[st
     data = config.data
     rows, dropped = import_attempts(
         hub.rows_of(data),
-        fields(config),
+        data.fields,
         data.answer_format,
         verifier.verdicts,
         limit=None if data.decontaminate else data.questions,
@@ -130,11 +130,6 @@ def _posed(config: Config, questions: list[Question]) -> list[Question]:
         text, turns = chat.posed(chat.asked(question.text, question.messages), pose)
         found.append(replace(question, text=text, messages=turns))
     return found
-
-
-def fields(config: Config) -> Fields:
-    """Which fields of a row hold what."""
-    return Fields(**asdict(config.data.fields))
 
 
 def _template(config: Config) -> templates.Template:

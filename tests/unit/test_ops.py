@@ -98,7 +98,7 @@ def test_the_job_of_kubernetes_is_one_that_runs_and_may_run_again() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
     mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert mounted.keys() == {each["name"] for each in pod["volumes"]}
-    assert mounted["outputs"] == "/work"  # where the image runs
+    assert mounted["outputs"] == "/runs"  # where the image runs
 
 
 @pytest.mark.parametrize("part", ["setup", "run"])

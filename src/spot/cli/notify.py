@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from spot.pipeline.distributed import nodes
-from spot.pipeline.heartbeat import STOPPED, exit_code
 from spot.utils.progress import say
 
 KEY = "notify="
@@ -33,6 +31,9 @@ def told(command: str, name: str, words: Sequence[str]) -> Iterator[None]:
     SPOT_OUTCOME is complete, failed or interrupted; SPOT_EXIT, SPOT_SECONDS and SPOT_COMMAND say more. One
     that fails is a line and no error. Of the processes that torchrun or srun start, the first one tells.
     """
+    from spot.pipeline.distributed import nodes
+    from spot.pipeline.heartbeat import STOPPED, exit_code
+
     found = nodes.started()
     if not command or (found is not None and found.index > 0):
         yield

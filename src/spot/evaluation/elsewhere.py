@@ -74,9 +74,7 @@ def _content(path: Path, log: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
 
     with path.open("rb") as file:
         file.seek(member.header_offset)
-        header = file.read(
-            30
-        )  # the last two numbers in it: how long the name and what follows it are
+        header = file.read(30)  # its last two numbers: the lengths of the name and of what follows
         file.seek(sum(struct.unpack("<HH", header[26:])), 1)
         packed = pyarrow.BufferReader(file.read(member.compress_size))
     with pyarrow.CompressedInputStream(packed, "zstd") as stream:

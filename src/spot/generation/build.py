@@ -26,7 +26,7 @@ class InProcess:
 
     device: str = "cpu"  # torch's name, as dtype's
     dtype: str = "float32"  # auto: that of the weights
-    threads: int | None = None  # of torch; null: its own choice
+    threads: int | None = None  # of torch; None: its own choice
 
 
 def settings(config: GeneratorConfig, thinking: bool, here: InProcess) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from spot.utils.progress import say
 
 LOCK, PROGRESS = "lock", "progress.json"
 REQUEUED = -1  # what submitit ends a job with that it has put back into SLURM's queue
-STOPPED = (129, 130, 131, 143, REQUEUED)  # exit codes of SIGHUP, Ctrl-C, SIGQUIT and SIGTERM
+STOPPED = (129, 130, 131, 143, REQUEUED)  # exit codes, also of SIGHUP, Ctrl-C, SIGQUIT, SIGTERM
 SECONDS_BETWEEN_NOTES = 1.0
 
 

@@ -29,9 +29,8 @@ HELLO = 180.0  # seconds in which the first process must begin its run
 LINGER = 60.0  # seconds that a failed run waits for the others to learn of it
 POLL = 0.5  # seconds between looks at the store
 LOST = "The first process is gone or has not begun; its own output says why."
-Failure = dict[
-    str, Any
-]  # message, time, a mistake of the user? stopped by a signal? the system's error
+# message and time; whether it is a mistake of the user, or was stopped by a signal; the system's error
+Failure = dict[str, Any]
 
 
 @dataclass(frozen=True)

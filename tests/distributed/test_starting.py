@@ -14,6 +14,7 @@ import pytest
 from spot.pipeline.policy import SHIPPED
 from tests.distributed import commands
 from tests.distributed.commands import train
+from tests.support.processes import free_port
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -87,11 +88,6 @@ def two_nodes(folder: Path, port: int) -> None:
             assert each.ends() == 0, each.text()[-5000:]
         assert not any(each.left(5) for each in started)
         assert started[1].text() == ""  # what there is to tell, node 0 tells
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def test_a_node_without_the_weights_ends_the_run_before_anything_is_sampled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,12 @@ def wait_for(condition: Callable[[], T], seconds: float = 200.0) -> T:
             raise TimeoutError(f"not within {seconds:.0f} s")
         time.sleep(0.02)
     return result
+
+
+def free_port() -> int:
+    """A port at which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def killed(

@@ -43,6 +43,7 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 MpiDefault=none
 KillWait=5
+OverTimeLimit=2
 NodeName=127.0.0.[1-2] NodeHostname=localhost NodeAddr=127.0.0.[1-2] Port=[{ports[1]}-{ports[2]}] CPUs=4
 PartitionName=all Nodes=ALL Default=YES
 """

@@ -23,6 +23,7 @@ from spot.pipeline import heartbeat, policy
 from spot.pipeline.distributed import launch, nodes, rank
 from spot.utils import files
 from spot.utils.errors import Terminated, UserError
+from tests.support.processes import free_port
 
 ALONE: dict[str, str] = {"HOME": "/home/me", "RANK": "3", "WORLD_SIZE": "8"}  # left in some shell
 # a batch script's or salloc's own shell: srun has not been called
@@ -155,7 +156,7 @@ def test_several_nodes_need_a_process_on_each(environment: dict[str, str]) -> No
 
 def sessions() -> list[nodes.Session]:
     """Both nodes' ends of one real store."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch._free_port())}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     found = []
     for node in range(2):
         environment = srun(node, 0, 2, 1) | address
@@ -172,14 +173,14 @@ def test_nodes_wait_for_each_other_or_learn_what_failed_before(
     monkeypatch.setattr(nodes, "POLL", 0.01)
     first, second = sessions()
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(first.meet)
-        assert second.meet() is None
+        waiting = pool.submit(first.meet, "ready")
+        assert second.meet("ready") is None
         assert waiting.result(20) is None
 
     first, second = sessions()
     full = [errno.ENOSPC, "No space left on device", "/data/x"]
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(first.meet)
+        waiting = pool.submit(first.meet, "ready")
         second.fail({"message": "rank 1 failed", "os": full})
         failure = waiting.result(20)
     assert failure is not None
@@ -190,7 +191,7 @@ def test_nodes_wait_for_each_other_or_learn_what_failed_before(
     monkeypatch.setattr(nodes, "HELLO", 0.05)
     first, _ = sessions()
     with pytest.raises(UserError, match="Node 1 did not come"):
-        first.meet()
+        first.meet("ready")
 
 
 def test_nodes_have_the_weights_or_the_first_one_says_which_has_not(

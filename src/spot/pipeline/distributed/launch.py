@@ -46,7 +46,10 @@ def run(job: TrainingJob) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if nodes is not None:
-        endpoint = f"{nodes.host}:{_free_port()}"
+        store = (
+            nodes.rendezvous()
+        )  # kept: an agent that ends would take its own away from the others
+        endpoint = f"{store.host}:{store.port}"
         nodes.announce("training", {"job": job.to_json(), "endpoint": endpoint})
     _launch(job, endpoint, nodes)
     return dict(json.loads((folder / "result.json").read_text()))
@@ -101,7 +104,7 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
         shutdown_timeout=GRACE,
         signals_to_handle=",".join(number.name for number in _heeded()),
     )
-    if nodes is not None and (failure := nodes.meet()):
+    if nodes is not None and (failure := nodes.meet("ready")):
         raise _as_exception(failure)
     if hardware.deepspeed:
         say_builds()
@@ -119,6 +122,8 @@ def _launch(job: TrainingJob, endpoint: str | None, nodes: Session | None) -> No
             raise KeyboardInterrupt from None
         say(f"ended by {stopped.sigval.name}; the same command goes on from here.")
         raise SystemExit(128 + stopped.sigval) from None
+    if nodes is not None and (failure := nodes.meet("trained")):
+        raise _as_exception(failure)
 
 
 def say_builds() -> None:
@@ -217,9 +222,3 @@ def _as_exception(failure: Mapping[str, Any]) -> BaseException:
     if failure.get("os"):
         return OSError(*failure["os"])
     return (UserError if failure.get("mistake") else RankError)(failure["message"])
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("", 0))
-        return int(listening.getsockname()[1])

@@ -197,13 +197,19 @@ class Session:
             time.sleep(POLL)
         return dict(json.loads(self.store.get(what)))
 
-    def meet(self) -> Failure | None:
-        """Wait until every node is about to start its ranks; returns a failure that came before.
+    def rendezvous(self) -> Any:
+        """A store, here, at which the agents of a training meet; theirs is a second handle of it."""
+        from torch.distributed import TCPStore
 
-        Torch's own rendezvous hears of no failure and can only be killed. Raises UserError when a
-        node does not come.
+        return TCPStore(self.host, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+
+    def meet(self, where: str) -> Failure | None:
+        """Wait until every node is there: `ready` to start its ranks, or through, with them `trained`.
+
+        Returns a failure that came before: torch's own rendezvous hears of none and can only be killed.
+        Raises UserError when a node does not come.
         """
-        return self._gather("ready", HELLO)
+        return self._gather(where, HELLO)
 
     def _gather(self, key: str, seconds: float) -> Failure | None:
         """Wait so long until every node has set this key, as this one does; returns what failed before."""

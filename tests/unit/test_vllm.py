@@ -27,7 +27,7 @@ import pytest
 from spot.config import GeneratorConfig
 from spot.config.compose import compose
 from spot.data.chat import user
-from spot.generation import Request, Sampling
+from spot.generation import Request, Sampling, build
 from spot.generation import vllm as module
 from spot.generation.folder import check_folder
 from spot.generation.vllm import Servers, deal, load
@@ -107,6 +107,26 @@ def test_each_server_has_gpus_of_its_own(make: Make, monkeypatch: pytest.MonkeyP
     assert seen == ["4,5", "6,7"]
 
 
+def test_one_server_has_several_copies(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    with make(tensor_parallel=2, data_parallel=2, batch_invariant=True) as servers:
+        assert len(servers.base_urls) == 1
+        seen = state(servers)
+    assert seen["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+    assert seen["VLLM_BATCH_INVARIANT"] == "1"
+    argv = seen["argv"]
+    assert argv[argv.index("--data-parallel-size") + 1] == "2"
+
+
+def test_only_what_changes_a_response_changes_the_attempts() -> None:
+    """Copies behind one server do not; another way to compute does."""
+    keys = [
+        build.settings(vllm(**more), False, build.InProcess())
+        for more in ({}, {"data_parallel": 8}, {"batch_invariant": True})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_gpus_are_dealt_or_refused() -> None:
     assert deal(vllm(), []) == [None]
     assert deal(vllm(tensor_parallel=2), ["0", "1", "2"]) == [["0", "1"]]
@@ -124,6 +144,13 @@ def test_gpus_are_dealt_or_refused() -> None:
         UserError, match=r"of evaluator.tensor_parallel=4 .* lower evaluator.servers"
     ):
         deal(vllm(tensor_parallel=4), ["0", "1"], "evaluator")
+    message = (
+        r"tensor_parallel=2 × generator.data_parallel=2 need 4 GPUs .* or generator.data_parallel\."
+    )
+    with pytest.raises(UserError, match=message):
+        deal(vllm(tensor_parallel=2, data_parallel=2), ["0", "1"])
+    with pytest.raises(UserError, match=r"generator.batch_invariant=true needs an NVIDIA GPU"):
+        deal(vllm(batch_invariant=True), [])
 
 
 def test_no_such_executable(make: Make) -> None:

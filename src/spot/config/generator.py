@@ -29,11 +29,13 @@ class GeneratorConfig:
     patience: float = 600.0  # seconds without any server before the run stops
     # vllm
     executable: str = "vllm"
-    servers: int | None = None  # null: one per group of tensor_parallel GPUs; one on a CPU
-    tensor_parallel: int = 1
+    servers: int | None = None  # null: as many as the GPUs allow; one on a CPU
+    tensor_parallel: int = 1  # GPUs that share a copy of the model
+    data_parallel: int = 1  # copies of the model behind one server
     gpus: list[int] | None = None  # null: all that this machine has (or CUDA_VISIBLE_DEVICES names)
     port: int | None = None  # of the first server; null: free ones
     dtype: str = "auto"
+    batch_invariant: bool = False  # an answer does not depend on what is computed beside it
     arguments: list[str] = field(default_factory=list)  # more of `vllm serve`
     start_seconds: float = 900.0  # until a server must be healthy
     # openai
@@ -47,7 +49,15 @@ class GeneratorConfig:
         in_range("generator.temperature", self.temperature, 0)
         in_range("generator.top_p", self.top_p, 0, 1, open_low=True)
         in_range("generator.top_k", self.top_k, 0)
-        for name in ("max_new_tokens", "batch", "concurrency", "servers", "tensor_parallel"):
+        counts = (
+            "max_new_tokens",
+            "batch",
+            "concurrency",
+            "servers",
+            "tensor_parallel",
+            "data_parallel",
+        )
+        for name in counts:
             in_range(f"generator.{name}", getattr(self, name), 1)
         in_range("generator.port", self.port, 1, 65535)
         for name in ("timeout", "patience", "start_seconds"):

@@ -12,6 +12,7 @@ from spot.generation.types import Generator, Sampling
 from spot.utils.errors import UserError
 from spot.utils.http import read_key
 from spot.utils.machine import set_threads
+from spot.utils.processes import visible_gpus
 
 DECIDES = {  # keys besides sampling that can change a response, if only by rounding
     "transformers": ["batch"],
@@ -38,6 +39,8 @@ def settings(config: GeneratorConfig, thinking: bool, here: InProcess) -> dict[s
         place = {"device": here.device}
     elif config.kind == "transformers" and here.dtype != "float32":
         place = {"dtype": here.dtype}
+    elif config.kind == "vllm" and config.batch_invariant:
+        place = {"batch_invariant": True}
     return {key: values[key] for key in keys} | {"thinking": thinking} | place
 
 
@@ -48,6 +51,10 @@ def check(config: GeneratorConfig, group: str = "generator") -> None:
             f"{group}.executable={config.executable} is not a program: install vLLM in an environment of "
             "its own and give <env>/bin/vllm."
         )
+    if config.kind == "vllm":
+        from spot.generation import vllm
+
+        vllm.deal(config, visible_gpus(), group)
     if config.kind == "openai" and config.key is not None:
         read_key(config.key, option=f"{group}.key", owner="The server")
 

@@ -135,15 +135,16 @@ class Servers:
         executable = str(Path(found).absolute())
         dealt = deal(self.config, visible_gpus(), self.group)
         self.logs.mkdir(parents=True, exist_ok=True)
+        own = {self.key.name: self.key.value}
+        if self.config.batch_invariant:
+            own[vllm_process.BATCH_INVARIANT] = "1"
         processes = []
         for number, (gpus, port) in enumerate(
             zip(dealt, _ports(self.config.port, len(dealt), self.group), strict=True)
         ):
             log = self.logs / f"server-{number}.log"
             log.write_bytes(b"")
-            environment = vllm_process.environment(executable, gpus) | {
-                self.key.name: self.key.value
-            }
+            environment = vllm_process.environment(executable, gpus) | own
             command = self._command(executable, on_cpu=gpus is None)
             processes.append(ServerProcess(command, port, self.served, log, environment))
         return processes
@@ -155,6 +156,7 @@ class Servers:
             "served-model-name": self.served,
             "max-model-len": self.context_length,
             "tensor-parallel-size": self.config.tensor_parallel,
+            "data-parallel-size": self.config.data_parallel,
             "dtype": self.config.dtype,
         }
         for option, value in options.items():
@@ -187,6 +189,7 @@ class VllmGenerator:
                 config,
                 base_urls=self.servers.base_urls,
                 model=self.servers.served,
+                concurrency=config.concurrency * config.data_parallel,
                 # a crashed server is back after as long as it took to start
                 patience=config.patience + config.start_seconds,
                 extra={},
@@ -244,15 +247,22 @@ def deal(
         raise UserError(f"{group}.gpus names {', '.join(missing)}: this machine {there}.")
     if len(set(gpus)) < len(gpus):
         raise UserError(f"{group}.gpus={','.join(gpus)} names a GPU twice: name each once.")
+    if not visible and config.batch_invariant:
+        raise UserError(
+            f"{group}.batch_invariant=true needs an NVIDIA GPU (compute capability 9.0 or later) and this "
+            "machine has none: leave it out."
+        )
     if not visible:
         return [None] * (config.servers or 1)
-    each = config.tensor_parallel
+    each = config.tensor_parallel * config.data_parallel
     count = config.servers or len(gpus) // each
     if count * each > len(gpus) or count == 0:
+        names = ["tensor_parallel"] + ["data_parallel"] * (config.data_parallel > 1)
+        product = " × ".join(f"{group}.{name}={getattr(config, name)}" for name in names)
+        lower = " or ".join(f"{group}.{name}" for name in ["servers", *names])
         raise UserError(
-            f"{max(count, 1)} server(s) of {group}.tensor_parallel={each} need "
-            f"{max(count, 1) * each} GPUs and there are {len(gpus)}: lower {group}.servers or "
-            f"{group}.tensor_parallel."
+            f"{max(count, 1)} server(s) of {product} need {max(count, 1) * each} GPUs and there are "
+            f"{len(gpus)}: lower {lower}."
         )
     return [gpus[i * each : (i + 1) * each] for i in range(count)]
 

@@ -19,6 +19,7 @@ from spot.utils.processes import guarded, inherited
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 KEY = "VLLM_API_KEY"  # in the environment, which other users cannot read as they can a command line
 LAST_LINES = 15
 DEFAULTS = {  # of the environment, where it says nothing

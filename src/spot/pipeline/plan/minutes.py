@@ -110,7 +110,8 @@ def tokens_per_second(
         return None, UNKNOWN
     share = generator.tensor_parallel if generator.kind == "vllm" else 1
     gpus = len(generator.gpus or []) or hardware.devices
-    servers = len(generator.base_urls) or generator.servers or max(1, gpus // share)
+    copies = (generator.servers or 0) * generator.data_parallel or max(1, gpus // share)
+    servers = len(generator.base_urls) or copies
     weights, each = 2.0 * shape.parameters, 4.0 * shape.layers * shape.keys
     each *= plan.prompt_tokens + plan.response_tokens / 2  # of a request half way
     requests = float(generator.concurrency)

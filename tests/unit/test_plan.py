@@ -380,8 +380,12 @@ def test_losses_without_rewards_need_no_reference_and_no_rejected() -> None:
         (["model=qwen3_8b", "hardware=8xh800", "hardware.offload_optimizer=true"], ["host memory"]),
         (["hardware.tokens_per_pack=300"], ["over-long pairs", "the longest pair has 373 tokens"]),
         (["save.optimizer=false", "save.exports=25"], ["exports", "trained model"]),
-        (["data.pairs=null"], ["at most: 6,000 attempts, 30% of them wrong (assumed)"]),
-        (["data.pairs=5000"], ["5,000", "data.pairs, but 6,000 attempts", "give 1,800"]),
+        (
+            ["data.pairs=null"],
+            ["at most: 6,000 attempts, 30% of them wrong (assumed), less data.held_out=64"],
+        ),
+        (["data.pairs=null", "data.questions=200"], ["none: 200 attempts", "lower it or ask more"]),
+        (["data.pairs=5000"], ["5,000", "data.pairs, but 6,000 attempts", "give 1,736"]),
     ],
 )
 def test_the_screen_states_figures_and_assumptions(overrides: list[str], said: list[str]) -> None:
@@ -396,8 +400,8 @@ def test_a_file_that_is_not_here_is_the_papers_recipe(tmp_path: Path) -> None:
     assert (plan.work.pairs, plan.calls.count) == (4000, None)
     file = tmp_path / "rows.jsonl"
     file.write_text("{}\n" * 20)
-    plan = make(*overrides, f"data.path={file}")
-    assert (plan.work.pairs, plan.calls.count) == (6, 6)
+    plan = make(*overrides, f"data.path={file}", "data.held_out=2")
+    assert (plan.work.pairs, plan.calls.count) == (4, 6)
 
 
 @pytest.mark.parametrize(
@@ -425,11 +429,11 @@ def test_rows_are_counted_as_a_run_reads_them(tmp_path: Path, form: str) -> None
         case "folder":
             path.mkdir()
             (path / "train.jsonl").write_text("\n".join(rows))
-    asked = ["data=jsonl", "data.fields.solution=solution", "model=qwen3_8b", "data.pairs=null"]
+    asked = ["data=jsonl", "data.fields.solution=solution", "data.pairs=null", "data.held_out=1"]
     plan = make(*asked, f"data.path={path}")
-    assert (plan.work.pairs, plan.calls.count) == (6, 6)
-    assert make(*asked, f"data.path={path}", "data.questions=10").work.pairs == 3
-    assert make(*asked, f"data.path={path}", "data.questions=7500").work.pairs == 6
+    assert (plan.work.pairs, plan.calls.count) == (5, 6)
+    assert make(*asked, f"data.path={path}", "data.questions=10").work.pairs == 2
+    assert make(*asked, f"data.path={path}", "data.questions=7500").work.pairs == 5
 
 
 def test_planning_loads_no_torch() -> None:

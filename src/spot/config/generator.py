@@ -24,7 +24,7 @@ class GeneratorConfig:
     top_k: int = 20
     max_new_tokens: int = 32768
     batch: int = 256  # transformers: requests answered at once
-    concurrency: int = 256  # requests in flight at each server
+    concurrency: int = 256  # requests in flight at each server, or copy behind one
     timeout: float = 7200.0  # seconds for one response
     patience: float = 600.0  # seconds without any server before the run stops
     # vllm
@@ -76,6 +76,11 @@ class GeneratorConfig:
             )
         if self.kind == "vllm" and not self.executable.strip():
             raise UserError("generator.executable is empty: give the path of vllm.")
+        theirs = [name for name in ("base_urls", "model", "extra", "key") if getattr(self, name)]
+        if self.kind == "vllm" and theirs:
+            raise UserError(
+                f"generator.{theirs[0]} is for servers that run already: leave it out, or choose generator=openai."
+            )
         for argument in self.arguments:
             if argument.partition("=")[0].replace("_", "-") in OURS:
                 raise UserError(

@@ -273,10 +273,16 @@ def saved_question(task: BenchmarkConfig, family: Family) -> Find:
                 raise RowError("a score without its question: give benchmark.path=<the questions>")
             question = read_row(task, family, row, row_id)
         else:
-            name = str(row.get("question_id", _field(row, task.fields.get("id", "id"))))
-            if name not in known:
-                raise RowError(f"no question {name!r} in {task.path}")
-            question = known[name]
+            field = task.fields.get("id", "id")
+            name = row.get("question_id", _field(row, field))
+            if name is None:
+                raise RowError(
+                    f"no {field}, which would name its question in {task.path}; a row that holds question "
+                    "and answer itself needs no benchmark.path"
+                )
+            if str(name) not in known:
+                raise RowError(f"no question {str(name)!r} in {task.path}")
+            question = known[str(name)]
         return question, _posed_again(task, family, question, row)
 
     return find

@@ -49,7 +49,7 @@ def check(config: GeneratorConfig, group: str = "generator") -> None:
     if config.kind == "vllm" and shutil.which(Path(config.executable).expanduser()) is None:
         raise UserError(
             f"{group}.executable={config.executable} is not a program: install vLLM in an environment of "
-            "its own and give <env>/bin/vllm."
+            f"its own and give {group}.executable=<env>/bin/vllm (docs/generation.md)."
         )
     if config.kind == "vllm":
         from spot.generation import vllm

@@ -187,13 +187,12 @@ class VllmGenerator:
         client = RemoteGenerator(
             replace(
                 config,
+                kind="openai",
                 base_urls=self.servers.base_urls,
                 model=self.servers.served,
                 concurrency=config.concurrency * config.data_parallel,
                 # a crashed server is back after as long as it took to start
                 patience=config.patience + config.start_seconds,
-                extra={},
-                key=None,
             ),
             self.tokenizer,
             self.servers.context_length,

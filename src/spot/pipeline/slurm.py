@@ -21,6 +21,7 @@ SCRIPT = """\
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1          # it starts its node's ranks
 #SBATCH {devices}
+#SBATCH --mem=0                      # all of each node's memory, which --exclusive alone does not give
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120            # seconds before the time is over, so that it ends by itself
 #SBATCH --requeue                    # when a node fails or another job goes first

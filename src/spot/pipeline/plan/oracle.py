@@ -36,7 +36,7 @@ def calls(config: Config, wrong: int | None = None) -> Calls:
     if wrong is None:
         asked = attempts(config)
         if asked is None:
-            return Calls(None, "unknown: the data are not here", *_price(config, None))
+            return Calls(None, "the data are not here", *_price(config, None))
         note = f"{asked:,} attempts, {ERROR_RATE:.0%} of them wrong (assumed)"
         wrong = round(ERROR_RATE * asked)
     if config.rounds > 1:

@@ -131,7 +131,9 @@ def sections(config: Config) -> dict[str, list[Line]]:
         known += f", {plan.worlds} worlds" if plan.worlds > 1 else ", one world"
         lines.append((SCORES[measure], f"{base:.1f}", f"to the base; {arms:.1f} between arms; {known}"))  # fmt: skip
     how = f"measured in {plan.runs}" if plan.runs else "assumed"
-    title = f"difference decided with {POWER:.0%} probability, percent points ({how})"
+    title = (
+        f"smallest difference that {POWER:.0%} of such studies would decide, percent points ({how})"
+    )
     return {title: lines} | _claims(config, asked)
 
 

@@ -123,8 +123,10 @@ def _time(plan: Plan) -> list[Line]:
         (row.what, "unknown" if row.minutes is None else f"{row.minutes:,.1f}", row.source)
         for row in rows
     ]
-    note = f"without {', '.join(unknown)}" if unknown else f"{minutes / 60:.1f} hours"
-    return [*lines, ("sum", f"{minutes:,.1f}", note)]
+    if unknown:
+        note = f"not among it: {'; '.join(name.replace(',', '') for name in unknown)}"
+        return [*lines, ("sum of what is known", f"{minutes:,.1f}", note)]
+    return [*lines, ("sum", f"{minutes:,.1f}", f"{minutes / 60:.1f} hours")]
 
 
 def _disk(plan: Plan) -> list[Line]:

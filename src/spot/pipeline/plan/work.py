@@ -133,8 +133,11 @@ def _pairs(config: Config) -> tuple[int, str]:
         return (wanted or RECIPE_PAIRS), "data.pairs" if wanted else "assumed: the paper's number"
     own = config.data.arm == "self"
     share, kind = (1 - ERROR_RATE, "correct") if own else (ERROR_RATE, "wrong")
-    most = max(1, round(share * attempted))
-    given = f"{attempted:,} attempts, {share:.0%} of them {kind} (assumed)"
+    held_out = config.data.held_out
+    most = round(share * max(0.0, attempted - held_out / ERROR_RATE))
+    given = f"{attempted:,} attempts, {share:.0%} of them {kind} (assumed), less data.held_out={held_out}"
+    if most < 1:
+        return 1, f"none: {given}: lower it or ask more questions"
     if wanted is None:
         return most, f"at most: {given}"
     return (

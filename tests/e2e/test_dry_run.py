@@ -17,6 +17,10 @@ from spot.pipeline.preview import MAKE, REUSE, existing_pairs, preview
 from tests.support.command_line import spot
 from tests.support.laptop import SMALL, copy, products
 
+STUDENT = [
+    f"model.pretrain.{key}" for key in ("steps=1", "layers=1", "width=16", "heads=2", "batch=2")
+]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -179,11 +183,19 @@ def test_rounds_and_their_students_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_student_is_the_product_that_pretraining_makes(tmp_path: Path) -> None:
-    recipe = ["model.pretrain.steps=1", "model.pretrain.layers=1", "model.pretrain.width=16"]
-    recipe += ["model.pretrain.heads=2", "model.pretrain.batch=2", f"output={tmp_path}"]
-    config = compose(recipe, "pretrain")
+    config = compose([*STUDENT, f"output={tmp_path}"], "pretrain")
     (before,) = preview(config, "pretrain")
     assert (before.action, list(tmp_path.iterdir())) == (MAKE, [])
     made = way.pretrain(config, tmp_path / "run")
     (after,) = preview(config, "pretrain")
     assert (after.action, after.key) == (REUSE, made.parent.name)
+
+
+def test_what_a_student_has_answered_is_seen(tmp_path: Path) -> None:
+    config = compose(["world=1", *STUDENT, "data.questions=2", f"output={tmp_path}"], "elicit")
+    way.run(config, tmp_path / "run", until="elicit")
+    assert {one.name: one.action for one in preview(config, "elicit")} == {
+        "model": REUSE,
+        "responses": REUSE,
+        "attempts": REUSE,
+    }

@@ -123,7 +123,7 @@ def _oracle(config: Config, missing: Sequence[Preview]) -> Iterator[str]:
         return
     calls = spending.calls(config, missing)
     if calls.count is None:
-        yield f"{name}: costs are {calls.note}."
+        yield f"{name}: costs are unknown, {calls.note}."
         return
     yield f"{name}: {calls.note}, {calls.price} ({calls.price_note})."
     for path in {one.journal for one in missing if one.journal is not None}:

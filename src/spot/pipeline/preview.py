@@ -115,9 +115,6 @@ class PreviewRun:
             self.missing[digest] = f"{model.path} is downloaded"
             return Policy(model.name, Path(model.path), digest)
         made = self.student(read)
-        if made.complete:
-            folder = made.folder / "model"
-            return policy.prepare(replace(model, path=str(folder), revision=None), self.root)
         return Policy(model.name, made.folder / "model", made.digest)
 
     def student(self, read: artifacts.Product | None) -> artifacts.Product:

@@ -396,7 +396,9 @@ def test_a_single_run_is_reported_and_packed_as_well(single, tmp_path, no_figure
 @pytest.mark.parametrize("packed", STUDIES, ids=[path.parent.name for path in STUDIES])
 def test_the_committed_studies_are_what_their_runs_give(packed, tmp_path):
     report.build(packed, tmp_path)
-    for name in ("scores.csv", "verdicts.csv", "forgotten.csv"):
+    tables = sorted(path.name for path in packed.parent.glob("*.csv"))
+    assert {"scores.csv", "verdicts.csv", "forgotten.csv"} <= {*tables}
+    for name in tables:
         assert table(tmp_path / name) == table(packed.with_name(name))
     rebuilt, committed = (
         (folder / "report.md").read_text(encoding="utf-8") for folder in (tmp_path, packed.parent)
@@ -404,7 +406,7 @@ def test_the_committed_studies_are_what_their_runs_give(packed, tmp_path):
     assert NUMBER.sub("#", rebuilt) == NUMBER.sub("#", committed)
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (rebuilt, committed)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.11)  # a last digit may round either way
-    assert packed.stat().st_size < 1_500_000
+    assert packed.stat().st_size < 4_000_000
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -422,12 +424,29 @@ def test_the_three_studies_are_committed():
 
 
 def test_the_readme_counts_what_table_2_gave():
-    """25 of 54 hold, 10 do not and 19 are undecided."""
+    """7 of 54 hold, 4 do not and 43 are undecided."""
     with next(p for p in STUDIES if p.parent.name == "table2").with_name("verdicts.csv").open(encoding="utf-8") as file:  # fmt: skip
         found = Counter(row["outcome"] for row in csv.DictReader(file))
     said = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     counts = f"{found[HOLDS]} of {found.total()} hold, {found[FAILS]} do not and {found[UNCLEAR]} are undecided"
     assert counts in said
+
+
+def test_the_readme_s_table_is_that_of_the_studies():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    said = [numbers(line) for line in readme.splitlines() if line.startswith("|")]
+    for name in ("table1", "table2", "table3"):
+        folder = next(p.parent for p in STUDIES if p.parent.name == name)
+        rows = (folder / "report.md").read_text(encoding="utf-8").split("## ")[1].splitlines()
+        shown = [row for row in rows if " seeds)" in row]
+        assert len(shown) >= 3
+        for row in shown:
+            assert numbers(re.sub(r"paper [\d.]+ \([^)]*\)", "", row)) in said, row
+
+
+def numbers(row: str) -> list[str]:
+    """What stands in the cells of a Markdown table's row, without the first."""
+    return re.findall(r"[−+]?\d+\.\d", "|".join(row.split("|")[2:]))
 
 
 # ---- mistakes ----------------------------------------------------------------------------------

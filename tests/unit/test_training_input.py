@@ -37,13 +37,22 @@ def test_the_ability_probe_sees_the_model_as_it_is(
 def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with tracking.loggers(["csv", "tensorboard"], tmp_path, {}, tmp_path) as loggers:
+    config = plain(compose.compose(["loss=rwsft", "seed=2"]))
+    with tracking.loggers(["csv", "tensorboard"], tmp_path, config, tmp_path) as loggers:
         options = RunOptions(loggers=loggers)
         train(tiny_policy, tmp_path, pairs, [], loss("rwsft"), 0, options)
-    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard")).Reload()
-    logged = [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
     wanted = [(int(r["step"]), float(r["rewards/chosen"])) for r in rows(tmp_path)[1:]]
-    assert logged == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
+
+    def logged() -> list[tuple[int, float]]:
+        place = tmp_path / "logs" / "tensorboard" / "rwsft-2"
+        events = EventAccumulator(str(place)).Reload()
+        return [(e.step, e.value) for e in events.Scalars("rewards/chosen")]
+
+    assert logged() == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
+    step, value = wanted[-1]
+    with tracking.loggers(["tensorboard"], tmp_path, config, tmp_path) as (board,):
+        board.log_metrics({"rewards/chosen": value}, step)  # killed before, and made again
+    assert logged() == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
 
 
 @pytest.mark.slow

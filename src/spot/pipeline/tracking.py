@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from spot.config import arm_label
@@ -63,19 +63,16 @@ def loggers(
     """
     if unknown := sorted(set(names) - {"csv", "tensorboard", "wandb"}):
         raise UserError(f"Unknown logger {unknown[0]!r}: use csv, tensorboard or wandb.")
-    result: list[Any] = []
-    if "tensorboard" in names:
-        from pytorch_lightning.loggers import TensorBoardLogger
-
-        result.append(TensorBoardLogger(folder / "logs", name="", version="tensorboard"))
+    table = training / "metrics.csv"
+    boards = [Board(table, folder / "logs", _name(config))] if "tensorboard" in names else []
     if "wandb" not in names or heartbeat.run_folder(folder, config["rounds"]) != folder:
-        yield result
-        return
-    with opened(folder, config, training) as logger:
-        logger.experiment.summary["status"] = "training"
-        yield [*result, logger]
-        logger.replay(training / "metrics.csv")  # where no step was left to do
-        logger.experiment.summary["status"] = "trained"
+        yield boards
+    else:
+        with opened(folder, config, training) as logger:
+            logger.experiment.summary["status"] = "training"
+            yield [*boards, logger]
+            logger.replay(table)  # where no step was left to do
+            logger.experiment.summary["status"] = "trained"
 
 
 def publish(folder: Path) -> None:
@@ -131,8 +128,8 @@ def _scores(folder: Path) -> tuple[wandb.Table, dict[str, Any]]:
     return wandb.Table(list(tables.CSV_COLUMNS), cells), summary
 
 
-class StepLogger(WandbLogger):
-    """Lightning's, with the names of metrics.csv; begins with what that table has of a run continued.
+class Continued(Logger):
+    """One of Lightning's loggers that begins with what metrics.csv has of a run that is continued.
 
     table: metrics.csv, from which the steps before the first one logged here are taken.
     """
@@ -140,13 +137,13 @@ class StepLogger(WandbLogger):
     def __init__(self, table: Path | None, **options: Any) -> None:
         super().__init__(**options)
         self.table = table
-        self.logged = -1  # the last step that W&B has
+        self.logged = -1  # the last step that it has
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is logged when the run is opened."""
+        """Lightning knows none: the configuration is in run.json, and in W&B from the start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log the values of one optimiser step, unless W&B has them from before."""
+        """Log the values of one optimiser step, unless they are there from before."""
         if step is None:  # Lightning's own, of which there are none
             return
         if self.table is not None and step > 0:
@@ -154,7 +151,7 @@ class StepLogger(WandbLogger):
             self.replay(table, before=step)
         if step > self.logged:
             self.logged = step
-            super().log_metrics(metrics, step)
+            super().log_metrics(dict(metrics), step)  # type: ignore[safe-super]
 
     def replay(self, table: Path, before: int | None = None) -> None:
         """Log what metrics.csv holds, up to the step `before`."""
@@ -163,6 +160,18 @@ class StepLogger(WandbLogger):
             step = int(row.pop("step"))
             if before is None or step < before:
                 self.log_metrics(row, step)
+
+
+class Board(Continued, TensorBoardLogger):
+    """TensorBoard's, in <logs>/tensorboard/<name>; what a killed process had written counts no more."""
+
+    def __init__(self, table: Path, logs: Path, name: str) -> None:
+        place = {"save_dir": logs, "name": "tensorboard", "version": name}
+        super().__init__(table, **place, purge_step=0)
+
+
+class StepLogger(Continued, WandbLogger):
+    """W&B's, with the names of metrics.csv."""
 
     def replay_round(self, name: str, table: Path) -> None:
         """Log what metrics.csv holds of a round before the last, as `<name>/<metric>` over `<name>/step`."""
@@ -245,12 +254,20 @@ def _id(folder: Path, config: Mapping[str, Any], training: Path | None) -> str:
     return name
 
 
+def _arm(config: Mapping[str, Any]) -> str:
+    return arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    return f"{_arm(config)}-{config['seed']}"
+
+
 def _labels(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What W&B finds a run by. Jobs of a sweep are a group, named like the sweep's folder."""
     swept = (folder.parent / "multirun.yaml").exists()  # Hydra writes it before the first job
-    arm = arm_label(config["arm"], config["loss"]["name"], config["data"]["arm"])
+    arm = _arm(config)
     return {
-        "name": " ".join([f"{arm}-{config['seed']}", *[f"#{folder.name}"] * swept]),
+        "name": " ".join([_name(config), *[f"#{folder.name}"] * swept]),
         "group": folder.parent.name if swept else None,
         "tags": [tag for tag in (arm, config["study"], f"seed {config['seed']}") if tag],
     }

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.panel import Panel
+from rich.progress import Progress
 from rich.text import Text
 
 from spot.cli import display, sweep_table
@@ -66,6 +67,19 @@ def test_a_console_keeps_its_own_colours() -> None:
     console.print(Text(f"x{EVIL}", "red"))
     # Rich itself takes the bell away, which ends the title
     assert out.getvalue() == f"\x1b[31mx{SAID.replace('red', 'red0;title')}\x1b[0m\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.25, "4.0/s"), (4.0, "4.0 s each"), (0.0001, "10,000.0/s")]
+)
+def test_a_bar_says_how_fast_it_goes(seconds: float, said: str) -> None:
+    now = iter(range(100))
+    with Progress(auto_refresh=False, get_time=lambda: next(now) * seconds) as bar:
+        task = bar.add_task("", total=9)
+        assert not progress.Rate().render(bar.tasks[0])
+        for _ in range(5):
+            bar.advance(task)
+        assert str(progress.Rate().render(bar.tasks[0])) == said
 
 
 def test_a_mistake_is_one_clean_line(capsys: pytest.CaptureFixture[str]) -> None:

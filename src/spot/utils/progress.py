@@ -12,9 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from spot.utils.terminal import Console, clean
 
@@ -23,6 +26,16 @@ SECONDS_BETWEEN_LINES = 15.0
 Listener = Callable[[str, int, int | None], None]  # of a label, how many are done, of how many
 listeners: list[Listener] = []  # told of every item that `track` yields
 console = Console(stderr=True, soft_wrap=True)
+
+
+class Rate(ProgressColumn):
+    """How many a second, or how many seconds one takes, whichever is above 1."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:,.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
 def say(message: str) -> None:
@@ -73,6 +86,7 @@ def _bar(
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )

@@ -48,7 +48,14 @@ def test_the_script_of_slurm_has_what_the_hardware_says(
 
     code, written, _ = script("hardware=2x8xh800", "model=qwen3_8b", "study=it's mine")
     assert code == 0
-    for line in ("--nodes=2", "--ntasks-per-node=1 ", "--gpus-per-node=8 ", "--signal=TERM@120 "):
+    wanted = (
+        "--nodes=2",
+        "--ntasks-per-node=1 ",
+        "--gpus-per-node=8 ",
+        "--mem=0 ",
+        "--signal=TERM@120 ",
+    )
+    for line in wanted:
         assert f"\n#SBATCH {line}" in f"{written} "
     (started,) = (line for line in lines(written) if line[0] == "srun")
     assert started[-4].endswith("train.py")
@@ -70,7 +77,7 @@ def test_the_script_of_slurm_has_what_the_hardware_says(
 def test_the_image_has_what_the_trainer_and_vllm_need() -> None:
     text = re.sub(r"\\\n", " ", (OPS / "Dockerfile").read_text("utf-8"))
     steps = [line.split(maxsplit=1) for line in text.splitlines() if line[:1] not in ("", "#")]
-    known = {"FROM", "RUN", "WORKDIR", "COPY", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "ENTRYPOINT", "CMD"}
     assert steps[0][0] == "FROM"
     assert {name for name, _ in steps} == known
     for name, rest in steps:

@@ -429,7 +429,8 @@ def test_rows_are_counted_as_a_run_reads_them(tmp_path: Path, form: str) -> None
         case "folder":
             path.mkdir()
             (path / "train.jsonl").write_text("\n".join(rows))
-    asked = ["data=jsonl", "data.fields.solution=solution", "data.pairs=null", "data.held_out=1"]
+    asked = ["data=jsonl", "data.fields.solution=solution", "model=qwen3_8b"]
+    asked += ["data.pairs=null", "data.held_out=1"]
     plan = make(*asked, f"data.path={path}")
     assert (plan.work.pairs, plan.calls.count) == (5, 6)
     assert make(*asked, f"data.path={path}", "data.questions=10").work.pairs == 2
@@ -518,7 +519,7 @@ def test_what_is_unknown_is_named_beside_the_sum() -> None:
     known, unknown = total(spent(plan))
     assert known == pytest.approx(1, abs=0.1)  # the start
     assert {"sampling", "steps", "evaluation, after"} <= set(unknown)
-    assert "without sampling, " in text(plan)
+    assert "not among it: sampling; evaluation before; " in text(plan)
     assert "set plan.tokens_per_second" in text(plan)
 
 

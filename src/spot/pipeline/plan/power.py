@@ -192,10 +192,12 @@ def measured(source: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured(study: Study, benchmark: str) -> dict[str, float]:
-    base, *_ = (run.trials_of("base_scores")[benchmark] for run in study.runs)
+    bases = [run.trials_of("base_scores")[benchmark] for run in study.bases]
     arms = [run.trials_of("scores")[benchmark] for run in study.runs]
-    pairs = {"repeat": [(of, of) for of in (base, *arms)], "models": [(base, of) for of in arms]}
-    found = {"base": float(np.mean([*study.runs[0].base_means[benchmark].values()]))}
+    own = [run.trials_of("base_scores")[benchmark] for run in study.runs]  # of the same questions
+    pairs = {"repeat": [(of, of) for of in (*bases, *arms)], "models": zip(own, arms, strict=True)}
+    means = [np.mean([*run.base_means[benchmark].values()]) for run in study.bases]
+    found = {"base": float(np.mean(means))}
     for name, of in pairs.items():
         known = [value for pair in of if (value := correlation(*pair)) is not None]
         if known:

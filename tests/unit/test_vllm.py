@@ -30,8 +30,8 @@ from spot.data.chat import user
 from spot.generation import Request, Sampling, build
 from spot.generation import vllm as module
 from spot.generation.folder import check_folder
-from spot.generation.vllm import Servers, deal, load
-from spot.generation.vllm_process import ServerProcess
+from spot.generation.vllm import Servers, load
+from spot.generation.vllm_process import ServerProcess, deal
 from spot.pipeline import clients, way
 from spot.pipeline.policy import Policy
 from spot.pipeline.run import Run

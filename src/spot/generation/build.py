@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from spot.config import GeneratorConfig
+from spot.generation import vllm_process
 from spot.generation.types import Generator, Sampling
-from spot.utils.errors import UserError
 from spot.utils.http import read_key
 from spot.utils.machine import set_threads
-from spot.utils.processes import visible_gpus
 
 DECIDES = {  # keys besides sampling that can change a response, if only by rounding
     "transformers": ["batch"],
@@ -46,15 +44,8 @@ def settings(config: GeneratorConfig, thinking: bool, here: InProcess) -> dict[s
 
 def check(config: GeneratorConfig, group: str = "generator") -> None:
     """Refuse, before anything is computed, a generator that could not start later. group: its name."""
-    if config.kind == "vllm" and shutil.which(Path(config.executable).expanduser()) is None:
-        raise UserError(
-            f"{group}.executable={config.executable} is not a program: install vLLM in an environment of "
-            f"its own and give {group}.executable=<env>/bin/vllm (docs/generation.md)."
-        )
     if config.kind == "vllm":
-        from spot.generation import vllm
-
-        vllm.deal(config, visible_gpus(), group)
+        vllm_process.startable(config, group)
     if config.kind == "openai" and config.key is not None:
         read_key(config.key, option=f"{group}.key", owner="The server")
 

@@ -7,7 +7,6 @@ A thread starts the servers and restarts what crashes; they end with it, however
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 import threading
 import time
@@ -25,7 +24,6 @@ from spot.generation.types import Completion, Request
 from spot.generation.vllm_process import ServerProcess
 from spot.utils.errors import UserError
 from spot.utils.http import Key
-from spot.utils.processes import visible_gpus
 from spot.utils.progress import say
 
 LOOK_SECONDS = 0.5  # between two looks at the processes
@@ -126,14 +124,7 @@ class Servers:
 
     def _plan(self) -> list[ServerProcess]:
         """The servers that are to run. Raises UserError for what cannot."""
-        found = shutil.which(Path(self.config.executable).expanduser())
-        if found is None:
-            raise UserError(
-                f"{self.group}.executable={self.config.executable} is not a program here: "
-                "install vLLM in an environment of its own and give the path of its bin/vllm."
-            )
-        executable = str(Path(found).absolute())
-        dealt = deal(self.config, visible_gpus(), self.group)
+        executable, dealt = vllm_process.startable(self.config, self.group)
         self.logs.mkdir(parents=True, exist_ok=True)
         own = {self.key.name: self.key.value}
         if self.config.batch_invariant:
@@ -231,39 +222,6 @@ def load(
     tokenizer = check_folder(folder)
     servers = Servers(Path(folder), name, context_length, config, logs, group)
     return VllmGenerator(servers, tokenizer, thinking, name)
-
-
-def deal(
-    config: GeneratorConfig, visible: Sequence[str], group: str = "generator"
-) -> list[list[str] | None]:
-    """The GPUs of each server, None on a machine without any.
-
-    visible: names of the GPUs that this process may use. Raises UserError.
-    """
-    gpus = list(visible) if config.gpus is None else [str(gpu) for gpu in config.gpus]
-    if missing := [gpu for gpu in gpus if gpu not in visible]:
-        there = f"has {', '.join(visible)}" if visible else "has none"
-        raise UserError(f"{group}.gpus names {', '.join(missing)}: this machine {there}.")
-    if len(set(gpus)) < len(gpus):
-        raise UserError(f"{group}.gpus={','.join(gpus)} names a GPU twice: name each once.")
-    if not visible and config.batch_invariant:
-        raise UserError(
-            f"{group}.batch_invariant=true needs an NVIDIA GPU (compute capability 9.0 or later) and this "
-            "machine has none: leave it out."
-        )
-    if not visible:
-        return [None] * (config.servers or 1)
-    each = config.tensor_parallel * config.data_parallel
-    count = config.servers or len(gpus) // each
-    if count * each > len(gpus) or count == 0:
-        names = ["tensor_parallel"] + ["data_parallel"] * (config.data_parallel > 1)
-        product = " × ".join(f"{group}.{name}={getattr(config, name)}" for name in names)
-        lower = " or ".join(f"{group}.{name}" for name in ["servers", *names])
-        raise UserError(
-            f"{max(count, 1)} server(s) of {product} need {max(count, 1) * each} GPUs and there are "
-            f"{len(gpus)}: lower {lower}."
-        )
-    return [gpus[i * each : (i + 1) * each] for i in range(count)]
 
 
 def _ports(first: int | None, count: int, group: str) -> list[int]:

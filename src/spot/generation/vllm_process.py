@@ -1,4 +1,4 @@
-"""One `vllm serve`: its command and environment, its process, its health, and the end of its log.
+"""One `vllm serve`: what can start, its command and environment, its process, its health, and the end of its log.
 
 The guard of the sweeps holds each server: a killed `vllm serve` leaves its engine and workers behind,
 and only when the last of them is gone is the GPU's memory free.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spot.utils.processes import guarded, inherited
+from spot.config import GeneratorConfig
+from spot.utils.errors import UserError
+from spot.utils.processes import guarded, inherited, visible_gpus
 
 HOST = "127.0.0.1"
 PROBE_SECONDS = 5.0
@@ -129,6 +132,52 @@ class ServerProcess:
             log.seek(self._written)
             lines = log.read().decode(errors="replace").splitlines()
         return [line.rstrip() for line in lines if line.strip() and not _NOISE.search(line)]
+
+
+def startable(
+    config: GeneratorConfig, group: str = "generator"
+) -> tuple[str, list[list[str] | None]]:
+    """The program, and the GPUs of each server. Raises UserError for what could not start here."""
+    found = shutil.which(Path(config.executable).expanduser())
+    if found is None:
+        raise UserError(
+            f"{group}.executable={config.executable} is not a program here: install vLLM in an environment "
+            f"of its own and give {group}.executable=<env>/bin/vllm (docs/generation.md)."
+        )
+    return str(Path(found).absolute()), deal(config, visible_gpus(), group)
+
+
+def deal(
+    config: GeneratorConfig, visible: Sequence[str], group: str = "generator"
+) -> list[list[str] | None]:
+    """The GPUs of each server, None on a machine without any.
+
+    visible: names of the GPUs that this process may use. Raises UserError.
+    """
+    gpus = list(visible) if config.gpus is None else [str(gpu) for gpu in config.gpus]
+    if missing := [gpu for gpu in gpus if gpu not in visible]:
+        there = f"has {', '.join(visible)}" if visible else "has none"
+        raise UserError(f"{group}.gpus names {', '.join(missing)}: this machine {there}.")
+    if len(set(gpus)) < len(gpus):
+        raise UserError(f"{group}.gpus={','.join(gpus)} names a GPU twice: name each once.")
+    if not visible and config.batch_invariant:
+        raise UserError(
+            f"{group}.batch_invariant=true needs an NVIDIA GPU (compute capability 9.0 or later) and this "
+            "machine has none: leave it out."
+        )
+    if not visible:
+        return [None] * (config.servers or 1)
+    each = config.tensor_parallel * config.data_parallel
+    count = config.servers or len(gpus) // each
+    if count * each > len(gpus) or count == 0:
+        names = ["tensor_parallel"] + ["data_parallel"] * (config.data_parallel > 1)
+        product = " × ".join(f"{group}.{name}={getattr(config, name)}" for name in names)
+        lower = " or ".join(f"{group}.{name}" for name in ["servers", *names])
+        raise UserError(
+            f"{max(count, 1)} server(s) of {product} need {max(count, 1) * each} GPUs and there are "
+            f"{len(gpus)}: lower {lower}."
+        )
+    return [gpus[i * each : (i + 1) * each] for i in range(count)]
 
 
 def environment(executable: str, gpus: Sequence[str] | None) -> dict[str, str]:

@@ -166,8 +166,7 @@ class Board(Continued, TensorBoardLogger):
     """TensorBoard's, in <logs>/tensorboard/<name>; what a killed process had written counts no more."""
 
     def __init__(self, table: Path, logs: Path, name: str) -> None:
-        place = {"save_dir": logs, "name": "tensorboard", "version": name}
-        super().__init__(table, **place, purge_step=0)
+        super().__init__(table, save_dir=logs, name="tensorboard", version=name, purge_step=0)
 
 
 class StepLogger(Continued, WandbLogger):

@@ -240,7 +240,7 @@ def test_cautions_name_what_weakens_the_numbers(study, page):
         "SFT+ pulls y⁻ up: log π_θ/π_ref ends at +3.0 nats held out.",
         "SFT+ left out 2 pairs, longer than a pack: raise hardware.tokens_per_pack to train on them.",
     } < set(found)  # fmt: skip
-    assert any(line.startswith("Fewer than 4 seeds (SFT+, SPoT-BCO, SPoT-BCE)") for line in found)
+    assert any(line.startswith("Fewer than 4 seeds: ") for line in found)
     assert "Job 9 is not finished" in page
     assert "Largest reward before the first update: 6.0e-07 (0 but for rounding)." in page
     assert "Attention by sdpa: off from the dense computation by 3.0e-08." in page

@@ -43,7 +43,7 @@ def four(**settings):
         # pairs
         (
             four(pairs=8) + four(loss="sft", data="self", pairs=5, config={"data.pairs": 8}),
-            ["The arms are not matched, they train on different numbers of pairs: SPoT-BCO 8, RFT 5. data.matched gives each as many as the smallest has."],
+            ["The arms are not matched, they train on different numbers of pairs: SPoT-BCO 8; RFT 5. data.matched gives each as many as the smallest has."],
         ),
         (
             four(pairs=5, config={"data.pairs": 8}),
@@ -69,7 +69,11 @@ def four(**settings):
         # seeds
         (
             four(curves=SOUND)[:3],
-            ["Fewer than 4 seeds (SPoT-BCO): where seeds differ much, an interval holds the truth less often than its 95%."],
+            ["Fewer than 4 seeds: where seeds differ much, an interval holds the truth less often than its 95%."],
+        ),
+        (
+            four(curves=SOUND) + four(loss="sft", curves=SOUND)[:3],
+            ["Fewer than 4 seeds (SFT+): where seeds differ much, an interval holds the truth less often than its 95%."],
         ),
     ],
 )  # fmt: skip

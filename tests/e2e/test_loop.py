@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
 from spot.data import artifacts
@@ -89,8 +90,14 @@ def test_pairs_are_trained_on_in_the_token_ids_that_were_selected(
 
 def test_a_second_run_reuses_everything(laptop: Path, tmp_path: Path) -> None:
     printed = run(copy(laptop, tmp_path), "run")
-    assert printed.count("reused") == len(last_run(tmp_path)[1]["stages"])
+    folder, record = last_run(tmp_path)
+    assert printed.count("reused") == len(record["stages"])
     assert content(tmp_path) == content(laptop)
+    events = EventAccumulator(str(folder / "logs" / "tensorboard" / "spot_bco-0")).Reload()
+    with (products(tmp_path)["checkpoint"] / "metrics.csv").open() as file:
+        assert [e.step for e in events.Scalars("loss")] == [
+            int(row["step"]) for row in csv.DictReader(file) if row["loss"]
+        ]
 
 
 def test_a_change_of_gamma_selects_and_trains_again_and_nothing_before(

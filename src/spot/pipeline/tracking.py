@@ -76,25 +76,30 @@ def loggers(
 
 
 def publish(folder: Path) -> None:
-    """Complete the W&B run of the finished run in `folder`, if it is to have one: tables and scores.
+    """Complete what follows the finished run in `folder`: TensorBoard's curves, W&B's with tables and scores.
 
     The curves come from metrics.csv, so that a job whose training was reused has them, too.
     """
     record = run_record.read(folder)
     config = record["config"]
-    if not config["logger"]["wandb"]:
-        return
-    import wandb
-
     product = {name: folder / path for name, path in record["products"].items()}
     for name in product:
         if name.endswith("checkpoint"):
             artifacts.verify(product[name], "metrics.csv")
+    table = product["checkpoint"] / "metrics.csv"
+    if config["logger"]["tensorboard"] and not list(folder.glob("logs/tensorboard/*/events.*")):
+        board = Board(table, folder / "logs", _name(config))
+        board.replay(table)
+        board.finalize("success")
+    if not config["logger"]["wandb"]:
+        return
+    import wandb
+
     pairs = artifacts.read_rows(product["pairs"], Pair)
     ratios = [[p.id, p.change_ratio, p.common_prefix] for p in spread(pairs, MOST_ROWS)]
     scores, summary = _scores(folder)
     with opened(folder, config) as logger:
-        logger.replay(product["checkpoint"] / "metrics.csv")
+        logger.replay(table)
         for name in (f"round{number}" for number in range(1, config["rounds"])):
             logger.replay_round(name, product[f"{name}/checkpoint"] / "metrics.csv")
         logger.experiment.log(

@@ -1,9 +1,9 @@
 """Forgetting at equal gain: what an arm keeps of general ability, whatever rate and steps it took to gain.
 
 A study that sweeps the learning rate and keeps weights on the way has many models of each arm, points
-of gain in-domain and change of general ability. Those that no other point of the arm beats in both, the
-base among them, are its frontier. Between two of its points it is a line: answering some questions by
-one model and the rest by the other has the value in between.
+of gain in-domain and change of general ability, the base among them. Answering some questions by one
+model and the rest by another has a value on the line between the two, so an arm's frontier is the upper
+convex hull: the points that no other of the arm, and no mix of two, beats in both.
 """
 
 from __future__ import annotations
@@ -141,12 +141,21 @@ def _differ(runs: Sequence[FinishedRun]) -> bool:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both, by their gain."""
-    best: list[Point] = []
+    """Those that no other and no mix of two beats in both, by their gain."""
+    best: list[Point] = []  # from the largest gain down
     for point in sorted(points, key=lambda p: (-p.gain, -p.general)):
-        if not best or point.general > best[-1].general:
-            best.append(point)
+        if best and point.general <= best[-1].general:
+            continue
+        while len(best) > 1 and best[-1].general <= _between(point, best[-2], best[-1].gain):
+            best.pop()
+        best.append(point)
     return best[::-1]
+
+
+def _between(left: Point, right: Point, gain: float) -> float:
+    """General ability of the mix of two points that gains so much."""
+    share = (gain - left.gain) / (right.gain - left.gain)
+    return (1 - share) * left.general + share * right.general
 
 
 def at(frontier: Sequence[Point], gain: float) -> Mix | None:

@@ -12,7 +12,7 @@ from spot.report.style import SOFT, WIDE, colours, label
 
 
 def draw(study: Study) -> Figure | None:
-    """Each model of an arm, whatever its rate and steps, and the line of those that none beats in both."""
+    """Each model of an arm, whatever its rate and steps, and its frontier."""
     by_arm: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in study.runs:
         by_arm[run.arm].append(run)

@@ -28,7 +28,7 @@ LONGEST = 60_000  # characters of report.md: a pull request takes 65,536
 CAPTIONS = {
     "gains": "Difference to the base, paired by question, with its 95% interval.",
     "gain_against_forgetting": "Small dots are seeds, large ones their mean. Right is better reasoning, below the line is forgetting.",
-    "frontier": "Every model of an arm, whatever its learning rate and steps, mean over seeds; the line joins those that no other of the arm beats in both, the base among them. Higher is less forgotten at the same gain.",
+    "frontier": "Every model of an arm, whatever its learning rate and steps, mean over seeds; the line joins those that no other of the arm, and no mix of two, beats in both, the base among them. Higher is less forgotten at the same gain.",
     "ability_over_steps": "The benchmarks on weights saved during training, from the base (step 0) to the trained model; the band is the 95% interval over questions; line and band of several seeds are their mean (Figure 2).",
     "general_ability": "A small run of the general benchmark during training; the band is the range over seeds (Figure 2).",
     "loss": "Losses of different methods have different scales (Figure 3).",

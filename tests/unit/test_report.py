@@ -446,6 +446,29 @@ def test_the_readme_s_table_is_that_of_the_studies():
             assert numbers(re.sub(r"paper [\d.]+ \([^)]*\)", "", row)) in said, row
 
 
+@pytest.mark.parametrize(
+    ("study", "claims", "intervals"),
+    [
+        ("pareto", ["bco_above_sft_plus_at_half"], True),
+        ("delta", ["delta_gains"], True),
+        ("beta", ["bco_gains"], False),
+        ("gamma", ["bco_gains"], False),
+        ("oracle_without_truth", ["truth_gains"], True),
+        ("self_oracle", ["bco_gains"], False),
+    ],
+)
+def test_the_readme_s_smaller_studies_are_what_they_gave(study, claims, intervals):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (said,) = re.findall(rf"^\| .*`(?:\+paper=)?{study}`\) \|(.*)\|$", readme, re.MULTILINE)
+    (packed,) = (path for path in STUDIES if path.parent.name == study)
+    with packed.with_name("verdicts.csv").open(encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if row["id"] in claims]
+    assert found
+    for row in found:
+        for name in ("value", "low", "high") if intervals else ("value",):
+            assert f"{abs(float(row[name])):.1f}" in said
+
+
 def numbers(row: str) -> list[str]:
     """What stands in the cells of a Markdown table's row, without the first."""
     return re.findall(r"[−+]?\d+\.\d", "|".join(row.split("|")[2:]))

@@ -407,8 +407,8 @@ def test_the_committed_studies_are_what_their_runs_give(packed, tmp_path):
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (rebuilt, committed)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.11)  # a last digit may round either way
     with tarfile.open(packed) as files:
-        runs = sum(name.endswith("/run.json") for name in files.getnames())
-    assert packed.stat().st_size < 200_000 + 75_000 * runs  # the pairs, and each run
+        products = sum(name.endswith("/manifest.json") for name in files.getnames())
+    assert packed.stat().st_size < 30_000 * products
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

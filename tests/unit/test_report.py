@@ -450,6 +450,7 @@ def test_the_readme_s_table_is_that_of_the_studies():
     ("study", "claims", "intervals"),
     [
         ("pareto", ["bco_above_sft_plus_at_half"], True),
+        ("data_scale", ["more_pairs_in_domain", "more_pairs_general"], True),
         ("delta", ["delta_gains"], True),
         ("beta", ["bco_gains"], False),
         ("gamma", ["bco_gains"], False),

@@ -52,6 +52,7 @@ def test_tensorboard_gets_every_step(tiny_policy: Path, pairs: list[Any], tmp_pa
     step, value = wanted[-1]
     with tracking.loggers(["tensorboard"], tmp_path, config, tmp_path) as (board,):
         board.log_metrics({"rewards/chosen": value}, step)  # killed before, and made again
+        board.finalize("success")
     assert logged() == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
 
 

@@ -146,16 +146,15 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     for point in sorted(points, key=lambda p: (-p.gain, -p.general)):
         if best and point.general <= best[-1].general:
             continue
-        while len(best) > 1 and best[-1].general <= _between(point, best[-2], best[-1].gain):
+        while len(best) > 1 and _slope(point, best[-1]) <= _slope(best[-1], best[-2]):
             best.pop()
         best.append(point)
     return best[::-1]
 
 
-def _between(left: Point, right: Point, gain: float) -> float:
-    """General ability of the mix of two points that gains so much."""
-    share = (gain - left.gain) / (right.gain - left.gain)
-    return (1 - share) * left.general + share * right.general
+def _slope(left: Point, right: Point) -> float:
+    """How general ability changes from one to the other for each point gained."""
+    return (right.general - left.general) / (right.gain - left.gain)
 
 
 def at(frontier: Sequence[Point], gain: float) -> Mix | None:
@@ -168,8 +167,7 @@ def at(frontier: Sequence[Point], gain: float) -> Mix | None:
         return Mix([(1.0, right)], 0.0)
     left = frontier[place - 1]
     share = (gain - left.gain) / (right.gain - left.gain)
-    slope = (right.general - left.general) / (right.gain - left.gain)
-    return Mix([(1 - share, left), (share, right)], slope)
+    return Mix([(1 - share, left), (share, right)], _slope(left, right))
 
 
 def compare(
